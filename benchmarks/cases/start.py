@@ -1,0 +1,138 @@
+"""What a program pays before its first result: whole processes, measured from outside."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks.cases.base import Case
+
+_TASK = """
+import time
+
+def task(x):
+    end = time.perf_counter() + 0.05
+    while time.perf_counter() < end:
+        pass
+    return x + 1
+
+if __name__ == "__main__":
+"""
+
+#: The same short program for each library, as its user would write it.
+SCRIPTS = {
+    "serial": """
+    print([task(x) for x in range(8)])
+""",
+    "parallelkit": """
+    import parallelkit as pk
+    with pk.Pool(workers={workers}) as pool:
+        print(pool.map(task, range(8)))
+""",
+    "pathos": """
+    from pathos.pools import ProcessPool
+    print(ProcessPool(nodes={workers}).map(task, range(8)))
+""",
+    "pool": """
+    import multiprocessing
+    with multiprocessing.get_context({method!r}).Pool({workers}) as pool:
+        print(pool.map(task, range(8)))
+""",
+    "executor": """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    with ProcessPoolExecutor({workers}, multiprocessing.get_context({method!r})) as pool:
+        print(list(pool.map(task, range(8))))
+""",
+    "joblib": """
+    from joblib import Parallel, delayed
+    print(Parallel(n_jobs={workers})(delayed(task)(x) for x in range(8)))
+""",
+    "mpire": """
+    from mpire import WorkerPool
+    with WorkerPool(n_jobs={workers}) as pool:
+        print(pool.map(task, range(8)))
+""",
+}
+
+IMPORTS = {
+    "parallelkit": "import parallelkit",
+    "pathos": "from pathos.pools import ProcessPool",
+    "pool": "from multiprocessing import Pool",
+    "executor": "import concurrent.futures",
+    "joblib": "from joblib import Parallel",
+    "mpire": "from mpire import WorkerPool",
+}
+
+
+class Cold(Case):
+    """A script from the start of its interpreter to its exit. The ideal is the interpreter's own start + 200 ms."""
+
+    name = "cold"
+    title = "cold script as a whole process, 8 × 50 ms"
+    peers = tuple(SCRIPTS)
+    tuned = {"forkserver": ("pool", "executor"), "fork": ("parallelkit",)}
+    needs_pool = False
+    fork_only = frozenset((peer, "") for peer in ("pathos", "pool", "executor", "mpire"))
+
+    def setup(self):
+        if self.variant:
+            self.peer.start_method = self.variant
+        self.items = 8
+        text = SCRIPTS[self.peer.name]
+        if self.peer.name == "parallelkit" and self.variant:
+            text = text.replace("workers={workers}", "workers={workers}, start_method={method!r}")
+        self.folder = tempfile.TemporaryDirectory()
+        self.script = os.path.join(self.folder.name, "script.py")
+        with open(self.script, "w") as script:
+            script.write(
+                _TASK
+                + text.lstrip("\n").format(workers=self.peer.workers, method=self.peer.start_method)
+            )
+
+    def run(self):
+        # a file, not a pipe: helper processes that outlive the script must not prolong it
+        with open(os.path.join(self.folder.name, "out"), "w+") as out:
+            _run([sys.executable, self.script], stdout=out)
+            out.seek(0)
+            return out.read().strip()
+
+    def check(self, result):
+        assert result == str(list(range(1, 9))), "wrong results"
+
+
+class Import(Case):
+    """Against a bare interpreter that is started right before it."""
+
+    name = "import"
+    title = "import, over a bare interpreter (ProcessPoolExecutor: `import concurrent.futures`)"
+    peers = tuple(IMPORTS)
+    tuned = {"with processes": ("executor",)}
+    rounds = (40, 6)
+    needs_pool = False
+
+    def setup(self):
+        self.statement = IMPORTS[self.peer.name]
+        if self.variant == "with processes":
+            self.statement = "from concurrent.futures import ProcessPoolExecutor"
+        self._wall(self.statement)
+
+    def measure(self):
+        bare = self._wall("pass")
+        return {"seconds": self._wall(self.statement) - bare, "items": 1, "ideal": None}
+
+    def settings(self):
+        return self.statement
+
+    @staticmethod
+    def _wall(statement):
+        start = time.perf_counter()
+        _run([sys.executable, "-c", statement])
+        return time.perf_counter() - start
+
+
+def _run(command, **options):
+    process = subprocess.run(command, check=False, **options)
+    if process.returncode:
+        raise RuntimeError(f"the script failed with exit code {process.returncode}")

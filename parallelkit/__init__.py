@@ -1,0 +1,78 @@
+"""Process and thread pools behind one ``map``: never a hang, nothing shipped twice, nothing lost.
+
+>>> import parallelkit as pk
+>>> pk.map(lambda x, y, p: x + y + p, [1, 2, 3], [4, 5, 6], p=200)
+[205, 207, 209]
+
+Names are loaded when they are first used, so that importing this package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .api import Pool, imap, map, parallel, run, starmap, uimap  # noqa: A004
+    from .call import delayed
+    from .engine import shutdown
+    from .errors import ParallelError, TaskTimeout, TransportError, WorkerDied
+    from .host import cpu_count
+    from .levels import nesting
+    from .options import configure
+    from .outcome import Failure
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Failure": "outcome",
+    "ParallelError": "errors",
+    "Pool": "api",
+    "TaskTimeout": "errors",
+    "TransportError": "errors",
+    "WorkerDied": "errors",
+    "configure": "options",
+    "cpu_count": "host",
+    "delayed": "call",
+    "imap": "api",
+    "map": "api",
+    "nesting": "levels",
+    "parallel": "api",
+    "run": "api",
+    "shutdown": "engine",
+    "starmap": "api",
+    "uimap": "api",
+}
+
+__all__ = [
+    "Failure",
+    "ParallelError",
+    "Pool",
+    "TaskTimeout",
+    "TransportError",
+    "WorkerDied",
+    "configure",
+    "cpu_count",
+    "delayed",
+    "imap",
+    "map",
+    "nesting",
+    "parallel",
+    "run",
+    "shutdown",
+    "starmap",
+    "uimap",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,359 @@
+"""What people type: `Pool`, and its methods as functions."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from functools import partial
+from types import TracebackType
+from typing import Any, TypeVar
+
+from . import engine
+from .call import Call, Delayed
+from .chunking import Source
+from .errors import ParallelError
+from .futures import Submissions, in_thread
+from .options import Options, Resolver
+from .transport.payload import apply_call, apply_row
+
+__all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
+
+R = TypeVar("R")
+
+
+class Pool:
+    """Options for calls, and the calls.
+
+    A pool is a light handle: workers start with the first call that needs them, are kept warm
+    and shared by all pools with the same settings, and end with :func:`shutdown` or the process.
+    It may be used by several threads at once.
+
+    Parameters
+    ----------
+    workers : int, optional
+        How many work at a time; by default this level's share of the cores. -1 means all cores,
+        -2 all but one.
+    backend : {"process", "thread", "serial", "auto"}
+        ``"auto"`` takes processes where threads share one interpreter lock, else threads.
+    **options
+        ``progress``, ``on_error``, ``timeout``, ``retries``, ``retry_on``, ``chunksize``,
+        ``start_method``, ``initializer``, ``initargs``, ``tasks_per_worker``, ``memory_limit``,
+        ``max_nbytes``, ``temp_folder``, ``strict``; see the table in the README. What is not
+        given comes from :class:`configure`, ``PARALLELKIT_*`` variables, or its default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an unknown option (with the nearest name) or a bad value.
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> with pk.Pool(workers=2) as pool:
+    ...     pool.map(pow, [1, 2, 3], [2, 2, 2])
+    [1, 4, 9]
+    """
+
+    def __init__(
+        self, workers: int | None = None, backend: str | None = None, **options: Any
+    ) -> None:
+        given = {"workers": workers, "backend": backend}
+        self._resolve = Resolver({**{k: v for k, v in given.items() if v is not None}, **options})
+        self._closed = False
+        self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
+        self._submissions: Submissions | None = None
+        self._pid = os.getpid()
+
+    def map(self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:
+        """Call `func` with the elements of `iterables`; see :func:`parallelkit.map`."""
+        return engine.gather(Call(func, iterables, frozen), self._options(), self._sources.add)
+
+    def imap(
+        self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
+    ) -> Iterator[R]:
+        """The same as a lazy iterator; see :func:`parallelkit.imap`."""
+        call = Call(func, iterables, frozen)
+        return engine.stream(call, self._options(), self._sources.add, ordered=True)
+
+    def uimap(
+        self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
+    ) -> Iterator[R]:
+        """The same in the order in which items finish; see :func:`parallelkit.uimap`."""
+        call = Call(func, iterables, frozen)
+        return engine.stream(call, self._options(), self._sources.add, ordered=False)
+
+    def starmap(
+        self,
+        func: Callable[..., R],
+        rows: Iterable[Iterable[Any] | Mapping[str, Any]],
+        /,
+        **frozen: Any,
+    ) -> list[R]:
+        """Call `func` with the elements of each row; see :func:`parallelkit.starmap`."""
+        if not callable(func):
+            raise TypeError(f"the function must be callable, not {func!r}")
+        return self.map(partial(apply_row, func), rows, **frozen)
+
+    def run(self, calls: Iterable[Callable[[], R]]) -> list[R]:
+        """Run calls made by :func:`delayed`; see :func:`parallelkit.run`."""
+        return self.map(apply_call, calls)
+
+    def amap(
+        self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
+    ) -> Future[list[R]]:
+        """Start :meth:`map` in the background.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Of the list.
+
+        Examples
+        --------
+        >>> import parallelkit as pk
+        >>> with pk.Pool(2) as pool:
+        ...     future = pool.amap(abs, [-1, -2])
+        ...     future.result()
+        [1, 2]
+        """
+        options, call = self._options(), Call(func, iterables, frozen)
+        return in_thread(lambda: engine.gather(call, options, self._sources.add))
+
+    def submit(self, func: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Start one call of `func` in the background.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Of its result. A call that has not started can be cancelled.
+
+        Examples
+        --------
+        >>> import parallelkit as pk
+        >>> with pk.Pool(2) as pool:
+        ...     pool.submit(pow, 2, 5).result()
+        32
+        """
+        if not callable(func):
+            raise TypeError(f"the function must be callable, not {func!r}")
+        options = self._options()
+        if self._submissions is None or not self._submissions.alive or self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._submissions = Submissions(options)
+            weakref.finalize(self, self._submissions.close_soon)
+        return self._submissions.put(Delayed(func, args, kwargs))
+
+    def close(self) -> None:
+        """Take no more calls; wait for what was submitted. Workers stay warm for other pools."""
+        self._closed = True
+        if self._submissions is not None and self._pid == os.getpid():
+            self._submissions.join()
+
+    def terminate(self) -> None:
+        """Take no more calls, and end those that run: they fail with :class:`ParallelError`."""
+        self._closed = True
+        error = ParallelError("the pool was terminated")
+        for source in list(self._sources):
+            source.abort(error)
+        if self._submissions is not None and self._pid == os.getpid():
+            self._submissions.abort(error)
+            self._submissions.join()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.terminate()
+
+    def __repr__(self) -> str:
+        options = self._resolve()
+        state = ", closed" if self._closed else ""
+        return f"<parallelkit.Pool workers={options.workers}, backend={options.backend!r}{state}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a Pool cannot be sent to a worker; call pk.map there, or make a Pool there")
+
+    def _options(self) -> Options:
+        if self._closed:
+            raise ValueError("the pool is closed; make a new one, its workers are kept warm")
+        return self._resolve()
+
+
+_default = Pool()
+
+
+def map(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:  # noqa: A001
+    """Call `func` with the elements of `iterables`, in parallel; return a list in input order.
+
+    Parameters
+    ----------
+    func : callable
+        Called as ``func(*elements, **frozen)``; any function, also a lambda or a method.
+    *iterables : iterable
+        One for each varying argument: lists, ranges, generators, arrays (along axis 0), ...
+    **frozen
+        Keywords that are the same for all items. They are sent once, whatever their size.
+
+    Returns
+    -------
+    list
+        Results in input order.
+
+    Raises
+    ------
+    ValueError
+        If sized inputs differ in length, or an iterator is shorter than a sized one.
+    TypeError
+        If `func` is not callable or an input cannot be iterated.
+    TransportError
+        If something cannot be pickled.
+    WorkerDied
+        If the process that ran an item ended.
+    BaseException
+        What an item raised, with a note that names the item. The first failure ends the call.
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> pk.map(lambda x, y, p: x + y + p, [1, 2, 3], [4, 5, 6], p=200)
+    [205, 207, 209]
+    """
+    return _default.map(func, *iterables, **frozen)
+
+
+def imap(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> Iterator[R]:
+    """:func:`map` as an iterator over the results, in input order.
+
+    It is lazy on its input: never more than ``max(64 * workers, 4 * workers * chunksize)`` items
+    are drawn ahead of what has been taken from it, where a chunksize that is not given adapts to
+    about 15 ms of work and at most 8192 items. An iterator among the inputs is drawn by a thread of
+    its own, so that one that waits (a live queue) does not hold results back; an exception that
+    it raises is raised here, after the results before it.
+
+    Closing it, or dropping the last reference to it, ends the call and frees the workers.
+
+    Parameters and exceptions are those of :func:`map`.
+
+    Returns
+    -------
+    iterator
+
+    Examples
+    --------
+    >>> import itertools
+    >>> import parallelkit as pk
+    >>> squares = pk.imap(lambda x: x * x, itertools.count())
+    >>> [next(squares) for _ in range(4)]
+    [0, 1, 4, 9]
+    >>> squares.close()
+    """
+    return _default.imap(func, *iterables, **frozen)
+
+
+def uimap(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> Iterator[R]:
+    """:func:`imap` in the order in which the items finish.
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> sorted(pk.uimap(abs, [-3, -1, -2]))
+    [1, 2, 3]
+    """
+    return _default.uimap(func, *iterables, **frozen)
+
+
+def starmap(
+    func: Callable[..., R],
+    rows: Iterable[Iterable[Any] | Mapping[str, Any]],
+    /,
+    **frozen: Any,
+) -> list[R]:
+    """Call `func` with the arguments in each row.
+
+    Parameters
+    ----------
+    func : callable
+    rows : iterable
+        Tuples (positional arguments) or dicts (keywords).
+    **frozen
+        Keywords that are the same for all rows.
+
+    Returns
+    -------
+    list
+        Results in input order.
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> pk.starmap(pow, [(2, 3), {"base": 3, "exp": 2}])
+    [8, 9]
+    """
+    return _default.starmap(func, rows, **frozen)
+
+
+def run(calls: Iterable[Callable[[], R]]) -> list[R]:
+    """Run calls of functions that may differ; return their results in order.
+
+    Parameters
+    ----------
+    calls : iterable of Delayed
+        Made by :func:`delayed`.
+
+    Returns
+    -------
+    list
+
+    Examples
+    --------
+    >>> from math import sqrt
+    >>> import parallelkit as pk
+    >>> pk.run(pk.delayed(sqrt)(i**2) for i in range(4))
+    [0.0, 1.0, 2.0, 3.0]
+    """
+    return _default.run(calls)
+
+
+def parallel(
+    func: Callable[..., R],
+    /,
+    *iterables: Iterable[Any],
+    show: bool = False,
+    thread: bool = False,
+    **frozen: Any,
+) -> list[R]:
+    """:func:`map` with two switches that are not keywords of `func`.
+
+    Parameters
+    ----------
+    func, *iterables, **frozen
+        As for :func:`map`.
+    show : bool
+        Show a progress bar.
+    thread : bool
+        Run on threads instead of processes.
+
+    Returns
+    -------
+    list
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> pk.parallel(lambda x, p: x + p, [1, 2], p=10, thread=True)
+    [11, 12]
+    """
+    options: dict[str, Any] = {"progress": show}
+    if thread:
+        options["backend"] = "thread"
+    return Pool(**options).map(func, *iterables, **frozen)

@@ -1,0 +1,1 @@
+"""From what pools yield to what the user asked for: order, failures, the bar."""

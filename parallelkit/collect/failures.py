@@ -1,0 +1,140 @@
+"""What to do about items that failed: try again, raise, keep as a value, or leave out."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..chunking import Chunk, Source
+from ..errors import ParallelError, RemoteTraceback, TaskTimeout, TransportError, WorkerDied
+from ..options import Options
+from ..outcome import Failure, Lost, Raised, Reply
+from .ordering import Part
+
+__all__ = ["Failures"]
+
+
+class Failures:
+    """Turns what a pool yields into parts of results, by the options of the call.
+
+    Parameters
+    ----------
+    options : Options
+        ``on_error``, ``retries``, ``retry_on`` and ``timeout`` count.
+    source : Source
+        Where chunks go that are to be tried again.
+    frozen : Mapping
+        Keywords of the call, for the :class:`Failure`.
+    """
+
+    def __init__(self, options: Options, source: Source, frozen: Mapping[str, Any]) -> None:
+        self._options = options
+        self._source = source
+        self._frozen = frozen
+
+    def settle(self, chunk: Chunk, outcome: Reply | Lost) -> list[Part]:
+        """Results of the items of `chunk` that are settled.
+
+        Raises
+        ------
+        BaseException
+            With ``on_error="raise"``: what the first item that failed raised.
+        """
+        if isinstance(outcome, Lost):
+            return self._lost(chunk, outcome)
+        if not outcome.raised:
+            return [(chunk.start, chunk.size, outcome.values)]
+        return self._with_raised(chunk, outcome)
+
+    def _lost(self, chunk: Chunk, lost: Lost) -> list[Part]:
+        """A whole chunk came to nothing. One by one tells which item it was."""
+        if chunk.size > 1:
+            self._source.put_back(*(chunk.part(i, i + 1) for i in range(chunk.size)))
+            return []
+        reason = lost.reason
+        again = isinstance(reason, WorkerDied) or isinstance(reason, self._options.retry_on)
+        if again and chunk.attempts <= self._options.retries:
+            self._source.put_back(replace(chunk, attempts=chunk.attempts + 1))
+            return []
+        error = _explained(chunk, reason, self._options)
+        text = "".join(traceback.format_exception(error))
+        return [self._failed(chunk, 0, error, text)]
+
+    def _with_raised(self, chunk: Chunk, reply: Reply) -> list[Part]:
+        """Cut the results at the items that raised."""
+        parts: list[Part] = []
+        begin = 0
+        for raised in reply.raised:
+            at = raised.offset
+            if begin < at:
+                parts.append((chunk.start + begin, at - begin, reply.values[begin:at]))
+            begin = at + 1
+            if isinstance(raised.exception, self._options.retry_on) and (
+                chunk.attempts <= self._options.retries
+            ):
+                item = chunk.part(at, at + 1)
+                self._source.put_back(replace(item, attempts=chunk.attempts + 1))
+            else:
+                parts.append(self._failed(chunk, at, raised.exception, raised.traceback, raised))
+        if begin < chunk.size:
+            size = chunk.size - begin
+            parts.append((chunk.start + begin, size, reply.values[begin:]))
+        return parts
+
+    def _failed(
+        self,
+        chunk: Chunk,
+        offset: int,
+        error: BaseException,
+        text: str,
+        raised: Raised | None = None,
+    ) -> Part:
+        index, args = chunk.start + offset, chunk.args(offset)
+        _note(error, f"in item {index} of the input, called with {_call(args, self._frozen)}")
+        if chunk.attempts > 1:
+            _note(error, f"after {chunk.attempts} attempts")
+        if raised is not None and error.__traceback__ is None and error.__cause__ is None:
+            error.__cause__ = RemoteTraceback(text)
+        if self._options.on_error == "raise":
+            raise error
+        if self._options.on_error == "skip":
+            return index, 1, []
+        return index, 1, [Failure(index, args, self._frozen, error, text, chunk.attempts)]
+
+
+def _explained(chunk: Chunk, reason: BaseException, options: Options) -> BaseException:
+    """Error of an item that gave no result, from what the pool knows of it."""
+    if isinstance(reason, ParallelError):
+        return reason
+    if isinstance(reason, TimeoutError) and options.timeout is not None:
+        return TaskTimeout(f"item {chunk.start} ran longer than timeout={options.timeout:g} seconds")
+    error = TransportError(
+        f"item {chunk.start} or its result could not be unpickled: {type(reason).__name__}: {reason}"
+    )
+    error.__cause__ = reason
+    return error
+
+
+def _note(error: BaseException, note: str) -> None:
+    try:
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    except Exception:  # noqa: BLE001 - an exception class may forbid attributes
+        pass
+
+
+def _call(args: tuple[Any, ...], frozen: Mapping[str, Any]) -> str:
+    told = [_short(arg) for arg in args] + [f"{k}={_short(v)}" for k, v in frozen.items()]
+    return f"({', '.join(told)})"
+
+
+def _short(value: object) -> str:
+    import reprlib
+
+    try:
+        text = reprlib.repr(value)
+    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 120 else text[:117] + "..."

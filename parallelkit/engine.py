@@ -1,0 +1,154 @@
+"""A call's way, top to bottom and back.
+
+::
+
+    Call ─► plan ─► Source ─► pool.run(Task) ─► failures ─► bar ─► ordering ─► results
+
+`gather` and `stream` are its two ends, a list and a lazy iterator. Lifetimes are owned here, by
+one stack for each call: the pool's generator, the source and the bar end together, however the
+call ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+from .call import Call
+from .chunking import Sizer, Source, source_of
+from .collect.failures import Failures
+from .collect.ordering import Part, gathered, in_order
+from .collect.progress import Bar, bar
+from .host import default_start_method
+from .levels import nesting
+from .options import Options, configured
+from .outcome import Lost, Reply
+from .plan import Plan, plan
+from .pools.base import Pool
+from .pools.serial import SerialPool
+from .transport.payload import Task
+
+__all__ = ["Watch", "gather", "run_source", "shutdown", "stream"]
+
+Watch = Callable[[Source], object]  # told of the source of each call when it begins
+
+# What concerns the call at hand, not the calls inside its items.
+_NOT_INHERITED = ("progress", "initializer", "initargs", "timeout")
+
+
+def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
+    """Run a call; return its results in input order."""
+    plan_ = plan(options, nesting())
+    source = _source(call, options, plan_, lazy=False)
+    if source.total == 0:
+        return []
+    watch(source)
+    with ExitStack() as stack:
+        parts = _parts(call, options, plan_, source, stack)
+        results = gathered(parts)
+    if source.error is not None:
+        raise source.error
+    return results
+
+
+def stream(call: Call, options: Options, watch: Watch, ordered: bool) -> Iterator[Any]:
+    """Run a call; return an iterator over its results, in input order or as they finish.
+
+    What can be wrong with the input is raised here, and work starts here, not at the first
+    ``next``.
+    """
+    plan_ = plan(options, nesting())
+    source = _source(call, options, plan_, lazy=True)
+    watch(source)
+    results = _stream(call, options, plan_, source, ordered)
+    next(results)  # runs up to where the call has begun; from there on closing it ends the call
+    return results
+
+
+def _stream(
+    call: Call, options: Options, plan_: Plan, source: Source, ordered: bool
+) -> Generator[Any, None, None]:
+    with ExitStack() as stack:
+        parts = _parts(call, options, plan_, source, stack) if source.total != 0 else iter(())
+        yield None
+        for _, items, values in in_order(parts) if ordered else parts:
+            yield from values
+            source.consumed(items)
+    if source.error is not None:
+        raise source.error
+
+
+def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
+    return source_of(
+        call.iterables,
+        sizer=Sizer(plan_.workers, options.chunksize),
+        lazy=lazy,
+        strict=options.strict,
+        inline=plan_.backend == "serial",
+    )
+
+
+def _parts(
+    call: Call, options: Options, plan_: Plan, source: Source, stack: ExitStack
+) -> Iterator[Part]:
+    """Begin a call; what is returned yields parts of its results as they are settled."""
+    stack.callback(source.close)
+    opened = bar(options.progress, source.total)
+    stack.callback(opened.close)
+    outcomes = run_source(call, options, plan_, source)
+    stack.enter_context(closing(outcomes))
+    next(outcomes)
+    return _settled(outcomes, Failures(options, source, call.frozen), opened)
+
+
+def _settled(
+    outcomes: Iterator[tuple[Any, Reply | Lost] | None], failures: Failures, opened: Bar
+) -> Iterator[Part]:
+    for outcome in outcomes:
+        assert outcome is not None
+        for part in failures.settle(*outcome):
+            opened.update(part[1])
+            yield part
+
+
+def run_source(
+    call: Call, options: Options, plan_: Plan, source: Source
+) -> Generator[Any, None, None]:
+    """Run what `source` gives in the pool that was planned."""
+    inherited = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
+    places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]
+    stop_at_error = options.on_error == "raise" and not options.retry_on
+    task = Task(call.func, call.frozen, stop_at_error, places, inherited, options.timeout)
+    return _pool(options, plan_).run(task, source)
+
+
+def _pool(options: Options, plan_: Plan) -> Pool:
+    if plan_.backend == "serial":
+        return SerialPool()
+    if plan_.backend == "thread":
+        from .pools.threads import thread_pool
+
+        return thread_pool(plan_.workers, plan_.level)
+    from .pools.processes import process_pool
+
+    return process_pool(options, plan_.workers, options.start_method or default_start_method())
+
+
+def shutdown() -> None:
+    """End all workers that this process keeps warm.
+
+    Calls that are under way on processes fail with :class:`ParallelError`; the next call starts
+    new workers. It is called at exit by itself.
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> pk.shutdown()
+    """
+    import sys
+
+    for name in ("processes", "threads"):
+        module = sys.modules.get(f"{__package__}.pools.{name}")
+        if module is not None:
+            module.shutdown()

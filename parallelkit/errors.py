@@ -1,0 +1,41 @@
+"""The error tree.
+
+::
+
+    Exception
+    └── ParallelError            anything that this library itself has to say
+        ├── WorkerDied           the process that ran an item ended
+        ├── TaskTimeout          an item ran longer than ``timeout=`` (also a TimeoutError)
+        └── TransportError       something could not be pickled, or not be unpickled again
+
+An exception that a user's function raises arrives as what it is, with a note that names the
+item; it is never wrapped in one of these. Bad options and bad input meet the built-in
+``TypeError`` and ``ValueError``.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ParallelError", "RemoteTraceback", "TaskTimeout", "TransportError", "WorkerDied"]
+
+
+class ParallelError(Exception):
+    """Base class of every error that parallelkit itself raises."""
+
+
+class WorkerDied(ParallelError):
+    """The worker process that ran an item ended before it gave a result."""
+
+
+class TaskTimeout(ParallelError, TimeoutError):
+    """An item ran longer than the option ``timeout`` allows; its worker was ended."""
+
+
+class TransportError(ParallelError):
+    """A function, an argument, a result or an exception could not cross between processes."""
+
+
+class RemoteTraceback(Exception):
+    """The traceback of a worker as text; the ``__cause__`` of what an item raised there."""
+
+    def __str__(self) -> str:
+        return f"\n\n{self.args[0]}"

@@ -1,0 +1,151 @@
+"""Calls that are not waited for: futures, each set by a thread that runs the engine."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing
+from typing import Any
+
+from .call import Call, Delayed
+from .chunking import Chunk, Sizer, Source
+from .collect.failures import Failures
+from .engine import run_source
+from .errors import ParallelError
+from .levels import nesting
+from .options import Options
+from .outcome import Failure
+from .plan import plan
+from .transport.payload import apply_call
+
+__all__ = ["Submissions", "in_thread"]
+
+
+def in_thread(func: Callable[[], Any]) -> Future[Any]:
+    """Run `func` in a thread of its own, in a copy of this context; a future of its result."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            result = context.run(func)
+        except BaseException as error:  # noqa: BLE001 - belongs to who asks for the result
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    threading.Thread(target=work, name="parallelkit-amap", daemon=True).start()
+    return future
+
+
+class Submissions(Source):
+    """Single calls as they are submitted: one endless call, whose input is a queue.
+
+    Parameters
+    ----------
+    options : Options
+        Of the pool, except that failures are set as exceptions, whatever ``on_error`` says.
+    """
+
+    def __init__(self, options: Options) -> None:
+        here = nesting()
+        self._plan = plan(options, here)
+        super().__init__(Sizer(self._plan.workers, 1), lazy=False)
+        self._options = options
+        self._queue: deque[tuple[Delayed, Future[Any]]] = deque()
+        self._futures: dict[int, Future[Any]] = {}
+        self._ended: BaseException | None = None
+        self._ending = threading.Lock()
+        context = contextvars.copy_context()
+        self._thread = threading.Thread(
+            target=context.run, args=(self._serve,), name="parallelkit-submit", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether calls can still be submitted."""
+        return self._ended is None and not self._closed
+
+    def put(self, call: Delayed) -> Future[Any]:
+        """Submit a call."""
+        future: Future[Any] = Future()
+        with self._ending:
+            if not self.alive:
+                raise self._ended or ParallelError("the pool is closed")
+            self._queue.append((call, future))
+        if self.wake is not None:
+            self.wake()
+        return future
+
+    def close_soon(self) -> None:
+        """Let the thread end when all that was submitted is done."""
+        self.close()
+        if self.wake is not None:
+            self.wake()
+
+    def join(self) -> None:
+        """Take no more, and wait until all that was submitted is done."""
+        self.close_soon()
+        self._thread.join()
+
+    def _draw(self, size: int) -> Chunk | None:
+        while self._queue:
+            call, future = self._queue.popleft()
+            if future.set_running_or_notify_cancel():
+                begin, self.drawn = self.drawn, self.drawn + 1
+                self._futures[begin] = future
+                return Chunk(begin, 1, ([call],))
+        return None
+
+    def take(self) -> Chunk | None:
+        """Return the next chunk; what was submitted before closing is still run."""
+        with self._lock:
+            if self._again:
+                return self._again.popleft()
+            return None if self.aborted else self._draw(1)
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self._closed and not self._again and (bool(self.aborted) or not self._queue)
+
+    def _serve(self) -> None:
+        call = Call(apply_call, ((),), {})
+        options = _returning(self._options)
+        failures = Failures(options, self, {})
+        error: BaseException = ParallelError("the pool was terminated")
+        try:
+            with closing(run_source(call, options, self._plan, self)) as outcomes:
+                for outcome in outcomes:
+                    if outcome is None:
+                        continue
+                    for index, _, values in failures.settle(*outcome):
+                        _set(self._futures.pop(index), values[0])
+        except BaseException as problem:  # noqa: BLE001 - told to every future that waits
+            error = problem
+        with self._ending:
+            self._ended = error
+            waiting = [*self._futures.values(), *(future for _, future in self._queue)]
+            self._futures.clear()
+            self._queue.clear()
+        for future in waiting:
+            if not future.cancelled():
+                future.set_exception(error)
+
+
+def _set(future: Future[Any], value: Any) -> None:
+    if isinstance(value, Failure):
+        future.set_exception(value.exception)
+    else:
+        future.set_result(value)
+
+
+def _returning(options: Options) -> Options:
+    from dataclasses import replace
+
+    return replace(options, on_error="return", progress=False)

@@ -1,0 +1,101 @@
+"""What this machine offers: cores by affinity mask and cgroup quota, and facts of the platform."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import sysconfig
+from pathlib import Path
+
+__all__ = ["cpu_count", "default_start_method", "has_gil", "start_methods"]
+
+
+def cpu_count() -> int:
+    """Cores that this process may use, at least 1.
+
+    The smallest of the affinity mask (``taskset``, ``sched_setaffinity``), the cgroup quota
+    (version 1 and 2, as containers and batch systems set it; rounded up) and the machine.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> pk.cpu_count() >= 1
+    True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+
+
+def has_gil() -> bool:
+    """Whether threads of this interpreter take turns (false on a free-threaded build)."""
+    enabled = getattr(sys, "_is_gil_enabled", None)
+    if enabled is not None:
+        return bool(enabled())
+    return not sysconfig.get_config_var("Py_GIL_DISABLED")
+
+
+def start_methods() -> tuple[str, ...]:
+    """Start methods of this platform, the default first."""
+    return ("spawn",) if sys.platform == "win32" else ("forkserver", "spawn", "fork")
+
+
+def default_start_method() -> str:
+    """Return the start method that ``start_method=None`` stands for."""
+    return start_methods()[0]
+
+
+def _cgroup_quota(proc: Path = Path("/proc/self/cgroup"), root: Path | None = None) -> float | None:
+    """Cores that the cgroups of this process grant, or None where nothing limits them.
+
+    A limit may be set on any ancestor, so every group up to the root is asked. In a container
+    the root of its own namespace is mounted, which the walk reaches last.
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    root = root or Path("/sys/fs/cgroup")
+    try:
+        lines = proc.read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            mounts, read = [root, root / "unified"], _quota_v2
+        elif "cpu" in controllers.split(","):
+            mounts, read = [root / controllers, root / "cpu"], _quota_v1
+        else:
+            continue
+        parts = Path(path.lstrip("/")).parts
+        for mount in mounts:
+            for depth in range(len(parts), -1, -1):
+                quota = read(mount.joinpath(*parts[:depth]))
+                if quota is not None:
+                    quotas.append(quota)
+    return min(quotas, default=None)
+
+
+def _quota_v2(group: Path) -> float | None:
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _quota_v1(group: Path) -> float | None:
+    try:
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        period = int((group / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 else None
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,88 @@
+"""Where in the nest a piece of code stands: its level and its share of the cores.
+
+The main process stands at level 0 with all cores. A worker enters the place that its task
+names: a thread by a context variable, a process for good, so that threads which a user's
+function starts by itself find it too.
+"""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar, Token
+from typing import NamedTuple
+
+from .host import cpu_count
+
+__all__ = ["Nesting", "enter", "in_worker_process", "leave", "nesting", "settle"]
+
+
+class Nesting(NamedTuple):
+    """Where the code that asks is being run.
+
+    Attributes
+    ----------
+    level : int
+        0 in the main process, 1 inside an item of a call made there, and so on.
+    cores : int
+        How many cores the code may use, its own included.
+    """
+
+    level: int
+    cores: int
+
+
+_here: ContextVar[Nesting | None] = ContextVar("parallelkit_nesting", default=None)
+_process: Nesting | None = None
+_in_worker_process = False
+
+
+def nesting() -> Nesting:
+    """Tell at which level of nested calls this code runs, and how many cores are its share.
+
+    Returns
+    -------
+    Nesting
+        Named tuple ``(level, cores)``.
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> pk.nesting().level
+    0
+    >>> with pk.Pool(2, backend="thread") as pool:
+    ...     pool.map(lambda x: pk.nesting().level, [1, 2])
+    [1, 1]
+    """
+    return _here.get() or _process or Nesting(0, cpu_count())
+
+
+def in_worker_process() -> bool:
+    """Whether this process is a worker of ours."""
+    return _in_worker_process
+
+
+def enter(place: Nesting) -> Token[Nesting | None]:
+    """Stand at `place` in this context, until :func:`leave`."""
+    return _here.set(place)
+
+
+def leave(token: Token[Nesting | None]) -> None:
+    """Undo :func:`enter`."""
+    _here.reset(token)
+
+
+def settle(place: Nesting) -> None:
+    """Make `place` that of this whole process, from now on a worker."""
+    global _process, _in_worker_process
+    _process = place
+    _in_worker_process = True
+
+
+def _forget_threads() -> None:
+    """After a fork: the child of a user's fork inside an item stands on its own again."""
+    if not _in_worker_process:
+        _here.set(None)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

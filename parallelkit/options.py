@@ -1,0 +1,276 @@
+"""The options of a pool: their defaults, their checks, and where defaults may come from.
+
+From weak to strong: the default here, ``PARALLELKIT_*`` in the environment, ``configure(...)``
+as a plain call, ``with configure(...)``, and what a ``Pool`` is given.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar, Token
+from dataclasses import dataclass, fields
+from types import TracebackType
+from typing import Any
+
+from . import host
+
+__all__ = ["Options", "Resolver", "configure", "configured", "inherit", "release"]
+
+BACKENDS = ("process", "thread", "serial", "auto")
+ON_ERROR = ("raise", "return", "skip")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of a :class:`Pool`, checked. See the table in the README for their meaning."""
+
+    workers: int | None = None
+    backend: str = "process"
+    progress: bool | str | Mapping[str, Any] = False
+    on_error: str = "raise"
+    timeout: float | None = None
+    retries: int = 0
+    retry_on: tuple[type[BaseException], ...] = ()
+    chunksize: int | None = None
+    start_method: str | None = None
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    tasks_per_worker: int | None = None
+    memory_limit: int | None = None
+    max_nbytes: int = 65536
+    temp_folder: str | None = None
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        _whole("workers", self.workers, none=True)
+        if self.workers == 0:
+            raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
+        _one_of("backend", self.backend, BACKENDS)
+        _one_of("on_error", self.on_error, ON_ERROR)
+        if self.start_method is not None:
+            _one_of("start_method", self.start_method, host.start_methods())
+        _whole("retries", self.retries, least=0)
+        _whole("chunksize", self.chunksize, least=1, none=True)
+        _whole("tasks_per_worker", self.tasks_per_worker, least=1, none=True)
+        _whole("memory_limit", self.memory_limit, least=1, none=True)
+        _whole("max_nbytes", self.max_nbytes, least=0)
+        _seconds("timeout", self.timeout)
+        if self.timeout is not None and self.backend in ("thread", "serial"):
+            raise ValueError(
+                f"timeout= needs backend='process', not {self.backend!r}: "
+                "a thread cannot be ended from outside, a process can"
+            )
+        if self.initializer is not None and not callable(self.initializer):
+            raise TypeError(f"initializer must be callable, not {self.initializer!r}")
+        object.__setattr__(self, "initargs", tuple(self.initargs))
+        retry_on = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
+        for kind in retry_on:
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                raise TypeError(f"retry_on must name exception types, not {kind!r}")
+        object.__setattr__(self, "retry_on", retry_on)
+        if not isinstance(self.progress, (bool, str, Mapping)):
+            raise TypeError(
+                "progress must be True, False, a label or a mapping of tqdm keywords, "
+                f"not {self.progress!r}"
+            )
+
+
+NAMES = tuple(field.name for field in fields(Options))
+
+
+def check_names(names: Mapping[str, Any]) -> None:
+    """Refuse a name that is no option, with the nearest one that is."""
+    for name in names:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, [*NAMES, "n_jobs", "nodes", "processes"], n=1)
+            near = ["workers" if n in ("n_jobs", "nodes", "processes") else n for n in near]
+            hint = f"; did you mean {near[0]!r}?" if near else f"; options are {', '.join(NAMES)}"
+            raise TypeError(f"unknown option {name!r}{hint}")
+
+
+# --- configure -------------------------------------------------------------------------------
+
+_process: dict[str, Any] = {}
+_with_main: list[dict[str, Any]] = []  # what `with` blocks of the main thread set, for all threads
+_with_here: ContextVar[dict[str, Any] | None] = ContextVar("parallelkit_options", default=None)
+_NOTHING: dict[str, Any] = {}
+
+
+def _block() -> dict[str, Any]:
+    """What `with` blocks around the caller set."""
+    here = _with_here.get()
+    if here is not None:
+        return here
+    return _with_main[-1] if _with_main else _NOTHING
+
+
+def configured() -> dict[str, Any]:
+    """What is configured around the caller, by name."""
+    return {**_environment(), **_process, **_block()}
+
+
+class Resolver:
+    """Options of one pool: what it was given, over what is configured where it is used."""
+
+    def __init__(self, own: Mapping[str, Any]) -> None:
+        check_names(own)
+        self._own = dict(own)
+        self._key: tuple[object, ...] = ()
+        self._options = Options(**{**configured(), **own})
+
+    def __call__(self) -> Options:
+        # A call costs microseconds, checking sixteen options too: so only when something changed.
+        key = (_environment(), tuple(_process.items()), _block())
+        if key != self._key:
+            self._options = Options(**{**configured(), **self._own})
+            self._key = key
+        return self._options
+
+
+def inherit(options: Mapping[str, Any]) -> Token[dict[str, Any] | None]:
+    """Let this context see `options` as configured: how they reach into workers."""
+    return _with_here.set(dict(options))
+
+
+def release(token: Token[dict[str, Any] | None]) -> None:
+    """Undo :func:`inherit`."""
+    _with_here.reset(token)
+
+
+class configure:  # noqa: N801 - reads as the function that it is used as
+    """Set the defaults of every pool and call below it.
+
+    As a plain call for the whole process, from now on; as a context manager for the block, and
+    for the calls that items of the block's own calls make, in whatever thread or worker.
+    A block of the main thread holds for threads started by other means as well.
+
+    Parameters
+    ----------
+    **options
+        Any option of :class:`Pool`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an unknown option or a bad value.
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> with pk.configure(workers=2, backend="thread"):
+    ...     pk.map(abs, [-1, 2])
+    [1, 2]
+    """
+
+    def __init__(self, **options: Any) -> None:
+        check_names(options)
+        Options(**{**_environment(), **options})
+        self._options = options
+        self._before = {name: _process[name] for name in options if name in _process}
+        _process.update(options)
+
+    def __enter__(self) -> configure:
+        # What the plain call set for the whole process moves to this block alone.
+        for name in self._options:
+            _process.pop(name, None)
+        _process.update(self._before)
+        self._inside = {**_block(), **self._options}
+        self._is_main = threading.current_thread() is threading.main_thread()
+        if self._is_main:
+            _with_main.append(self._inside)
+        self._token = _with_here.set(self._inside)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _with_here.reset(self._token)
+        if self._is_main:
+            _with_main[:] = [entry for entry in _with_main if entry is not self._inside]
+
+
+# --- the environment -------------------------------------------------------------------------
+
+PREFIX = "PARALLELKIT_"
+_FROM_TEXT: dict[str, Callable[[str], Any]] = {
+    "workers": int,
+    "backend": str,
+    "progress": lambda text: {"0": False, "false": False, "1": True, "true": True}.get(
+        text.lower(), text
+    ),
+    "on_error": str,
+    "timeout": float,
+    "retries": int,
+    "chunksize": int,
+    "start_method": str,
+    "tasks_per_worker": int,
+    "memory_limit": int,
+    "max_nbytes": int,
+    "temp_folder": str,
+    "strict": lambda text: text.lower() not in ("0", "false", "no"),
+}
+_VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
+# os.environ.get takes a microsecond for each variable that is not set; its dictionary does not.
+_raw: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+_RAW_NAMES = tuple(
+    name if _raw is os.environ else os.environ.encodekey(name)  # type: ignore[attr-defined]
+    for name in _VARIABLES
+)
+_last_environment: tuple[list[Any], dict[str, Any]] = ([None] * len(_VARIABLES), {})
+
+
+def _environment() -> dict[str, Any]:
+    """Options from ``PARALLELKIT_*`` as the environment is now; parsed again when it changed."""
+    global _last_environment
+    seen = [_raw.get(name) for name in _RAW_NAMES]
+    if seen == _last_environment[0]:
+        return _last_environment[1]
+    options = {}
+    for (name, read), variable in zip(_FROM_TEXT.items(), _VARIABLES, strict=True):
+        text = os.environ.get(variable)
+        if text:
+            try:
+                options[name] = read(text)
+                Options(**{name: options[name]})
+            except ValueError as error:
+                raise ValueError(f"environment variable {variable}={text!r}: {error}") from None
+    _last_environment = seen, options
+    return options
+
+
+# --- checks ----------------------------------------------------------------------------------
+
+
+def _whole(name: str, value: object, least: int | None = None, none: bool = False) -> None:
+    if value is None and none:
+        return
+    try:
+        number = value.__index__()  # type: ignore[attr-defined]
+    except AttributeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number{' or None' if none else ''}, not {value!r}")
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, not {number}")
+
+
+def _seconds(name: str, value: object) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
+
+
+def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {name} {value!r}{hint} (one of {', '.join(map(repr, known))})")

@@ -1,0 +1,72 @@
+"""What becomes of items: a failure that is kept as a value, and the reply for a chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+__all__ = ["Failure", "Lost", "Raised", "Reply"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that failed, in its place among the results (``on_error="return"``).
+
+    Attributes
+    ----------
+    index : int
+        Position of the item in the input.
+    args : tuple
+        Its varying arguments.
+    kwargs : Mapping
+        The frozen keywords of the call.
+    exception : BaseException
+        What it raised, or the :class:`WorkerDied`, :class:`TaskTimeout` or
+        :class:`TransportError` that stands for what happened to it.
+    traceback : str
+        The traceback where it was raised, as text.
+    attempts : int
+        How often it was tried.
+    """
+
+    index: int
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(repr=False)
+    exception: BaseException
+    traceback: str = field(repr=False)
+    attempts: int = 1
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class Raised(NamedTuple):
+    """One item's exception, as the worker saw it."""
+
+    offset: int  # within its chunk
+    exception: BaseException
+    traceback: str
+
+
+class Reply(NamedTuple):
+    """What came of the first ``len(values)`` items of a chunk that had not been answered yet.
+
+    Where an item raised, `values` holds None and `raised` the rest. A worker may answer a chunk
+    in parts; the last part is final, and what a final part leaves out has not been started.
+    """
+
+    values: list[Any]
+    raised: list[Raised]
+    seconds: float
+    final: bool
+
+
+class Lost(NamedTuple):
+    """A chunk that came to nothing as a whole, for `reason`.
+
+    ``started`` is false where the items cannot be to blame: nobody had begun to run them.
+    """
+
+    reason: BaseException
+    started: bool = True

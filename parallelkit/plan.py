@@ -1,0 +1,81 @@
+"""Which backend a call gets, with how many workers, and what stands below it.
+
+Every downgrade rule lives here:
+
+=====================================  ====================================================
+where the call is made                 what it gets
+=====================================  ====================================================
+main process                           what was asked for (processes by default)
+a process worker                       threads, with this worker's share of the cores
+a thread of ours                       threads at the next level with the share that is left
+a share of one, no wish for workers    runs in place
+``workers=`` given                     honoured at every level
+``backend="process"`` below a worker   threads all the same
+=====================================  ====================================================
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from . import host
+from .levels import Nesting
+from .options import Options
+
+__all__ = ["Plan", "plan"]
+
+log = logging.getLogger("parallelkit")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was decided for one call.
+
+    Attributes
+    ----------
+    backend : str
+        ``"process"``, ``"thread"`` or ``"serial"``.
+    workers : int
+        Size of the pool.
+    level : int
+        Nesting level of the call's items.
+    cores : int
+        What the call has to share out among its workers.
+    """
+
+    backend: str
+    workers: int
+    level: int
+    cores: int
+
+    def share(self, rank: int, items: int | None) -> Nesting:
+        """Place of worker `rank`: its part of the cores, remainders to the first workers.
+
+        Fewer items than workers leave more cores for each.
+        """
+        busy = self.workers if items is None else max(1, min(self.workers, items))
+        base, extra = divmod(self.cores, busy)
+        return Nesting(self.level, max(1, base + (rank % busy < extra)))
+
+
+def plan(options: Options, here: Nesting) -> Plan:
+    """Decide for a call with `options` made at `here`."""
+    backend = options.backend
+    if backend == "auto":
+        backend = "process" if host.has_gil() else "thread"
+    if here.level > 0 and backend == "process":
+        log.debug("a call below level 0 runs on threads instead of processes")
+        backend = "thread"
+    workers = _workers(options.workers, here.cores)
+    if backend == "serial":
+        workers = 1
+    elif backend == "thread" and workers == 1:
+        backend = "serial"
+    return Plan(backend, workers, here.level + 1, here.cores)
+
+
+def _workers(wish: int | None, cores: int) -> int:
+    if wish is None:
+        return cores
+    return wish if wish > 0 else max(1, host.cpu_count() + 1 + wish)

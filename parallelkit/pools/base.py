@@ -1,0 +1,50 @@
+"""The contract of a pool, and all that an adapter for another engine has to implement.
+
+A pool gets a task and a source of chunks. It takes chunks while it has workers for them, runs
+``task.run(chunk.columns, chunk.size, rank)`` somewhere, and yields ``(chunk, outcome)`` pairs in
+any order until the source is finished and all chunks that it took are answered. The first thing
+that it yields is None: the call has begun. An outcome is
+
+- a :class:`~parallelkit.outcome.Reply` for the items from the chunk's start on. A pool that
+  answers in parts yields each part with the chunk that begins where the part does. Items that a
+  final reply leaves out go back into the source (``source.put_back(chunk.part(...))``);
+- a :class:`~parallelkit.outcome.Lost` where the chunk came to nothing: the worker died, the
+  arguments could not be unpickled. Whether it is tried again is not for the pool to decide: the
+  consumer may put the chunk back before it resumes the generator.
+
+``rank`` counts the workers from 0. Closing the generator, also by an exception, gives the call
+up: chunks in work are abandoned, and the workers are fit for another call when ``close`` returns
+or soon after. Several calls may run at the same time, in several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, Protocol
+
+from ..chunking import Chunk, Source
+from ..outcome import Lost, Reply
+
+__all__ = ["Done", "Pool", "Task"]
+
+Done = tuple[Chunk, Reply | Lost]
+
+
+class Task(Protocol):
+    """What a pool knows of the task: it runs chunks."""
+
+    def run(self, columns: tuple[Any, ...], size: int, rank: int) -> Reply:
+        """Run the items of a chunk, or its first ones."""
+        ...
+
+
+class Pool(Protocol):
+    """What the engine knows of a pool."""
+
+    def run(self, task: Any, source: Source) -> Generator[Done | None, None, None]:
+        """Run all chunks of `source`."""
+        ...
+
+    def close(self) -> None:
+        """End the workers. Calls that are under way fail."""
+        ...

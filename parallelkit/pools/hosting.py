@@ -1,0 +1,293 @@
+"""How pathos hosts worker processes for us.
+
+::
+
+    pathos ProcessPool ── starts, replaces, ends ──► Host.Process ──► worker process
+                                                         │ socket pair, made at start
+    Hub ◄────────────── on_start(process, socket) ───────┘
+
+pathos owns the processes: its pool starts them, notices a dead one and starts another, and ends
+them. It never sees a task. Our context gives it a process class whose `start` makes a socket
+pair, hands one end to the newborn and the other to us; the worker serves that instead of the
+pool's queue. So no worker touches a lock or queue that another one waits for, and the queues
+that the pool makes for itself need no semaphores.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import pickle
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from multiprocess import (
+    context,
+    forkserver,
+    popen_fork,
+    popen_forkserver,
+    popen_spawn_posix,
+    queues,
+    reduction,
+    resource_tracker,
+    spawn,
+    util,
+)
+from multiprocess import process as mp_process
+
+from ..transport.birth import Newborn, live
+
+__all__ = ["Host"]
+
+OnStart = Callable[[Any, socket.socket], None]
+OnFailure = Callable[[BaseException], None]
+
+_ids = itertools.count()
+_starting = threading.RLock()  # no worker inherits a descriptor meant for another
+
+
+class Host:
+    """A pathos process pool whose workers talk to us.
+
+    Parameters
+    ----------
+    workers : int
+    start_method : str
+    on_start : callable
+        Called with each new process and our end of its socket, also for replacements, which
+        pathos starts in a thread of its own.
+    on_failure : callable
+        Called with the error where a replacement cannot be started.
+    """
+
+    def __init__(
+        self, workers: int, start_method: str, on_start: OnStart, on_failure: OnFailure
+    ) -> None:
+        if start_method == "forkserver":
+            start_server()  # it imports while this process does
+        from pathos.multiprocessing import ProcessPool
+
+        self._pid = os.getpid()
+        self.closed = False
+        self._pool = ProcessPool(
+            nodes=workers,
+            id=f"parallelkit-{os.getpid()}-{next(_ids)}",
+            context=_Context(start_method, on_start, on_failure),
+        )
+
+    def close(self) -> None:
+        """End all processes, and start no more."""
+        if self.closed or os.getpid() != self._pid:
+            return
+        self.closed = True
+        self._pool.terminate()
+        self._pool.join()
+        self._pool.clear()
+
+
+    def disown(self, processes: list[Any]) -> None:
+        """In a forked child: see to it that its end does not end the parent's workers."""
+        self.closed = True
+        for process in processes:
+            mp_process._children.discard(process)
+        self._pool._serve()._state = "TERMINATE"  # or its __del__ would warn of a running pool
+
+
+class _Context(context.BaseContext):  # type: ignore[misc]
+    """The part of a context that a multiprocess pool uses."""
+
+    def __init__(self, start_method: str, on_start: OnStart, on_failure: OnFailure) -> None:
+        self._method = start_method
+        self._on_start = on_start
+        self._on_failure = on_failure
+        self._creator = threading.current_thread()
+
+    def Process(self, *args: Any, **kwargs: Any) -> _Process:  # noqa: N802 - the base's name
+        """A worker; what the pool wants to run in it is of no interest."""
+        replaces = threading.current_thread() is not self._creator
+        return _Process(
+            _POPEN[self._method], self._on_start, self._on_failure if replaces else None
+        )
+
+    def SimpleQueue(self) -> _LocalQueue:  # noqa: N802 - the base's name
+        """A queue for the pool's own threads."""
+        return _LocalQueue()
+
+
+class _LocalQueue(queues.SimpleQueue):  # type: ignore[misc]
+    """A queue between threads, on a pipe because the pool waits on its descriptor."""
+
+    def __init__(self) -> None:
+        super().__init__(ctx=_ThreadLocks)
+
+
+class _ThreadLocks:
+    """Stands for a context where a queue asks for locks."""
+
+    Lock = staticmethod(threading.Lock)
+
+
+class _Process(mp_process.BaseProcess):  # type: ignore[misc]
+    """A worker as the parent sees it."""
+
+    def __init__(self, popen: type, on_start: OnStart, on_failure: OnFailure | None) -> None:
+        super().__init__(name="parallelkit-worker")
+        self._popen_class = popen
+        self._on_start = on_start
+        self._on_failure = on_failure
+        self._ours: socket.socket | None = None
+        self._theirs: socket.socket | None = None
+
+    def start(self) -> None:
+        """Start the process and pass our end of its socket on."""
+        try:
+            with _starting:
+                self._ours, self._theirs = socket.socketpair()
+                try:
+                    super().start()
+                finally:
+                    self._theirs.close()
+        except OSError as error:
+            if self._on_failure is None:
+                raise
+            self._on_failure(error)
+            raise SystemExit from None  # ends the pool's own thread without a word
+        self._on_start(self, self._ours)
+
+    def run(self) -> None:
+        """In a forked child: close what belongs to the parent, and serve."""
+        assert self._ours is not None and self._theirs is not None
+        self._ours.close()
+        live(socket.socket(fileno=self._theirs.detach()))
+
+    def _Popen(self, process: Any) -> Any:  # noqa: N802 - the base's name
+        return self._popen_class(process)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        assert self._theirs is not None
+        return Newborn, (self.name, reduction.DupFd(self._theirs.fileno()))
+
+
+class _Polled:
+    """The pool's thread and ours both ask for the exit code, which can be read just once."""
+
+    def __init__(self, process: Any) -> None:
+        self._polling = threading.Lock()
+        super().__init__(process)  # type: ignore[call-arg]
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Exit code, or None while the process lives."""
+        if flag != os.WNOHANG:
+            return super().poll(flag)  # type: ignore[misc,no-any-return]
+        with self._polling:
+            return super().poll(flag)  # type: ignore[misc,no-any-return]
+
+
+class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
+    """Start by fork."""
+
+
+class _Passing(_Polled):
+    """What spawn and forkserver share: the newborn crosses as a pickle, without `__main__`."""
+
+    def __init__(self, process: Any) -> None:
+        self._fds: list[int] = []
+        super().__init__(process)
+
+    def _cargo(self, process: Any) -> bytes:
+        """What the child reads: how to prepare, and itself."""
+        folder = os.getcwd() if "" in sys.path else ""
+        preparation = {
+            "name": process.name,
+            "sys_path": [path or folder for path in sys.path],
+            "sys_argv": sys.argv,
+        }
+        cargo = io.BytesIO()
+        context.set_spawning_popen(self)
+        try:
+            pickle.dump(preparation, cargo)
+            pickle.dump(process, cargo)
+        finally:
+            context.set_spawning_popen(None)
+        return cargo.getvalue()
+
+    def _own(self, sentinel: int, pipe: int, cargo: bytes) -> None:
+        """Keep the sentinel and the parent's end of the child's pipe, and send the cargo."""
+        self.sentinel = sentinel
+        self.finalizer = util.Finalize(self, util.close_fds, (sentinel, pipe))
+        with open(pipe, "wb", closefd=False) as stream:
+            stream.write(cargo)
+
+
+class _ForkServerPopen(_Passing, popen_forkserver.Popen):  # type: ignore[misc]
+    """Start by a fork server of our own, which has loaded what every worker needs."""
+
+    def _launch(self, process: Any) -> None:
+        cargo = self._cargo(process)
+        sentinel, pipe = _server.connect_to_new_process(self._fds)
+        self._own(sentinel, pipe, cargo)
+        self.pid = forkserver.read_signed(sentinel)
+
+
+class _SpawnPopen(_Passing, popen_spawn_posix.Popen):  # type: ignore[misc]
+    """Start in a fresh interpreter."""
+
+    def _launch(self, process: Any) -> None:
+        tracker = resource_tracker.getfd()
+        cargo = self._cargo(process)
+        sentinel, child_end = os.pipe()
+        child_pipe, pipe = os.pipe()
+        try:
+            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_pipe)
+            fds = [*self._fds, tracker, child_pipe, child_end]
+            self.pid = util.spawnv_passfds(spawn.get_executable(), command, fds)
+        except BaseException:
+            os.close(sentinel)
+            os.close(pipe)
+            raise
+        finally:
+            os.close(child_end)
+            os.close(child_pipe)
+        self._own(sentinel, pipe, cargo)
+
+
+_POPEN = {"fork": _ForkPopen, "spawn": _SpawnPopen, "forkserver": _ForkServerPopen}
+
+
+# --- the fork server --------------------------------------------------------------------------
+
+
+def _new_server() -> Any:
+    return forkserver.ForkServer()
+
+
+def start_server() -> None:
+    """Start the fork server if it does not run, and do not wait for it."""
+    # numpy is dear to import, and dearer in every worker: the server has it if the parent has.
+    modules = ["birth", "preload"] if "numpy" in sys.modules else ["birth"]
+    _server.set_forkserver_preload([f"parallelkit.transport.{name}" for name in modules])
+    _server.ensure_running()
+
+
+def stop_server() -> None:
+    """End the fork server, which must have no workers any more."""
+    _server._stop()
+
+
+def _after_fork() -> None:
+    """In a forked child: the server is the parent's, which could not end while we held its pipe."""
+    global _server, _starting
+    fd = _server._forkserver_alive_fd
+    if fd is not None:
+        os.close(fd)
+    _server = _new_server()
+    _starting = threading.RLock()
+
+
+_server = _new_server()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

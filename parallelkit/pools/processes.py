@@ -1,0 +1,196 @@
+"""Worker processes: a call's way through a crew that is kept warm.
+
+Crews are shared: a call gets the one with its settings, whoever started it. A few idle ones are
+kept; they end with `shutdown`, with the process, or when too many others have been used since.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator
+from typing import Any
+
+from ..chunking import Source
+from ..errors import ParallelError
+from ..options import Options
+from ..outcome import Lost, Reply
+from ..transport import pickling
+from ..transport.payload import Task
+from . import hosting
+from .base import Done
+from .crew import Answer, Call, Crew
+
+__all__ = ["ProcessPool", "shutdown"]
+
+TIMEOUT_CHECK = 0.25  # seconds between looks at workers that hold on to the interpreter
+MOST_WARM = 4  # crews that are kept while nobody uses them
+PREFETCH_BELOW = 0.02  # seconds; a longer chunk makes the gap between two of no account
+
+
+class ProcessPool:
+    """Runs chunks in the processes of one crew."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._users = 0
+
+    def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
+        """Run all chunks of `source` in the workers."""
+        crew = self._crew
+        try:
+            pickled = pickling.dumps(task, crew.settings["max_nbytes"])
+        except BaseException as error:
+            raise _task_refusal(task, error) from error
+        call = crew.open(pickled, task.timeout)
+        source.wake = lambda: crew.poke(call)
+        try:
+            self._feed(call, source)
+            yield None
+            while True:
+                if source.aborted is not None:
+                    raise source.aborted
+                self._feed(call, source)
+                while call.inbox:
+                    answer = call.inbox.popleft()
+                    done = self._open(answer, source)
+                    if done is not None:
+                        crew.sated(call)
+                        yield done
+                        self._feed(call, source)
+                if call.failed is not None:
+                    raise call.failed
+                if source.finished and not call.tickets and not call.inbox:
+                    return
+                crew.wait(call, None if task.timeout is None else TIMEOUT_CHECK)
+                if task.timeout is not None:
+                    crew.end_overdue(call)
+        finally:
+            source.wake = None
+            crew.close_call(call)
+            if crew.broken is not None:
+                crew.close()
+
+    def _feed(self, call: Call, source: Source) -> None:
+        """Send chunks while there are both chunks and workers."""
+        crew = self._crew
+        while not source.finished:
+            sizer, left = source.sizer, source.remaining
+            # A chunk in advance hides the way to the worker and back; near the end, and behind a
+            # long one, it could come to wait while another worker has nothing to do.
+            ahead = 0.0 < sizer.seconds < PREFETCH_BELOW and (left is None or left > 2 * crew.size)
+            worker = crew.reserve(call, 2 if ahead else 1)
+            if worker is None:
+                return
+            chunk = source.take()
+            if chunk is None:
+                crew.unreserve(worker)
+                break
+            try:
+                pickled = pickling.dumps(chunk.columns, crew.settings["max_nbytes"])
+            except BaseException as error:
+                crew.unreserve(worker)
+                if isinstance(error, KeyboardInterrupt):
+                    raise
+                if chunk.size == 1:
+                    columns = chunk.args(0)
+                    told = columns[0] if len(columns) == 1 else columns
+                    error = pickling.refusal(f"argument of item {chunk.start}", told, error)
+                call.inbox.append(Answer(chunk, lost=Lost(error)))
+                continue
+            if not crew.send(call, worker, chunk, pickled):
+                source.put_back(chunk)
+        crew.sated(call)
+
+    def _open(self, answer: Answer, source: Source) -> Done | None:
+        """Unpickle an answer in the thread of its call."""
+        chunk = answer.chunk
+        if answer.packet is None or answer.worker is None:
+            assert answer.lost is not None
+            if not answer.lost.started:
+                source.put_back(chunk)
+                return None
+            return chunk, answer.lost
+        inbox = answer.worker.inbox
+        try:
+            values, raised = pickling.loads(*inbox.unpack(answer.packet, copy=True))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
+            return chunk, Lost(error)
+        finally:
+            inbox.done(answer.packet)
+        source.sizer.observe(chunk.size, answer.seconds, answer.nbytes)
+        return chunk, Reply(values, raised, answer.seconds, answer.final)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._crew.close()
+
+
+def _task_refusal(task: Task, error: BaseException) -> BaseException:
+    """Name what of the task it is that cannot be pickled."""
+    for name, value in task.frozen.items():
+        try:
+            pickling.dumps(value)
+        except BaseException as problem:  # noqa: BLE001
+            return pickling.refusal(f"keyword {name!r}", value, problem)
+    return pickling.refusal(f"function {task.func!r}", task.func, error)
+
+
+# --- crews that are kept warm -------------------------------------------------------------------
+
+_lock = threading.Lock()
+_crews: dict[tuple[Any, ...], Crew] = {}  # the last used one last
+
+
+def process_pool(options: Options, workers: int, start_method: str) -> ProcessPool:
+    """Pool on the warm crew with these settings, started if there is none."""
+    settings = {
+        name: getattr(options, name)
+        for name in ("tasks_per_worker", "memory_limit", "max_nbytes", "temp_folder")
+    }
+    key = (
+        workers,
+        start_method,
+        id(options.initializer),
+        tuple(map(id, options.initargs)),
+        *settings.values(),
+    )
+    with _lock:
+        crew = _crews.pop(key, None)
+        if crew is not None and crew.broken is not None:
+            crew.close()
+            crew = None
+        if crew is None:
+            crew = Crew(workers, start_method, options.initializer, options.initargs, settings)
+            # The key holds ids: keep what they are of alive.
+            crew.origin = options.initializer, options.initargs
+        _crews[key] = crew
+        idle = [k for k, c in _crews.items() if not c.calls and c is not crew]
+        for k in idle[: max(0, len(_crews) - MOST_WARM)]:
+            _crews.pop(k).close()
+    return ProcessPool(crew)
+
+
+def shutdown() -> None:
+    """End all crews and the fork server."""
+    with _lock:
+        crews = list(_crews.values())
+        _crews.clear()
+    for crew in crews:
+        crew.close()
+    hosting.stop_server()
+
+
+def _after_fork() -> None:
+    """In a forked child: the crews are the parent's. Forget them without a word to them."""
+    global _lock
+    _lock = threading.Lock()
+    for crew in _crews.values():
+        crew.abandon()
+    _crews.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

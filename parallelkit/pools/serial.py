@@ -1,0 +1,34 @@
+"""The pool without workers: items run in place, in order, one chunk at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from ..chunking import Source
+from ..transport.payload import Task
+from .base import Done
+
+__all__ = ["SerialPool"]
+
+
+class SerialPool:
+    """Runs items in the thread that asks for them."""
+
+    def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
+        """Run all chunks of `source`; one item at a time where the consumer is lazy."""
+        yield None
+        while not source.finished:
+            if source.aborted is not None:
+                raise source.aborted
+            chunk = source.take()
+            if chunk is None:  # an inline source gives none at its end only
+                continue
+            reply = task.run(chunk.columns, chunk.size, 0)
+            done = len(reply.values)
+            if done < chunk.size and not (reply.raised and task.stop_at_error):
+                source.put_back(chunk.part(done, chunk.size))
+            source.sizer.observe(done, reply.seconds)
+            yield chunk.part(0, done), reply
+
+    def close(self) -> None:
+        """Nothing to end."""

@@ -1,0 +1,234 @@
+"""Threads: helpers hosted by pathos, one set for each nesting level, and the caller itself.
+
+::
+
+    call A ─┐                  ┌─ helper 1 ─┐
+    call B ─┼─► level's queue ─┤            ├─► take a chunk, run it, hand it in ─► the call
+            │                  └─ helper 2 ─┘
+            └── the caller takes chunks as well while it has nothing else to do
+
+A call of n threads engages n - 1 helpers and works along; it never waits for work that nobody
+does, so calls nested to any depth cannot lock each other out, and n threads are busy, not n + 1.
+A lazy call at the top level engages n helpers and only collects: it has a consumer to serve.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import os
+import queue
+import threading
+from collections.abc import Callable, Generator
+from typing import Any
+
+from ..chunking import Chunk, Source
+from ..outcome import Reply
+from ..transport.payload import Task
+from .base import Done
+
+__all__ = ["ThreadPool", "shutdown", "thread_pool"]
+
+
+class ThreadPool:
+    """Runs chunks in threads of this process.
+
+    Parameters
+    ----------
+    workers : int
+    level : int
+        Nesting level of the items; each level has helpers of its own.
+    """
+
+    def __init__(self, workers: int, level: int) -> None:
+        self._workers = workers
+        self._level = level
+
+    def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
+        """Run all chunks of `source` in threads, this one included where that serves."""
+        helping = not source.lazy or self._level > 1
+        helpers = self._workers - helping
+        if source.total is not None:
+            helpers = min(helpers, source.total - helping)
+        job = _Job(task, source, range(helping, helping + helpers), self._hand_out)
+        try:
+            job.engage()
+            yield None
+            while True:
+                if source.aborted is not None:
+                    raise source.aborted
+                try:
+                    outcome = job.finished.get(block=False)
+                except queue.Empty:
+                    if helping and job.step(0):
+                        continue
+                    if job.over():
+                        return
+                    outcome = job.finished.get()
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                if outcome is not None:
+                    yield outcome
+                    job.engage()
+        finally:
+            job.close()
+
+    def _hand_out(self, work: Callable[[], None]) -> None:
+        _helpers(self._level, self._workers).put(work)
+
+    def close(self) -> None:
+        """Nothing to end: helpers are shared."""
+
+
+class _Job:
+    """One call: where its threads find chunks, and leave what came of them.
+
+    A helper that finds no chunk leaves for other calls; it is engaged again when there may be
+    one. So a call whose consumer has paused holds no thread that another call waits for.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        source: Source,
+        ranks: range,
+        hand_out: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._task = task
+        self._source = source
+        self._ranks = ranks
+        self._idle_ranks = list(reversed(ranks))
+        self._hand_out = hand_out
+        self._context = contextvars.copy_context()
+        self._lock = threading.Lock()
+        self._running = 0
+        self._stopped = False
+        self.finished: queue.SimpleQueue[Done | BaseException | None] = queue.SimpleQueue()
+        source.wake = self._nudge
+
+    def engage(self) -> None:
+        """Let all helpers look for chunks."""
+        with self._lock:
+            while self._idle_ranks and not self._stopped and not self._source.finished:
+                rank = self._idle_ranks.pop()
+                self._hand_out(lambda rank=rank: self._context.copy().run(self._help, rank))
+
+    def _help(self, rank: int) -> None:
+        while self.step(rank):
+            pass
+        self.finished.put(None)
+
+    def step(self, rank: int) -> bool:
+        """Run one chunk, if there is one."""
+        with self._lock:
+            chunk = None if self._stopped else self._source.take()
+            if chunk is None:
+                if rank in self._ranks:
+                    self._idle_ranks.append(rank)
+                return False
+            self._running += 1
+        try:
+            self.finished.put(self._run(chunk, rank))
+        except KeyboardInterrupt as error:
+            if threading.current_thread() is threading.main_thread():
+                raise
+            self.finished.put(error)
+        except BaseException as error:  # noqa: BLE001 - an error of ours: the caller must know
+            self.finished.put(error)
+        finally:
+            with self._lock:
+                self._running -= 1
+        return True
+
+    def _run(self, chunk: Chunk, rank: int) -> Done:
+        reply = self._task.run(chunk.columns, chunk.size, rank, stop=lambda: self._stopped)
+        done = len(reply.values)
+        if done < chunk.size and not (reply.raised and self._task.stop_at_error):
+            self._source.put_back(chunk.part(done, chunk.size))
+        self._source.sizer.observe(done, reply.seconds)
+        return chunk.part(0, done), reply
+
+    def over(self) -> bool:
+        """Whether nothing runs and nothing will."""
+        with self._lock:
+            return self._source.finished and not self._running and self.finished.empty()
+
+    def _nudge(self) -> None:
+        self.engage()
+        self.finished.put(None)
+
+    def close(self) -> None:
+        """Take no more chunks; an item that runs ends when it ends."""
+        self._source.wake = None
+        with self._lock:
+            self._stopped = True
+
+
+# --- helpers ------------------------------------------------------------------------------------
+
+
+class _Helpers:
+    """Threads of one level, hosted by a pathos pool, that run what is put to them."""
+
+    def __init__(self, threads: int) -> None:
+        from pathos.threading import ThreadPool as PathosThreadPool
+
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._threads = threads
+        self.put = self._queue.put
+        self._pool = PathosThreadPool(
+            nodes=threads,
+            id=f"parallelkit-{os.getpid()}-{next(_ids)}",
+            # The initializer is the helper's whole life: pathos owns the thread, its queue is idle.
+            initializer=self._serve,
+        )
+
+    def _serve(self) -> None:
+        while (work := self._queue.get()) is not None:
+            work()
+            del work
+
+    def close(self) -> None:
+        for _ in range(self._threads):
+            self.put(None)
+        self._pool.close()
+        self._pool.join()
+        self._pool.clear()
+
+
+_ids = itertools.count()
+_lock = threading.Lock()
+_levels: dict[tuple[int, int], _Helpers] = {}
+
+
+def _helpers(level: int, workers: int) -> _Helpers:
+    with _lock:
+        helpers = _levels.get((level, workers))
+        if helpers is None:
+            helpers = _levels[level, workers] = _Helpers(workers if level == 1 else workers - 1)
+        return helpers
+
+
+def thread_pool(workers: int, level: int) -> ThreadPool:
+    """Pool of `workers` threads at a nesting level."""
+    return ThreadPool(workers, level)
+
+
+def shutdown() -> None:
+    """End all helpers; items that still run are waited for."""
+    with _lock:
+        helpers = list(_levels.values())
+        _levels.clear()
+    for helper in helpers:
+        helper.close()
+
+
+def _after_fork() -> None:
+    """In a forked child the threads are gone: forget them."""
+    global _lock
+    _lock = threading.Lock()
+    _levels.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

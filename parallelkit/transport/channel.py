@@ -1,0 +1,179 @@
+"""Messages over a socket pair: framed tuples, with file descriptors beside them.
+
+::
+
+    ┌────────────┬─────────┬──────────────────────┐
+    │ length u32 │ fds u32 │ pickle of a tuple    │   + descriptors as ancillary data (SCM_RIGHTS)
+    └────────────┴─────────┴──────────────────────┘
+
+The pair is made before the worker starts and handed to it at its birth: there is no address to
+connect to, so there is no stranger to keep out and nothing in the file system to clean up. The
+death of either side is the end of the file for the other.
+
+Messages are small (what is larger lies in a segment that the message names), so `send` hardly
+ever meets a full buffer. Where it does, it takes in what the other side has sent while it waits:
+two sides that write to each other at once cannot block each other.
+"""
+
+from __future__ import annotations
+
+import array
+import pickle
+import select
+import socket
+import struct
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+__all__ = ["Channel", "Closed", "Message"]
+
+_HEADER = struct.Struct("<II")
+_READ = 1 << 16
+_MOST_FDS = 16
+_ANCILLARY = socket.CMSG_SPACE(4 * _MOST_FDS) if hasattr(socket, "CMSG_SPACE") else 0
+
+
+class Closed(Exception):
+    """The other side is gone."""
+
+
+class Message(NamedTuple):
+    """A tuple that has arrived, and the descriptors that came with it."""
+
+    body: tuple[Any, ...]
+    fds: list[int]
+
+
+class Channel:
+    """One end of a socket pair. Sending and receiving may happen in different threads."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._sending = threading.Lock()
+        self._receiving = threading.Lock()
+        self._buffer = bytearray()
+        self._fds: deque[int] = deque()
+        self._arrived: deque[Message] = deque()
+        self._ended = False
+
+    def fileno(self) -> int:
+        """Descriptor to wait on."""
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        """Hang up; the other side sees the end of the file."""
+        self._socket.close()
+        while self._fds:
+            _close_fd(self._fds.popleft())
+        for message in self._arrived:
+            for fd in message.fds:
+                _close_fd(fd)
+        self._arrived.clear()
+
+    def send(self, body: tuple[Any, ...], fds: Sequence[int] = ()) -> None:
+        """Send a tuple of plain values.
+
+        Raises
+        ------
+        Closed
+            If the other side is gone; the message is lost then.
+        """
+        data = pickle.dumps(body, 5)
+        head = _HEADER.pack(len(data), len(fds))
+        with self._sending:
+            rest = memoryview(head + data)
+            ancillary = (
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+            )
+            while rest:
+                try:
+                    if ancillary:
+                        sent = self._socket.sendmsg([rest], ancillary)
+                        ancillary = []
+                    else:
+                        sent = self._socket.send(rest)
+                except BlockingIOError:
+                    self._wait_to_send()
+                except (OSError, ValueError) as error:
+                    raise Closed(str(error)) from None
+                else:
+                    rest = rest[sent:]
+
+    def receive(self) -> list[Message]:
+        """Return the messages that are there, without waiting.
+
+        Raises
+        ------
+        Closed
+            If there is none and the other side is gone.
+        """
+        with self._receiving:
+            self._fill()
+            messages = list(self._arrived)
+            self._arrived.clear()
+        if not messages and self._ended:
+            raise Closed("end of file")
+        return messages
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until there is something to receive; tell whether there is."""
+        if self._arrived:
+            return True
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        return bool(poll.poll(None if timeout is None else max(0, timeout) * 1000))
+
+    def _wait_to_send(self) -> None:
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN | select.POLLOUT)
+        for _, event in poll.poll(1000):
+            if event & (select.POLLIN | select.POLLHUP):
+                with self._receiving:
+                    self._fill()
+
+    def _fill(self) -> None:
+        """Read all that the kernel has, and cut it into messages."""
+        while not self._ended:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(_READ, _ANCILLARY)
+            except BlockingIOError:
+                break
+            except OSError:
+                data, ancillary = b"", []
+            for level, kind, raw in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds = array.array("i")
+                    fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
+                    self._fds.extend(fds)
+            if not data:
+                self._ended = True
+                break
+            self._buffer += data
+            self._cut()
+            if len(data) < _READ and not ancillary:
+                break
+
+    def _cut(self) -> None:
+        buffer, at = self._buffer, 0
+        while len(buffer) - at >= _HEADER.size:
+            length, count = _HEADER.unpack_from(buffer, at)
+            end = at + _HEADER.size + length
+            if len(buffer) < end:
+                break
+            with memoryview(buffer) as view:
+                body = pickle.loads(view[at + _HEADER.size : end])
+            self._arrived.append(Message(body, [self._fds.popleft() for _ in range(count)]))
+            at = end
+        del buffer[:at]
+
+
+def _close_fd(fd: int) -> None:
+    import os
+
+    try:
+        os.close(fd)
+    except OSError:
+        pass

@@ -1,0 +1,164 @@
+"""The task of a call: what a worker needs besides the items, and how it runs a chunk of them.
+
+The same object runs on every backend. Processes get it pickled, once a call and worker; threads
+and the serial pool use it as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from .. import levels, options
+from ..levels import Nesting
+from ..outcome import Raised, Reply
+
+__all__ = ["Interrupted", "Progress", "Task", "apply_call", "apply_row", "format_error"]
+
+BUDGET = 0.05  # seconds after which a worker answers for what it has and gives the rest back
+FLUSH = 0.001  # with a time limit: seconds of finished work at risk when the worker is ended
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class Interrupted(BaseException):
+    """Raised inside an item of a call that was given up, to free its worker."""
+
+
+class Progress:
+    """What is finished of a chunk, for somebody else to look at while it runs.
+
+    ``mark``, where it is given, is called with the offset of each item before it starts.
+    """
+
+    def __init__(self, mark: Callable[[int], None] | None = None) -> None:
+        self.values: list[Any] = []
+        self.raised: list[Raised] = []
+        self.mark = mark
+
+
+class Task:
+    """Function, frozen keywords and surroundings of one call.
+
+    Parameters
+    ----------
+    func : callable
+        Called with one element of each varying input, and `frozen`.
+    frozen : Mapping
+        Keywords that are the same for all items.
+    stop_at_error : bool
+        Whether the first exception ends a chunk.
+    places : list of Nesting
+        Place of each worker by its rank.
+    configured : Mapping
+        Options that calls inside the items inherit.
+    timeout : float, optional
+        Seconds per item.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        frozen: Mapping[str, Any],
+        stop_at_error: bool,
+        places: list[Nesting],
+        configured: Mapping[str, Any],
+        timeout: float | None = None,
+    ) -> None:
+        self.func = func
+        self.frozen = frozen
+        self.stop_at_error = stop_at_error
+        self.places = places
+        self.configured = configured
+        self.timeout = timeout
+
+    def run(
+        self,
+        columns: tuple[Any, ...],
+        size: int,
+        rank: int,
+        stop: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+    ) -> Reply:
+        """Run the items of a chunk, from its first until it is done or has taken too long.
+
+        A `KeyboardInterrupt` in the main process is the user's, not the item's, and goes through.
+        With `progress` every item is marked there before it starts.
+        """
+        call = functools.partial(self.func, **self.frozen) if self.frozen else self.func
+        items = self._rows(call, columns, size)
+        progress = progress or Progress()
+        values, raised, mark = progress.values, progress.raised, progress.mark
+        budget = BUDGET if mark is None else FLUSH
+        place = self.places[rank % len(self.places)]
+        token = levels.enter(place)
+        inherited = options.inherit(self._inherited(place))
+        begin = now = time.perf_counter()
+        batch = 1
+        try:
+            while len(values) < size:
+                due = min(size, len(values) + batch)
+                if mark is not None:
+                    mark(len(values))
+                try:
+                    values.extend(islice(items, batch))
+                    if len(values) < due:  # to islice, a StopIteration of `call` is just the end
+                        raise StopIteration
+                except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt) and not levels.in_worker_process():
+                        raise
+                    if isinstance(error, Interrupted):
+                        raise
+                    raised.append(Raised(len(values), error, format_error(error)))
+                    values.append(None)
+                    done = len(values)
+                    if self.stop_at_error:
+                        break
+                    items = self._rows(call, tuple(c[done:] for c in columns), size - done)
+                last, now = now, time.perf_counter()
+                if now - begin > budget or (stop is not None and stop()):
+                    break
+                if mark is None:
+                    batch = batch * 4 if now - last < FLUSH else max(1, batch // 4)
+        finally:
+            options.release(inherited)
+            levels.leave(token)
+        return Reply(values, raised, time.perf_counter() - begin, True)
+
+    def _inherited(self, place: Nesting) -> Mapping[str, Any]:
+        """What is configured holds below too; a number of workers only within the share."""
+        workers = self.configured.get("workers")
+        if workers is None:
+            return self.configured
+        return {**self.configured, "workers": min(workers, place.cores) if workers > 0 else None}
+
+    @staticmethod
+    def _rows(call: Callable[..., Any], columns: tuple[Any, ...], size: int) -> Iterator[Any]:
+        if columns:
+            return map(call, *columns)
+        return (call() for _ in range(size))
+
+
+def apply_row(func: Callable[..., Any], row: Any, /, **frozen: Any) -> Any:
+    """Call with the elements of a row, or with its items as keywords, for ``starmap``."""
+    if isinstance(row, Mapping):
+        return func(**row, **frozen)
+    return func(*row, **frozen)
+
+
+def apply_call(call: Callable[[], Any], /) -> Any:
+    """Run what ``delayed`` froze, for ``run`` and ``submit``."""
+    return call()
+
+
+def format_error(error: BaseException) -> str:
+    """Traceback text of an item's error, from the user's own code on."""
+    tb = error.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        tb = tb.tb_next
+    lines = traceback.TracebackException(type(error), error, tb or error.__traceback__)
+    return "".join(lines.format())

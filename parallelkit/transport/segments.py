@@ -1,0 +1,316 @@
+"""Shared segments: large messages and arrays, without a name that could be left behind.
+
+::
+
+    sender                                              receiver
+    Outbox.pack ── copies into a segment ── message ──► Inbox.adopt ── maps it, once
+       ▲                                                Inbox.unpack ─ views or copies
+       └──────────── ids of segments that are free again, with the next message
+
+A segment is a ``memfd`` on Linux, elsewhere an unlinked file in the temporary folder; its
+descriptor crosses as ancillary data of the message that first names it. The kernel frees it with
+its last user, however that ends.
+
+Fresh shared pages are dear (52 ms for 64 MB by mapping, 30 by ``pwrite``, 4 where the pages are
+already there), so segments are recycled: a worker's as soon as the parent has copied out of it,
+the parent's once the worker has shown that nothing there refers to the memory any more.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .pickling import Pickled
+
+__all__ = ["INLINE", "Inbox", "Outbox", "Packet", "Segment", "control_block", "take_all"]
+
+INLINE = 1 << 15  # bytes that travel in the message itself
+SMALLEST = 1 << 16
+ALIGN = 64
+
+# What a message says of a pickle: (its bytes, or None and then: segment, its size, spans).
+# A span is (offset, length, read-only); the first is the pickle, the others its buffers.
+Packet = tuple[bytes | None, int, int, tuple[tuple[int, int, bool], ...]]
+
+
+class Segment:
+    """Shared memory of this process's making."""
+
+    __slots__ = ("fd", "id", "known", "map", "size", "view")
+
+    def __init__(self, number: int, size: int, folder: str | None) -> None:
+        self.id = number
+        self.size = size
+        self.map: mmap.mmap | None = None
+        self.view: memoryview | None = None
+        self.known: set[object] = set()  # receivers that have it mapped
+        if hasattr(os, "memfd_create") and folder is None:
+            self.fd = os.memfd_create("parallelkit", os.MFD_CLOEXEC)
+        else:
+            self.fd, path = tempfile.mkstemp(prefix="parallelkit-", dir=folder)
+            os.unlink(path)
+        try:
+            os.ftruncate(self.fd, size)
+        except BaseException:
+            os.close(self.fd)
+            raise
+
+    def write(self, parts: Sequence[Any], offsets: Sequence[int]) -> None:
+        """Copy `parts` to `offsets`: by the file where pages are fresh, by the map after that.
+
+        Fresh pages come without being zeroed first that way, and memory that cannot be had is an
+        OSError here instead of a SIGBUS later.
+        """
+        if self.view is None:
+            for part, offset in zip(parts, offsets, strict=True):
+                rest = memoryview(part).cast("B")
+                while rest:
+                    done = os.pwrite(self.fd, rest, offset)
+                    rest, offset = rest[done:], offset + done
+            return
+        for part, offset in zip(parts, offsets, strict=True):
+            self.view[offset : offset + len(part)] = part
+
+    def recycle(self) -> None:
+        """Get ready for another use. Untouched pages are reserved now."""
+        if self.view is None:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self.fd, 0, self.size)
+            self.map = mmap.mmap(self.fd, self.size)
+            self.view = memoryview(self.map)
+
+    def close(self) -> None:
+        """Give the memory back, as far as this side is concerned."""
+        if self.view is not None and self.map is not None:
+            self.view.release()
+            self.map.close()
+            self.view = self.map = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def control_block(nbytes: int) -> tuple[int, memoryview]:
+    """Small shared memory for a word or two: its descriptor and a view of it."""
+    segment = Segment(0, nbytes, None)
+    fd, segment.fd = segment.fd, -1
+    return fd, memoryview(mmap.mmap(fd, nbytes))
+
+
+class Outbox:
+    """Sender's side: packs pickles, into segments of its own where they are large.
+
+    Parameters
+    ----------
+    cap : int
+        Bytes in free segments that are kept for another use.
+    folder : str or None
+        Where segments lie that need a file.
+    """
+
+    def __init__(self, cap: int = 256 << 20, folder: str | None = None) -> None:
+        self._cap = cap
+        self._folder = folder
+        self._count = 0
+        self._leased: dict[int, Segment] = {}
+        self._free: list[Segment] = []
+        self.forgotten: list[int] = []  # ids that receivers should unmap, for the next message
+
+    def pack(self, pickled: Pickled) -> tuple[Packet, Segment | None]:
+        """Packet for a message, and the segment that it names, if any.
+
+        The receiver needs ``segment.fd`` beside the message unless it is in ``segment.known``.
+        Where no segment can be had the packet is whole in the message: slower, but it arrives.
+        """
+        if not pickled.buffers and sum(map(len, pickled.pieces)) <= INLINE:
+            return (b"".join(pickled.pieces), 0, 0, ()), None
+        spans, offset = [], sum(map(len, pickled.pieces))
+        parts: list[Any] = list(pickled.pieces)
+        offsets, at = [], 0
+        for piece in pickled.pieces:
+            offsets.append(at)
+            at += len(piece)
+        spans.append((0, at, False))
+        for view in pickled.buffers:
+            offset = -(-at // ALIGN) * ALIGN
+            parts.append(view)
+            offsets.append(offset)
+            spans.append((offset, view.nbytes, view.readonly))
+            at = offset + view.nbytes
+        try:
+            segment = self._lease(at)
+        except OSError:
+            return _whole(parts, offsets, at, spans), None
+        try:
+            segment.write(parts, offsets)
+        except OSError:
+            del self._leased[segment.id]
+            segment.close()
+            return _whole(parts, offsets, at, spans), None
+        return (None, segment.id, segment.size, tuple(spans)), segment
+
+    def free(self, ids: Sequence[int]) -> None:
+        """Take segments back that no receiver uses any more."""
+        for number in ids:
+            segment = self._leased.pop(number, None)
+            if segment is None:
+                continue
+            self._free.append(segment)
+            while sum(s.size for s in self._free) > self._cap:
+                oldest = self._free.pop(0)
+                self.forgotten.append(oldest.id)
+                oldest.close()
+
+    def close(self) -> None:
+        """Give all segments back."""
+        for segment in [*self._leased.values(), *self._free]:
+            segment.close()
+        self._leased.clear()
+        self._free.clear()
+
+    def _lease(self, nbytes: int) -> Segment:
+        fitting = [s for s in self._free if nbytes <= s.size <= 2 * nbytes + SMALLEST]
+        if fitting:
+            segment = min(fitting, key=lambda s: s.size)
+            self._free.remove(segment)
+            segment.recycle()
+        else:
+            self._count += 1
+            segment = Segment(self._count, _round(nbytes), self._folder)
+        self._leased[segment.id] = segment
+        return segment
+
+
+def _whole(
+    parts: Sequence[Any], offsets: Sequence[int], size: int, spans: Sequence[tuple[int, int, bool]]
+) -> Packet:
+    data = bytearray(size)
+    for part, offset in zip(parts, offsets, strict=True):
+        data[offset : offset + len(part)] = part
+    return bytes(data), 0, 0, tuple(spans)
+
+
+def _round(nbytes: int) -> int:
+    """Segment size for `nbytes`: at most an eighth more, so that sizes recur."""
+    step = max(SMALLEST, 1 << max(0, nbytes.bit_length() - 4))
+    return -(-nbytes // step) * step
+
+
+class Inbox:
+    """Receiver's side: opens packets of one sender.
+
+    ``unpack`` gives the pickle's bytes and its buffers, either copied into memory of this process
+    (``copy``), or as views into the segment; then the segment counts as used until the last
+    array made of them is gone. Segments that are free again gather in `released`.
+    """
+
+    def __init__(self) -> None:
+        self._maps: dict[int, mmap.mmap] = {}
+        self._private = False
+        self.released: list[int] = []
+
+    def adopt(self, packet: Packet, fd: int | None, private: bool = False) -> None:
+        """Map the segment of a packet as it arrives; takes `fd` over.
+
+        A private map is copy-on-write, for one packet only.
+        """
+        data, number, size, _ = packet
+        if fd is not None:
+            try:
+                if data is None:
+                    flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
+                    self._maps[number] = mmap.mmap(fd, size, flags=flags)
+                    self._private = private
+            finally:
+                os.close(fd)
+
+    def forget(self, ids: Sequence[int]) -> None:
+        """Unmap segments that their owner gave up; one that is still viewed goes with its views."""
+        for number in ids:
+            self._maps.pop(number, None)
+
+    def unpack(self, packet: Packet, copy: bool) -> tuple[Any, list[Any]]:
+        """Return the pickle of a packet and its buffers."""
+        data, number, _, spans = packet
+        if data is not None:
+            if not spans:
+                return data, []
+            whole = memoryview(bytearray(data))
+            return whole[: spans[0][1]], [_span(whole, span) for span in spans[1:]]
+        memory = self._maps.pop(number) if self._private else self._maps[number]
+        begin, length, _ = spans[0]
+        pickled = memoryview(memory)[begin : begin + length]
+        if copy:
+            return pickled, [_copied(memory, span) for span in spans[1:]]
+        release = _Countdown(len(spans) - 1, number, self.released.append)
+        return pickled, [_viewed(memory, span, release) for span in spans[1:]]
+
+    def done(self, packet: Packet) -> None:
+        """Tell that a copied packet, or one without buffers, has been read."""
+        if packet[0] is None:
+            self.released.append(packet[1])
+
+    def close(self) -> None:
+        """Unmap everything that nobody views."""
+        self._maps.clear()
+
+
+class _Countdown:
+    """Calls `free(number)` when it has been called `count` times, by whatever threads."""
+
+    __slots__ = ("_calls", "_count", "_free", "_number")
+
+    def __init__(self, count: int, number: int, free: Callable[[int], None]) -> None:
+        self._calls = itertools.count(1)  # next() is atomic
+        self._count = count
+        self._number = number
+        self._free = free
+
+    def __call__(self) -> None:
+        if next(self._calls) == self._count:
+            self._free(self._number)
+
+
+def take_all(ids: list[int]) -> list[int]:
+    """Empty a list to whose end other threads may append meanwhile."""
+    taken = ids[:]
+    del ids[: len(taken)]
+    return taken
+
+
+def _span(whole: memoryview, span: tuple[int, int, bool]) -> memoryview:
+    offset, length, readonly = span
+    view = whole[offset : offset + length]
+    return view.toreadonly() if readonly else view
+
+
+def _copied(memory: mmap.mmap, span: tuple[int, int, bool]) -> Any:
+    """Copy one buffer into memory of its own, as numpy allocates it (with huge pages)."""
+    import numpy as np
+
+    offset, length, readonly = span
+    own = memoryview(np.empty(length, np.uint8))
+    own[:] = memoryview(memory)[offset : offset + length]
+    return own.toreadonly() if readonly else own
+
+
+def _viewed(memory: mmap.mmap, span: tuple[int, int, bool], release: Callable[[], None]) -> Any:
+    """View of one buffer that calls `release` when the last user of the memory is gone.
+
+    numpy takes a memoryview apart and keeps what lies below it, so that neither a reference to
+    the memoryview nor its ``release()`` tells whether the memory is in use. A ctypes array is
+    what lies below here: everything made of it keeps it alive, and it can be watched.
+    """
+    offset, length, readonly = span
+    block = (ctypes.c_char * length).from_buffer(memory, offset)
+    weakref.finalize(block, release).atexit = False
+    view = memoryview(block).cast("B")
+    return view.toreadonly() if readonly else view
+

@@ -1,0 +1,54 @@
+"""What functions find around them: working directory, import path, environment.
+
+A worker that is kept warm was started under other surroundings than a later call's; it is told
+what has changed, so that the call runs as in a worker started just for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["Surroundings", "current"]
+
+_raw_environment: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+
+
+class Surroundings(NamedTuple):
+    """Working directory (None where it has been removed), ``sys.path`` and environment."""
+
+    folder: str | None
+    path: list[str]
+    environment: dict[Any, Any]
+
+    def enter(self) -> None:
+        """Make them those of this process."""
+        if self.path != sys.path:
+            sys.path[:] = self.path
+            importlib.invalidate_caches()
+        for name in _raw_environment.keys() - self.environment.keys():
+            del os.environ[_text(name)]
+        for name, value in self.environment.items():
+            if _raw_environment.get(name) != value:
+                os.environ[_text(name)] = _text(value)
+        if self.folder is not None:
+            try:
+                os.chdir(self.folder)
+            except OSError:
+                pass  # removed meanwhile; the function will tell if it needs it
+
+
+def current() -> Surroundings:
+    """Those of this process, now."""
+    try:
+        folder = os.getcwd()
+    except OSError:
+        folder = None
+    return Surroundings(folder, list(sys.path), dict(_raw_environment))
+
+
+def _text(raw: Any) -> str:
+    return os.fsdecode(raw)

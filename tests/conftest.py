@@ -1,0 +1,142 @@
+"""The backends on which one contract is tested, and the checks that nothing is left behind.
+
+``pool`` is a factory: ``pool(chunksize=1)`` gives a Pool of two workers on the backend of this run of the test.
+"""
+
+import contextlib
+import itertools
+import tempfile
+import threading
+from pathlib import Path
+
+import helpers
+import psutil
+import pytest
+from backends import BACKENDS, CONCURRENT, PROCESSES, START_METHODS
+from hypothesis import settings
+from running import run_script
+
+import parallelkit as pk
+
+# The same examples in every run: a suite that is red now and then is red for nobody.
+settings.register_profile("contract", derandomize=True, database=None, deadline=None)
+settings.load_profile("contract")
+
+
+@contextlib.contextmanager
+def _factory(options):
+    """A maker of pools; afterwards, workers of these options must still answer rightly."""
+    with contextlib.ExitStack() as stack:
+
+        def make(**more):
+            pool = pk.Pool(**{"workers": 2, **options, **more})
+            stack.callback(pool.close)
+            return pool
+
+        make.backend = options["backend"]
+        make.start_method = options.get("start_method")
+        yield make
+        assert make().map(helpers.increment, range(8)) == list(range(1, 9)), (
+            "the workers did not survive this test"
+        )
+
+
+@pytest.fixture(params=BACKENDS)
+def pool(request):
+    """Pools on every backend and start method."""
+    with _factory(BACKENDS[request.param]) as make:
+        yield make
+
+
+@pytest.fixture(params=CONCURRENT)
+def concurrent_pool(request):
+    """Pools that run two items at a time."""
+    with _factory(CONCURRENT[request.param]) as make:
+        yield make
+
+
+@pytest.fixture(params=PROCESSES)
+def process_pool(request):
+    """Pools of processes, under each start method."""
+    with _factory(PROCESSES[request.param]) as make:
+        yield make
+
+
+@pytest.fixture
+def thread_pool():
+    """Pools of threads."""
+    with _factory(BACKENDS["thread"]) as make:
+        yield make
+
+
+@pytest.fixture(params=START_METHODS)
+def start_method(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder for the files by which items talk to a test."""
+    path = tmp_path / "files"
+    path.mkdir()
+    return path
+
+
+# ---- nothing left --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def temp_folder(tmp_path_factory):
+    """The temporary folder of this session: whatever lies in it after a shutdown was left behind."""
+    tmp_path_factory.getbasetemp()  # pytest's own files stay where they are
+    with tempfile.TemporaryDirectory(prefix="pk-") as path, pytest.MonkeyPatch.context() as patch:
+        for name in ("TMPDIR", "TEMP", "TMP"):
+            patch.setenv(name, path)
+        patch.setattr(tempfile, "tempdir", path)
+        yield Path(path)
+
+
+def _children():
+    """Processes below this one, but for the standard library's tracker, which lives as long as its owner."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if "resource_tracker" not in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left(temp_folder):
+    """After the tests of a file, shutdown leaves no process, no thread that keeps Python alive, and no file."""
+    before = set(threading.enumerate())
+    yield
+    pk.shutdown()
+    helpers.wait_until(lambda: not _children(), f"the end of {_children()}")
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon:
+            thread.join(10)
+            assert not thread.is_alive(), f"{thread} was left behind"
+    assert sorted(temp_folder.rglob("*")) == []
+
+
+# ---- scripts -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Write a source to a file and run it as a script."""
+    numbers = itertools.count()
+
+    def run(source, *args, **options):
+        path = tmp_path / f"script_{next(numbers)}.py"
+        path.write_text(source)
+        return run_script([path, *args], **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def command():
+    """Run ``python`` with the given arguments and standard input."""
+    return run_script

@@ -1,0 +1,118 @@
+"""Functions of ``__main__`` that depend on what may change: modules, loggers, classes, folders; no guard."""
+
+import contextlib
+import logging
+import math as mathematics
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from cases import case, run_cases
+
+import parallelkit as pk
+
+ITEMS = list(range(8))
+
+
+def check(function, expected=None):
+    """The parallel call gives what the loop gives."""
+    assert pk.map(function, ITEMS) == (expected or [function(x) for x in ITEMS])
+
+
+@case
+def modules_as_globals():
+    check(lambda x: mathematics.sqrt(x**2) + len(os.sep))
+
+
+log = logging.getLogger("cases")
+
+
+def logs(x):
+    log.debug("item %s", x)
+    return x, log.name
+
+
+@case
+def logger_as_a_global():
+    check(logs)
+
+
+@case
+def logger_as_an_argument():
+    assert pk.map(lambda x, log: log.name, ITEMS, log=log) == ["cases"] * 8
+    both = [log, logging.getLogger("cases.deep")]
+    assert pk.map(lambda log: log, both) == both
+
+
+class Config:
+    rate = 1
+
+
+@case
+def attributes_of_classes_as_they_are_now():
+    assert pk.map(lambda x: x * Config.rate, ITEMS) == ITEMS
+    Config.rate = 2
+    assert pk.map(lambda x: x * Config.rate, ITEMS) == [2 * x for x in ITEMS]
+    Config.method = lambda self: "new"
+    assert pk.map(lambda c: c.method(), [Config()]) == ["new"]
+
+
+@case
+def a_class_defined_anew():
+    global Config
+    old, Config = Config, type("Config", (), {"rate": 30})
+    assert pk.map(lambda x: x * Config.rate, ITEMS) == [30 * x for x in ITEMS]
+    assert [type(r) for r in pk.map(lambda c: c(), [old, Config])] == [old, Config]
+
+
+@contextlib.contextmanager
+def module_in_a_new_folder(name, source):
+    """A folder with a module; afterwards it is gone, with the byte code that a worker may have written."""
+    folder = Path(os.environ["TMPDIR"], f"of-{name}")
+    folder.mkdir()
+    (folder / f"{name}.py").write_text(source)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@case
+def a_module_on_a_path_added_later():
+    with module_in_a_new_folder("came_later", "def triple(x):\n    return 3 * x\n") as folder:
+        sys.path.insert(0, str(folder))
+        import came_later
+
+        check(came_later.triple)
+        sys.path.remove(str(folder))
+
+
+@case
+def a_module_of_the_working_directory():
+    home = Path.cwd()
+    with module_in_a_new_folder("lies_here", "def sixfold(x):\n    return 6 * x\n") as folder:
+        os.chdir(folder)
+        sys.path.insert(0, "")
+        try:
+            import lies_here
+
+            check(lies_here.sixfold)
+        finally:
+            os.chdir(home)
+            sys.path.remove("")
+
+
+@case
+def the_working_directory_is_that_of_the_caller():
+    home = Path.cwd()
+    check(lambda _: os.getcwd())
+    os.chdir("/")
+    try:
+        check(lambda _: os.getcwd(), ["/"] * len(ITEMS))
+    finally:
+        os.chdir(home)
+    check(lambda _: os.getcwd())
+
+
+run_cases()

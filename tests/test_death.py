@@ -1,0 +1,172 @@
+"""Workers that die: their item tells, the others complete, and the pool answers the next call."""
+
+import os
+import re
+import signal
+
+import pytest
+from helpers import (
+    deadly_set_up,
+    die,
+    ended,
+    hold,
+    identity,
+    increment,
+    leave,
+    meet,
+    wait_for,
+    wait_until,
+)
+
+import parallelkit as pk
+
+DEATHS = {"exit": r"\b3\b", "SIGKILL": "SIGKILL", "SIGSEGV": "SIGSEGV", "SIGTERM": "SIGTERM"}
+GOOD = [x * 10 for x in range(12) if x != 5]
+
+
+def told(error):
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])
+
+
+def check_blame(error, how):
+    """WorkerDied names the item and how its worker ended."""
+    assert isinstance(error, pk.WorkerDied)
+    assert isinstance(error, pk.ParallelError)
+    assert re.search(DEATHS[how], str(error))
+    assert re.search(r"\b5\b", told(error))
+
+
+@pytest.mark.parametrize("how", DEATHS)
+def test_a_death_is_raised(process_pool, how):
+    """The call in which a worker dies ends with WorkerDied, at once and not in a hang."""
+    own = process_pool()
+    with pytest.raises(pk.WorkerDied) as caught:
+        own.map(die, range(12), how=how)
+    check_blame(caught.value, how)
+    assert own.map(increment, range(20)) == list(range(1, 21))
+
+
+@pytest.mark.parametrize("chunksize", [1, 4, 12, None])
+@pytest.mark.parametrize("how", DEATHS)
+def test_the_others_complete(process_pool, how, chunksize):
+    """A dead worker costs the item that it ran, and no other, whatever shared its chunk."""
+    own = process_pool(on_error="return", chunksize=chunksize)
+    results = own.map(die, range(12), how=how)
+    failure = results.pop(5)
+    assert results == GOOD
+    assert failure.index == 5
+    assert failure.args == (5,)
+    assert failure.attempts == 1
+    check_blame(failure.exception, how)
+
+
+@pytest.mark.parametrize("name", ["imap", "uimap"])
+def test_a_death_in_an_iterator(process_pool, name):
+    """imap raises in its place after the results before it, uimap somewhere; both can go on with "return"."""
+    failing = getattr(process_pool(chunksize=1), name)(die, range(12), how="SIGKILL")
+    got = []
+    with pytest.raises(pk.WorkerDied):
+        for result in failing:
+            got.append(result)  # noqa: PERF402 (what came before the error counts)
+    assert set(got) <= set(GOOD)
+    if name == "imap":
+        assert got == GOOD[:5]
+    results = list(getattr(process_pool(on_error="return"), name)(die, range(12), how="SIGKILL"))
+    failures = [r for r in results if isinstance(r, pk.Failure)]
+    assert [f.index for f in failures] == [5]
+    assert sorted(r for r in results if not isinstance(r, pk.Failure)) == GOOD
+    if name == "imap":
+        assert results.index(failures[0]) == 5
+
+
+def test_a_death_is_skipped(process_pool):
+    """on_error="skip" leaves out the item whose worker died."""
+    assert process_pool(on_error="skip").map(die, range(12), how="exit") == GOOD
+
+
+def test_a_death_in_a_future(process_pool):
+    """The future of the item holds WorkerDied; the others hold their results."""
+    own = process_pool()
+    tasks = [own.submit(die, x, how="exit") for x in range(12)]
+    check = tasks.pop(5).exception(60)
+    assert isinstance(check, pk.WorkerDied)
+    assert [task.result(60) for task in tasks] == GOOD
+
+
+def test_a_worker_that_is_killed_from_outside(process_pool, folder):
+    """The signal need not come from the item itself."""
+    own = process_pool()
+    task = own.submit(hold, 0, folder)
+    wait_for(folder / "held-0")
+    os.kill(int((folder / "held-0").read_text()), signal.SIGKILL)
+    error = task.exception(60)
+    assert isinstance(error, pk.WorkerDied)
+    assert "SIGKILL" in str(error)
+
+
+def test_idle_workers_that_died_are_replaced(process_pool, folder):
+    """Nobody's item is lost when the workers die between two calls."""
+    own = process_pool(chunksize=1)
+    (before := folder / "before").mkdir()
+    (after := folder / "after").mkdir()
+    numbers = {number for number, _ in own.map(meet, range(2), folder=before, parties=2)}
+    for number in numbers:
+        os.kill(number, signal.SIGKILL)
+    wait_until(lambda: ended(numbers), "the death of the workers")
+    places = own.map(meet, range(2), folder=after, parties=2)
+    assert len({number for number, _ in places} - numbers) == 2
+
+
+def test_every_worker_may_die_again_and_again(process_pool):
+    """More deaths than workers in one call, and several such calls."""
+    own = process_pool(on_error="return", chunksize=1)
+    for _ in range(2):
+        results = own.map(die, [5, 1, 5, 2, 5, 3, 5], how="exit")
+        assert [type(r) is pk.Failure for r in results] == [True, False] * 3 + [True]
+        assert results[1::2] == [10, 20, 30]
+
+
+def test_a_death_in_one_call_spares_another(process_pool):
+    """Calls that share the workers: a death in one is not an error of the other."""
+    own = process_pool()
+    good = own.amap(increment, range(5000))
+    bad = own.amap(die, range(12), how="SIGKILL")
+    assert isinstance(bad.exception(60), pk.WorkerDied)
+    assert good.result(60) == list(range(1, 5001))
+
+
+def test_sys_exit_is_no_death(process_pool):
+    """sys.exit ends the item, not its worker."""
+    own = process_pool(on_error="return")
+    failure = own.map(leave, range(6))[3]
+    assert isinstance(failure.exception, SystemExit)
+    assert not isinstance(failure.exception, pk.WorkerDied)
+
+
+def test_a_death_within_a_nest(process_pool):
+    """A worker that dies in an inner call costs the outer item."""
+    own = process_pool(on_error="return", chunksize=1)
+    results = own.map(lambda x: pk.map(die, [x, 1], how="exit"), [0, 5, 2])
+    assert [results[0], results[2]] == [[0, 10], [20, 10]]
+    assert isinstance(results[1].exception, pk.WorkerDied)
+
+
+def test_an_initializer_that_dies(process_pool, folder):
+    """Workers that die in their initializer end the call with an error, and are not started for ever."""
+    own = process_pool(initializer=deadly_set_up, initargs=(str(folder),))
+    with pytest.raises(pk.ParallelError, match=r"\b9\b"):
+        own.map(identity, range(10))
+    assert 1 <= len(os.listdir(folder)) <= 12
+
+
+def test_a_death_while_an_argument_is_loaded(process_pool):
+    """An argument that kills the worker that unpickles it costs its own place only."""
+    own = process_pool(on_error="return", chunksize=1)
+    results = own.map(identity, [0, 1, Deadly(), 3, 4])
+    assert isinstance(results.pop(2).exception, pk.WorkerDied)
+    assert results == [0, 1, 3, 4]
+
+
+class Deadly:
+    def __reduce__(self):
+        return os._exit, (4,)

@@ -1,0 +1,241 @@
+"""What a user is told when an item fails, and what becomes of the others."""
+
+import re
+import traceback
+
+import pytest
+from helpers import (
+    BadRepr,
+    PlainError,
+    divide,
+    fail_from,
+    fail_on,
+    fail_then_hold,
+    identity,
+    increment,
+    leave,
+    meet,
+    record,
+    stop_iteration,
+)
+
+import parallelkit as pk
+
+
+def by_submit(own, function, items):
+    return [task.result(60) for task in [own.submit(function, item) for item in items]]
+
+
+CALLS = {
+    "map": lambda own, function, items: own.map(function, items),
+    "imap": lambda own, function, items: list(own.imap(function, items)),
+    "uimap": lambda own, function, items: list(own.uimap(function, items)),
+    "starmap": lambda own, function, items: own.starmap(function, [(item,) for item in items]),
+    "run": lambda own, function, items: own.run([pk.delayed(function)(item) for item in items]),
+    "amap": lambda own, function, items: own.amap(function, items).result(60),
+}
+
+
+@pytest.mark.parametrize("way", [*CALLS, "submit"])
+def test_the_own_error_of_the_item_is_raised(pool, way):
+    """Whatever the way of calling, the error has the type and the arguments that the function gave it."""
+    call = CALLS.get(way, by_submit)
+    with pytest.raises(ZeroDivisionError, match="by zero"):
+        call(pool(), divide, [1, 2, 0, 4])
+
+
+@pytest.mark.parametrize("way", CALLS)
+def test_one_note_names_index_and_arguments(pool, way):
+    """A single note tells which item failed, and with what."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        CALLS[way](pool(), divide, [701, 702, 703, 0, 705])
+    (note,) = caught.value.__notes__
+    assert re.search(r"\b3\b", note)
+    assert re.search(r"\b0\b", note)
+
+
+def test_the_note_names_every_argument(pool):
+    """Several inputs: the note has the argument from each."""
+    with pytest.raises(TypeError) as caught:
+        pool().map(lambda a, b: a + b, [1, 2, 41], [4, 5, "forty-two"])
+    (note,) = caught.value.__notes__
+    assert re.search(r"\b2\b", note)
+    assert re.search(r"\b41\b.*forty-two", note, re.DOTALL)
+
+
+def test_the_note_of_keyword_rows(pool):
+    """A row of starmap that is a dict is told by its keywords."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        pool().starmap(divide, [{"x": 1}, {"x": 0}])
+    (note,) = caught.value.__notes__
+    assert re.search(r"\bx\b.*\b0\b", note)
+
+
+def test_long_arguments_are_shortened(pool):
+    """A note stays readable, however large the argument."""
+    with pytest.raises(TypeError) as caught:
+        pool().map(increment, ["y" * 100_000, list(range(100_000))])
+    (note,) = caught.value.__notes__
+    assert 0 < len(note) < 1000
+
+
+def test_a_bad_repr_does_not_hide_the_error(pool):
+    """An argument whose repr raises is named somehow, and the item's error still arrives."""
+    with pytest.raises(TypeError) as caught:
+        pool().map(increment, [1, BadRepr()])
+    (note,) = caught.value.__notes__
+    assert re.search(r"\b1\b", note)
+
+
+def test_the_traceback_of_the_worker_is_told(pool):
+    """The full story, printed in the caller, names the function that failed and the line in it."""
+    with pytest.raises(ValueError) as caught:
+        pool().map(fail_on, range(5), bad=[3])
+    story = "".join(traceback.format_exception(caught.value))
+    assert "in fail_on" in story
+    assert "raise error(" in story
+
+
+def test_the_cause_holds_the_traceback_of_the_worker(process_pool):
+    """On processes the cause of the error is the text of the worker's traceback."""
+    with pytest.raises(ValueError) as caught:
+        process_pool().map(fail_on, range(5), bad=[3])
+    assert "in fail_on" in str(caught.value.__cause__)
+    assert "Traceback" in str(caught.value.__cause__)
+
+
+def test_the_chain_of_the_worker_is_told(pool):
+    """``raise ... from`` inside an item is part of the story."""
+    with pytest.raises(PlainError) as caught:
+        pool().map(fail_from, [1])
+    story = "".join(traceback.format_exception(caught.value))
+    assert "KeyError: 'missing'" in story
+    assert "direct cause" in story
+
+
+def test_system_exit_is_the_error_of_its_item(pool):
+    """An item that calls sys.exit raises SystemExit in the caller, with its code, and its worker goes on."""
+    own = pool()
+    with pytest.raises(SystemExit) as caught:
+        own.map(leave, range(6))
+    assert caught.value.code == 7
+    results = pool(on_error="return").map(leave, range(6))
+    assert isinstance(results[3].exception, SystemExit)
+    assert results[:3] + results[4:] == [0, 1, 2, 4, 5]
+
+
+def test_stop_iteration_ends_no_call(pool):
+    """StopIteration in an item is its error, and never cuts the results."""
+    with pytest.raises(StopIteration, match="may not end"):
+        pool().map(stop_iteration, range(4))
+    for chunksize in (1, 4):
+        own = pool(on_error="return", chunksize=chunksize)
+        results = own.map(stop_iteration, range(4))
+        assert isinstance(results[1].exception, StopIteration)
+        assert [results[0], *results[2:]] == [0, 2, 3]
+        assert len(list(own.imap(stop_iteration, range(4)))) == 4
+
+
+def test_groups_arrive_whole(pool):
+    """An exception group keeps its members."""
+
+    def fail(x):
+        raise ExceptionGroup("several", [ValueError(x), KeyError("k")])
+
+    with pytest.raises(ExceptionGroup, match="several") as caught:
+        pool().map(fail, [1])
+    assert [type(e) for e in caught.value.exceptions] == [ValueError, KeyError]
+
+
+# ---- policies ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunksize", [1, 5, None])
+@pytest.mark.parametrize("way", CALLS)
+def test_failures_take_their_places(pool, way, chunksize):
+    """on_error="return": a Failure stands where the result would."""
+    results = CALLS[way](pool(on_error="return", chunksize=chunksize), divide, [1, 0, 3, 0, 5, 6])
+    failures = {r.index: r for r in results if isinstance(r, pk.Failure)}
+    assert sorted(failures) == [1, 3]
+    assert sorted(r for r in results if not isinstance(r, pk.Failure)) == [2, 2, 4, 12]
+    if way != "uimap":
+        assert [i for i, r in enumerate(results) if isinstance(r, pk.Failure)] == [1, 3]
+
+
+def test_what_a_failure_tells(pool):
+    """Index, arguments, error, traceback as text, and the number of attempts."""
+    _, failure = pool(on_error="return").map(fail_on, [10, 11], bad=[11])
+    assert failure.index == 1
+    assert failure.args == (11,)
+    assert isinstance(failure.exception, ValueError)
+    assert str(failure.exception) == "bad item 11"
+    assert "in fail_on" in failure.traceback
+    assert failure.attempts == 1
+    assert "ValueError" in repr(failure)
+
+
+def test_a_failure_of_a_keyword_row(pool):
+    """The keywords of a row are the failure's keywords."""
+    (failure,) = pool(on_error="return").starmap(divide, [{"x": 0}])
+    assert failure.args == ()
+    assert failure.kwargs == {"x": 0}
+
+
+@pytest.mark.parametrize("way", CALLS)
+def test_failures_are_skipped(pool, way):
+    """on_error="skip": the results without the failures, in order where there is one."""
+    results = CALLS[way](pool(on_error="skip"), divide, [1, 0, 3, 0, 6])
+    assert sorted(results) == [2, 4, 12]
+    if way != "uimap":
+        assert results == [12, 4, 2]
+
+
+def test_all_items_may_fail(pool):
+    """Every item failing is no special case."""
+    assert pool(on_error="skip").map(divide, [0] * 50) == []
+    assert [f.index for f in pool(on_error="return").map(divide, [0] * 50)] == list(range(50))
+    with pytest.raises(ZeroDivisionError):
+        pool().map(divide, [0] * 50)
+
+
+# ---- the first failure ends the call -------------------------------------------------------------
+
+
+def fail_or_record(x, folder):
+    return record(x, folder) if x else divide(x)
+
+
+def test_queued_items_are_dropped(pool, folder):
+    """Items that have not begun when the call fails never run."""
+    own = pool(chunksize=1)
+    with pytest.raises(ZeroDivisionError):
+        own.map(fail_or_record, range(20_000), folder=folder)
+    assert own.map(identity, range(100)) == list(range(100))
+    assert sum(1 for _ in folder.iterdir()) < 10_000
+
+
+@pytest.mark.parametrize("way", ["map", "imap", "uimap", "amap"])
+def test_running_items_are_dropped(process_pool, tmp_path, folder, way):
+    """An item that would never end does not hold the call that failed, nor the next one."""
+    own = process_pool(chunksize=1)
+    with pytest.raises(ValueError, match="item 0 is bad"):
+        results = getattr(own, way)(fail_then_hold, range(4), folder=tmp_path)
+        list(results.result(60) if way == "amap" else results)
+    assert len(set(own.map(meet, range(2), folder=folder, parties=2))) == 2
+
+
+def test_one_failing_call_does_not_touch_another(pool):
+    """Two calls on one pool at the same time: the failure of one is not the other's."""
+    own = pool()
+    good, bad = own.amap(increment, range(2000)), own.amap(divide, [1] * 50 + [0])
+    assert isinstance(bad.exception(60), ZeroDivisionError)
+    assert good.result(60) == list(range(1, 2001))
+
+
+def test_failing_again_and_again(pool):
+    """A pool does not wear out by failures."""
+    own = pool()
+    for _ in range(30):
+        with pytest.raises(ZeroDivisionError):
+            own.map(divide, [3, 2, 1, 0])
+    assert own.map(divide, [1, 2]) == [12, 6]

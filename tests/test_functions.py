@@ -1,0 +1,206 @@
+"""Which functions and values can travel: each case of the scripts, as ``__main__``, and those of this module.
+
+The scripts in ``scripts/`` define everything in ``__main__``, have no guard, and print one line for each case, so
+that one start of Python serves all of them.
+"""
+
+import functools
+import json
+import operator
+import re
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import numpy as np
+import pytest
+from backends import BACKENDS
+from helpers import consume, identity
+from running import run_script
+
+SCRIPTS = Path(__file__).parent / "scripts"
+CASES = [
+    (path.stem, name)
+    for path in sorted(SCRIPTS.glob("values_*.py"))
+    for name in re.findall(r"^@case\ndef (\w+)", path.read_text(), re.MULTILINE)
+]
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    """Run a script of values on a backend once; a dict of its cases with the traceback of what went wrong."""
+
+    @functools.cache
+    def run(stem, backend):
+        ran = run_script([SCRIPTS / f"{stem}.py", json.dumps(BACKENDS[backend])])
+        assert ran.err == ""
+        return dict(ran.values)
+
+    return run
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("stem", "name"), CASES)
+def test_value_of_main(outcomes, stem, name, backend):
+    """A function or class of a script's ``__main__`` works on every backend as it does in a loop."""
+    assert outcomes(stem, backend)[name] is None, outcomes(stem, backend)[name]
+
+
+# ---- of a module ---------------------------------------------------------------------------------
+
+Pair = namedtuple("Pair", "left right")  # noqa: PYI024 (the kind that is tested)
+
+
+class Scaler:
+    """A callable with state, and methods of each kind."""
+
+    unit = 3
+
+    def __init__(self, by):
+        self.by = by
+
+    def __call__(self, x):
+        return x * self.by
+
+    def scale(self, x):
+        return x * self.by
+
+    @classmethod
+    def scale_unit(cls, x):
+        return x * cls.unit
+
+    @staticmethod
+    def double(x):
+        return 2 * x
+
+
+def decorated(function):
+    @functools.wraps(function)
+    def wrapper(x):
+        return function(x) + 1
+
+    return wrapper
+
+
+@decorated
+def wrapped(x):
+    return x * 100
+
+
+@functools.lru_cache
+def cached(x):
+    return x * 7
+
+
+FUNCTIONS = {
+    "lambda": lambda x: x + 0.5,
+    "partial": functools.partial(operator.sub, 100),
+    "partial of a lambda": functools.partial(lambda a, x: a - x, 100),
+    "callable with state": Scaler(4),
+    "bound method": Scaler(5).scale,
+    "class method": Scaler.scale_unit,
+    "static method": Scaler.double,
+    "unbound method": functools.partial(Scaler.scale, Scaler(2)),
+    "wraps": wrapped,
+    "lru_cache": cached,
+    "builtin": abs,
+    "method of a builtin type": int.bit_length,
+    "method of a builtin object": {i: -i for i in range(20)}.get,
+    "class": str,
+    "ufunc": np.negative,
+    "uses a generator function": consume,
+    "operator": operator.neg,
+}
+
+
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_function_of_a_module(pool, kind):
+    """Every kind of callable gives what it gives in a loop."""
+    function = FUNCTIONS[kind]
+    assert pool().map(function, range(12)) == [function(x) for x in range(12)]
+
+
+def test_closures_and_local_classes(pool):
+    """A local function sees its surroundings, and results of a local class are of that very class."""
+    offset = 5
+
+    class Local:
+        def __init__(self, x):
+            self.x = x + offset
+
+    def build(x):
+        return Local(x)
+
+    results = pool().map(build, range(4))
+    assert [type(r) for r in results] == [Local] * 4
+    assert [r.x for r in results] == [5, 6, 7, 8]
+
+
+def test_local_errors_are_caught(pool):
+    """``except`` catches an error of a class that was made in a function."""
+
+    class LocalError(Exception):
+        pass
+
+    def fail(x):
+        raise LocalError(x)
+
+    with pytest.raises(LocalError):
+        pool().map(fail, [1])
+
+
+def test_a_closure_is_as_it_is_now(pool):
+    """A variable of a closure that changes between two calls is seen by the second."""
+    factor, own = 2, pool()
+
+    def scale(x):
+        return x * factor
+
+    first = own.map(scale, range(4))
+    factor = 3
+    assert (first, own.map(scale, range(4))) == ([0, 2, 4, 6], [0, 3, 6, 9])
+
+
+SHARED = [1, 2]
+VALUES = {
+    "namedtuple": Pair(1, Pair(2, 3)),
+    "function": wrapped,
+    "class": Scaler,
+    "module": np,
+    "deep": functools.reduce(lambda inner, _: [inner], range(100), 0),
+    "huge integer": 7**5000,
+    "nothing": None,
+    "ellipsis": ...,
+    "bytes": bytes(range(256)),
+    "path": Path("a/b"),
+    "pattern": re.compile("a+"),
+    "exception class": KeyError,
+}
+
+
+@pytest.mark.parametrize("kind", VALUES)
+def test_value_there_and_back(pool, kind):
+    """A value comes back equal and of the same type."""
+    value = VALUES[kind]
+    results = pool().map(identity, [value] * 3)
+    assert results == [value] * 3
+    assert {type(r) for r in results} == {type(value)}
+
+
+def test_shared_references_within_an_item_stay_shared(pool):
+    """Two references to one object within an item are two references to one object in the worker."""
+    assert pool().map(lambda pair: pair[0] is pair[1], [(SHARED, SHARED)] * 3) == [True] * 3
+
+
+def test_a_module_on_a_path_that_was_added_later(pool, tmp_path, monkeypatch):
+    """Functions of a module are found by workers that started before its folder was on the path."""
+    own = pool()
+    assert own.map(identity, range(4)) == [0, 1, 2, 3]
+    name = f"later_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text("def triple(x):\n    return 3 * x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = __import__(name)
+    try:
+        assert own.map(module.triple, range(4)) == [0, 3, 6, 9]
+    finally:
+        del sys.modules[name]

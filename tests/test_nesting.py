@@ -1,0 +1,234 @@
+"""Calls within calls: to any depth, in any mix, without a deadlock, on one budget of cores."""
+
+import itertools
+import os
+import threading
+
+import pytest
+from helpers import divide, identity, increment, meet, pid, place
+
+import parallelkit as pk
+
+
+def inner_map(x, n=5):
+    return pk.map(lambda y: x * 100 + y, range(n))
+
+
+def inner_lazy(x):
+    return list(itertools.islice(pk.imap(increment, itertools.count(x)), 20)), sorted(
+        pk.uimap(increment, range(x))
+    )
+
+
+def deep(x, levels):
+    if levels == 0:
+        return [x]
+    return [z for part in pk.map(deep, [x, x + 1], levels=levels - 1) for z in part]
+
+
+def deep_alone(x, levels):
+    return [x] if levels == 0 else [z for y in (x, x + 1) for z in deep_alone(y, levels - 1)]
+
+
+def where(x, levels):
+    """Level, cores and process of every level below, from the top."""
+    here = [(pk.nesting().level, pk.nesting().cores, os.getpid())]
+    return here if levels == 0 else here + pk.map(where, [x], levels=levels - 1)[0]
+
+
+def inner_places(x, **options):
+    with pk.Pool(**options) as own:
+        return os.getpid(), own.map(place, range(10))
+
+
+def inner_meeting(x, folder, **options):
+    own = os.path.join(folder, str(x))
+    os.mkdir(own)
+    with pk.Pool(workers=3, chunksize=1, **options) as pool:
+        return pool.map(meet, range(3), folder=own, parties=3)
+
+
+def test_the_main_process_is_level_zero():
+    """Outside of any call the level is zero and the cores are all there are."""
+    assert pk.nesting().level == 0
+    assert pk.nesting().cores == pk.cpu_count()
+
+
+def test_inner_maps(pool):
+    """An inner call gives what it gives in a loop."""
+    assert pool().map(inner_map, range(8)) == [[x * 100 + y for y in range(5)] for x in range(8)]
+
+
+def test_inner_iterators_are_lazy(pool):
+    """A nested imap takes an endless input, and is left early."""
+    expected = [(list(range(x + 1, x + 21)), list(range(1, x + 1))) for x in range(6)]
+    assert pool().map(inner_lazy, range(6)) == expected
+
+
+@pytest.mark.parametrize("levels", [2, 5])
+def test_any_depth(pool, levels):
+    """Calls in calls in calls."""
+    assert pool().map(deep, range(4), levels=levels) == [deep_alone(x, levels) for x in range(4)]
+
+
+def test_levels_count_up(concurrent_pool):
+    """Each call goes one level down, whichever backend it becomes, and the main process stays at zero."""
+    (levels,) = concurrent_pool().map(where, [0], levels=3)
+    assert [level for level, _, _ in levels] == [1, 2, 3, 4]
+    assert pk.nesting().level == 0
+
+
+def test_cores_are_shared_out(concurrent_pool):
+    """Two workers have half of the cores each, and no level has less than one or more than the level above."""
+    (levels,) = concurrent_pool().map(where, [0], levels=3)
+    cores = [share for _, share, _ in levels]
+    assert cores[0] == max(1, pk.cpu_count() // 2)
+    assert all(1 <= below <= above for above, below in itertools.pairwise(cores))
+
+
+def test_calls_in_workers_stay_in_their_process(concurrent_pool):
+    """Below a worker everything runs on threads of that worker."""
+    (levels,) = concurrent_pool().map(where, [0], levels=3)
+    assert len({number for _, _, number in levels}) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"backend": "process"}, {"backend": "process", "start_method": "spawn"}],
+    ids=str,
+)
+def test_processes_in_workers_become_threads(process_pool, options):
+    """Even when processes are asked for, inner calls run in the worker's own process, and it is no error."""
+    for outer, places in process_pool().map(inner_places, range(4), **options):
+        assert {number for number, _ in places} == {outer}
+
+
+def test_a_share_of_one_runs_in_place(process_pool):
+    """A worker with a single core starts no thread for an inner call."""
+    many = max(2, pk.cpu_count())
+    own = process_pool(workers=many)
+
+    def inner(_):
+        return (
+            threading.get_ident(),
+            pk.map(lambda _: threading.get_ident(), range(5)),
+            pk.nesting().cores,
+        )
+
+    for outer, inside, cores in own.map(inner, range(4)):
+        assert (cores, set(inside)) == (1, {outer})
+
+
+@pytest.mark.parametrize("options", [{}, {"backend": "thread"}, {"backend": "process"}], ids=str)
+def test_workers_asked_for_are_given_at_every_level(concurrent_pool, folder, options):
+    """An inner call with workers=3 runs three items at a time, whatever the share."""
+    for places in concurrent_pool().map(inner_meeting, range(4), folder=str(folder), **options):
+        assert len(set(places)) == 3
+
+
+def test_inner_calls_do_not_multiply_threads(concurrent_pool):
+    """Without a wish of its own an inner call takes its worker's share and no more."""
+
+    def inner(_):
+        return pk.nesting().cores, len(set(pk.map(lambda _: threading.get_ident(), range(50))))
+
+    assert all(used <= share for share, used in concurrent_pool().map(inner, range(8)))
+
+
+@pytest.mark.parametrize("backend", ["thread", "serial"])
+def test_a_pool_in_itself(backend):
+    """A pool that is used by its own items does not wait for itself."""
+    with pk.Pool(workers=2, backend=backend) as own:
+        results = own.map(
+            lambda x: own.map(lambda y: own.map(increment, [x + y]), range(3)), range(4)
+        )
+    assert results == [[[x + y + 1] for y in range(3)] for x in range(4)]
+
+
+def test_threads_that_use_processes():
+    """A pool of processes that is asked for within a pool of threads answers rightly, whatever it becomes."""
+
+    def inner(x):
+        with pk.Pool(workers=2, backend="process") as own:
+            return own.map(increment, range(x))
+
+    with pk.Pool(workers=2, backend="thread") as threads:
+        assert threads.map(inner, range(6)) == [list(range(1, x + 1)) for x in range(6)]
+
+
+def test_inner_errors_come_through(pool):
+    """An error of an inner item arrives with its own type, and tells the inner and the outer item."""
+
+    def inner(x):
+        return pk.map(divide, [1, 2, 3, x])
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        pool().map(inner, [5, 0])
+    assert len(caught.value.__notes__) == 2
+
+
+def test_inner_futures(pool):
+    """submit and amap work within an item."""
+
+    def inner(x):
+        with pk.Pool(workers=2) as own:
+            tasks = [own.submit(increment, x), own.amap(increment, [x])]
+            return [task.result(60) for task in tasks]
+
+    assert pool().map(inner, range(5)) == [[x + 1, [x + 1]] for x in range(5)]
+
+
+def test_inner_options_are_inherited(pool):
+    """What configure sets around a call holds within its items, but for the bar and the backend."""
+    with pk.configure(on_error="skip"):
+        assert pool().map(lambda x: pk.map(divide, [0, x]), [3, 4]) == [[4], [3]]
+
+
+def test_inner_configure_stays_inside(pool):
+    """configure within an item does not leak into items that follow."""
+
+    def inner(x):
+        with pk.configure(on_error="skip"):
+            return pk.map(divide, [x, 0])
+
+    own = pool()
+    assert own.map(inner, [3, 4]) == [[4], [3]]
+    with pytest.raises(ZeroDivisionError):
+        own.map(lambda x: pk.map(divide, [x, 0]), [3])
+
+
+def test_arithmetic_libraries_get_the_share(concurrent_pool):
+    """BLAS and OpenMP use no more threads within an item than the worker's share of the cores."""
+
+    def threads(_):
+        import numpy as np
+        import threadpoolctl
+
+        np.ones((50, 50)) @ np.ones((50, 50))
+        return pk.nesting().cores, [info["num_threads"] for info in threadpoolctl.threadpool_info()]
+
+    own = concurrent_pool(workers=max(2, pk.cpu_count()))
+    for share, counts in own.map(threads, range(4)):
+        assert all(count <= share for count in counts)
+        assert counts
+
+
+def test_arithmetic_libraries_are_given_back(thread_pool):
+    """After a call on threads the caller's BLAS has the threads it had before."""
+    import numpy as np
+    import threadpoolctl
+
+    np.ones((50, 50)) @ np.ones((50, 50))
+    before = [info["num_threads"] for info in threadpoolctl.threadpool_info()]
+    thread_pool().map(identity, range(10))
+    assert before and [info["num_threads"] for info in threadpoolctl.threadpool_info()] == before
+
+
+def test_workers_of_workers_are_none(process_pool):
+    """However deep the nest, the processes that did the work are the two workers."""
+    own = process_pool()
+    numbers = own.map(
+        lambda _: [n for part in pk.map(lambda _: pk.map(pid, range(3)), range(3)) for n in part],
+        range(8),
+    )
+    assert len({n for part in numbers for n in part}) <= 2

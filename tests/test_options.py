@@ -1,0 +1,286 @@
+"""Options: what is refused and how, configure, the environment, initializers, the number of cores."""
+
+import os
+import re
+
+import helpers
+import pytest
+from helpers import (
+    PlainError,
+    broken_set_up,
+    identity,
+    increment,
+    meet,
+    pid,
+    place,
+    set_up,
+    setting,
+)
+
+import parallelkit as pk
+
+WRONG = {
+    "no workers": ({"workers": 0}, ValueError, "workers"),
+    "workers as text": ({"workers": "two"}, TypeError, "workers"),
+    "workers as a fraction": ({"workers": 1.5}, TypeError, "workers"),
+    "unknown backend": ({"backend": "proces"}, ValueError, "backend.*process"),
+    "backend of no kind": ({"backend": 3}, (TypeError, ValueError), "backend"),
+    "unknown start method": ({"start_method": "forksever"}, ValueError, "start_method.*forkserver"),
+    "unknown option": ({"worker": 2}, TypeError, "worker.*did you mean 'workers'"),
+    "another unknown option": (
+        {"chunk_size": 2},
+        TypeError,
+        "chunk_size.*did you mean 'chunksize'",
+    ),
+    "an option like nothing": ({"zzz": 2}, TypeError, "zzz"),
+    "chunk of nothing": ({"chunksize": 0}, ValueError, "chunksize"),
+    "negative chunk": ({"chunksize": -3}, ValueError, "chunksize"),
+    "chunk as text": ({"chunksize": "big"}, TypeError, "chunksize"),
+    "unknown policy": ({"on_error": "retrun"}, ValueError, "on_error.*return"),
+    "negative retries": ({"retries": -1}, ValueError, "retries"),
+    "no time at all": ({"timeout": 0}, ValueError, "timeout"),
+    "negative time": ({"timeout": -1.0}, ValueError, "timeout"),
+    "timeout as text": ({"timeout": "soon"}, TypeError, "timeout"),
+    "timeout on threads": (
+        {"timeout": 5, "backend": "thread"},
+        ValueError,
+        "(?=.*timeout)(?=.*thread)",
+    ),
+    "timeout in place": (
+        {"timeout": 5, "backend": "serial"},
+        ValueError,
+        "(?=.*timeout)(?=.*serial)",
+    ),
+    "initializer of no kind": ({"initializer": 3}, TypeError, "initializer"),
+    "no tasks per worker": ({"tasks_per_worker": 0}, ValueError, "tasks_per_worker"),
+    "retry on what is no error": ({"retry_on": (3,)}, TypeError, "retry_on"),
+    "unknown nesting": ({"nested": "threads"}, ValueError, "nested.*thread"),
+}
+
+
+@pytest.mark.parametrize("how", ["Pool", "configure"])
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_option_is_refused_at_once(case, how):
+    """A bad option is named where it is given, with the nearest good name where there is one."""
+    options, kind, message = WRONG[case]
+    with pytest.raises(kind, match=re.compile(message, re.DOTALL)):
+        getattr(pk, how)(**options)
+
+
+def test_a_refused_configure_changes_nothing():
+    """Options beside a bad one are not half taken over."""
+    with pytest.raises(ValueError, match="chunksize"):
+        pk.configure(backend="serial", chunksize=0)
+    assert os.getpid() not in pk.map(pid, range(4))
+
+
+def test_all_cores():
+    """workers=-1 is every core there is, workers=-2 leaves one, and there is always one at least."""
+    with (
+        pk.Pool(backend="thread", workers=-1) as own,
+        pk.Pool(backend="thread", workers=-2) as less,
+    ):
+        assert len(set(own.map(place, range(200)))) <= pk.cpu_count()
+        assert len(set(less.map(place, range(200)))) <= max(1, pk.cpu_count() - 1)
+
+
+def test_all_cores_run_at_a_time(folder):
+    """workers=-1 runs as many items at a time as there are cores."""
+    with pk.Pool(backend="thread", workers=-1, chunksize=1) as own:
+        cores = pk.cpu_count()
+        assert len(set(own.map(meet, range(cores), folder=folder, parties=cores))) == cores
+
+
+def test_workers_may_be_more_than_cores(folder):
+    """A given number of workers is honoured: tasks may wait rather than compute."""
+    many = pk.cpu_count() + 3
+    with pk.Pool(backend="thread", workers=many, chunksize=1) as own:
+        assert len(set(own.map(meet, range(many), folder=folder, parties=many))) == many
+
+
+def test_three_processes(folder):
+    """A pool of three processes runs three items at a time, beside warm pools of other sizes."""
+    with pk.Pool(workers=3, chunksize=1) as own:
+        assert len({p for p, _ in own.map(meet, range(3), folder=folder, parties=3)}) == 3
+
+
+@pytest.mark.parametrize("chunksize", [1, 3, 1000])
+def test_any_chunk_size_gives_the_same(pool, chunksize):
+    """The chunk size is a matter of speed only."""
+    own = pool(chunksize=chunksize)
+    assert own.map(increment, range(100)) == list(range(1, 101))
+    assert list(own.imap(increment, (i for i in range(100)))) == list(range(1, 101))
+
+
+# ---- configure -----------------------------------------------------------------------------------
+
+
+def test_configure_holds_within_its_block():
+    """Functions and pools below take the options; afterwards, also after an error, they are as before."""
+    with pk.configure(backend="serial"):
+        assert pk.map(pid, range(3)) == [os.getpid()] * 3
+        with pk.Pool() as own:
+            assert own.map(pid, range(3)) == [os.getpid()] * 3
+    assert os.getpid() not in pk.map(pid, range(4))
+    with pytest.raises(KeyError), pk.configure(backend="serial"):
+        raise KeyError
+    assert os.getpid() not in pk.map(pid, range(4))
+
+
+def test_configure_nests():
+    """An inner block adds to the outer one, and what a pool is given wins."""
+    with pk.configure(backend="serial", on_error="skip"):
+        with pk.configure(on_error="return"):
+            results = pk.map(increment, [1, "two"])
+            assert (results[0], type(results[1])) == (2, pk.Failure)
+            assert pk.map(pid, [1]) == [os.getpid()]
+        assert pk.map(increment, [1, "two"]) == [2]
+        with pk.Pool(on_error="raise") as own, pytest.raises(TypeError):
+            own.map(increment, [1, "two"])
+
+
+def test_a_plain_configure_holds_for_the_process(command):
+    """configure without ``with`` sets the defaults from there on, for every thread."""
+    source = """
+import os, threading
+import parallelkit as pk
+pk.configure(backend="serial")
+seen = [pk.map(lambda _: os.getpid(), [1])]
+thread = threading.Thread(target=lambda: seen.append(pk.map(lambda _: os.getpid(), [1])))
+thread.start(); thread.join()
+pk.configure(on_error="skip")
+seen.append(pk.map(lambda x: os.getpid() // x, [0, 1]))
+print(seen == [[os.getpid()]] * 3)
+"""
+    assert command(["-c", source]).out == "True\n"
+
+
+@pytest.mark.parametrize("name", ["imap", "uimap"])
+def test_options_of_an_iterator_are_those_of_its_call(name):
+    """An iterator that is consumed after the block keeps the options with which it was made."""
+    with pk.configure(backend="serial", on_error="skip"):
+        results = getattr(pk, name)(increment, [1, "two", 3])
+    assert list(results) == [2, 4]
+
+
+# ---- environment ---------------------------------------------------------------------------------
+
+SHOW = """
+import os, threading
+import parallelkit as pk
+print(len(set(pk.map(lambda _: threading.get_ident(), range(50)))), pk.map(lambda _: os.getpid(), [1])[0] == os.getpid())
+"""
+
+
+def test_options_come_from_the_environment(command):
+    """PARALLELKIT_ and the option's name in capitals is a default of the process."""
+    assert command(["-c", SHOW], env={"PARALLELKIT_BACKEND": "serial"}).out == "1 True\n"
+    one = {"PARALLELKIT_BACKEND": "thread", "PARALLELKIT_WORKERS": "1"}
+    assert command(["-c", SHOW], env=one).out == "1 True\n"
+    source = "import parallelkit as pk; print(pk.map(lambda x: 1 // x, [0, 1]))"
+    skip = {
+        "PARALLELKIT_ON_ERROR": "skip",
+        "PARALLELKIT_BACKEND": "serial",
+        "PARALLELKIT_CHUNKSIZE": "5",
+    }
+    assert command(["-c", source], env=skip).out == "[1]\n"
+
+
+def test_what_is_configured_beats_the_environment(command):
+    """configure and Pool come before the environment."""
+    source = """
+import os
+import parallelkit as pk
+with pk.Pool(backend="process") as own:
+    print(own.map(lambda _: os.getpid(), [1])[0] == os.getpid())
+pk.configure(backend="process")
+print(pk.map(lambda _: os.getpid(), [1])[0] == os.getpid())
+"""
+    assert command(["-c", source], env={"PARALLELKIT_BACKEND": "serial"}).out == "False\nFalse\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WORKERS", "0"),
+        ("WORKERS", "many"),
+        ("BACKEND", "proces"),
+        ("CHUNKSIZE", "-1"),
+        ("START_METHOD", "frok"),
+    ],
+)
+def test_a_bad_variable_is_named(command, name, value):
+    """A value of the environment that makes no sense is an error that names the variable."""
+    ran = command(
+        ["-c", "import parallelkit as pk; pk.map(abs, [1, 2])"],
+        env={f"PARALLELKIT_{name}": value},
+        code=1,
+    )
+    assert f"PARALLELKIT_{name}" in ran.err
+    assert ran.err.rstrip().splitlines()[-1].startswith(("ValueError", "TypeError"))
+
+
+# ---- initializers --------------------------------------------------------------------------------
+
+
+def test_an_initializer_runs_once_in_each_worker(pool, folder):
+    """Every item finds what the initializer set up in its worker, and no worker sets up twice."""
+    own = pool(initializer=set_up, initargs=(str(folder), "ready"))
+    for _ in range(3):
+        assert own.map(setting, range(50)) == [(i, "ready") for i in range(50)]
+    started = os.listdir(folder)
+    assert 1 <= len(started) <= (1 if pool.backend == "serial" else 2)
+
+
+def test_pools_with_other_initializers_have_other_workers(process_pool, folder):
+    """Warm workers are shared by pools with the same settings only."""
+    one = process_pool(initializer=set_up, initargs=(str(folder), 1))
+    two = process_pool(initializer=set_up, initargs=(str(folder), 2))
+    assert one.map(setting, [0]) + two.map(setting, [0]) + one.map(setting, [0]) == [
+        (0, 1),
+        (0, 2),
+        (0, 1),
+    ]
+
+
+def test_a_local_initializer(pool):
+    """An initializer may be a closure."""
+    value = {"deep": [1, 2]}
+
+    def remember(key):
+        helpers.REMEMBERED.append(value[key])
+
+    own = pool(initializer=remember, initargs=("deep",))
+    assert own.map(lambda _: helpers.REMEMBERED[-1], range(4)) == [[1, 2]] * 4
+
+
+def test_a_raising_initializer_ends_the_call(pool, folder):
+    """Its own error is raised by the call, with the worker's traceback, and workers are not started for ever."""
+    own = pool(initializer=broken_set_up, initargs=(str(folder),))
+    with pytest.raises(PlainError, match="no device") as caught:
+        own.map(identity, range(10))
+    if pool.backend == "process":
+        assert "in broken_set_up" in str(caught.value.__cause__)
+    with pytest.raises(PlainError, match="no device"):
+        list(own.imap(identity, range(10)))
+    assert isinstance(own.submit(identity, 1).exception(60), PlainError)
+    assert 1 <= len(os.listdir(folder)) <= 12
+
+
+def test_initargs_that_cannot_be_pickled(process_pool):
+    """What an initializer cannot be given is an error of the first call."""
+    own = process_pool(initializer=identity, initargs=(os.scandir("."),))
+    with pytest.raises(pk.TransportError):
+        own.map(identity, [1])
+
+
+# ---- cores ---------------------------------------------------------------------------------------
+
+
+def test_cores_are_those_that_may_be_used(command):
+    """cpu_count respects the affinity mask of the process."""
+    assert 1 <= pk.cpu_count() <= (os.cpu_count() or 1)
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system has no affinity mask")
+    source = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); import parallelkit as pk; print(pk.cpu_count())"
+    assert command(["-c", source]).out == "1\n"

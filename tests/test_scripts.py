@@ -1,0 +1,229 @@
+"""Ways to start Python: scripts with and without a guard, -c, stdin, -m, notebooks; forks; and how Python ends."""
+
+import importlib.util
+import json
+import signal
+
+import psutil
+import pytest
+from helpers import ended, wait_until
+
+BODY = """
+import os
+import parallelkit as pk
+print("started")
+SCALE = 10
+def scale(x):
+    return x * SCALE
+class Point:
+    def __init__(self, x):
+        self.x = x
+pk.configure(workers=2, start_method="METHOD")
+print(pk.map(scale, range(5)))
+print([type(p) is Point for p in pk.map(Point, range(3))])
+print(os.getpid() in pk.map(lambda _: os.getpid(), range(4)))
+SCALE = 20
+print(list(pk.imap(scale, (i for i in range(3)))))
+"""
+EXPECTED = "started\n[0, 10, 20, 30, 40]\n[True, True, True]\nFalse\n[0, 20, 40]\n"
+GUARDED = """
+import os
+import parallelkit as pk
+def double(x):
+    return 2 * x
+if __name__ == "__main__":
+    pk.configure(workers=2, start_method="METHOD")
+    print(pk.map(double, range(5)))
+"""
+
+
+def with_method(source, start_method):
+    return source.replace("METHOD", start_method)
+
+
+def silent(ran):
+    return ran.err == ""
+
+
+def test_a_script_without_a_guard_runs_once(script, start_method):
+    """A script needs no guard: its body runs once, and its functions and classes work."""
+    ran = script(with_method(BODY, start_method))
+    assert ran.out == EXPECTED
+    assert silent(ran)
+
+
+def test_a_script_with_a_guard(script, start_method):
+    """A guard does no harm."""
+    ran = script(with_method(GUARDED, start_method))
+    assert (ran.out, ran.err) == ("[0, 2, 4, 6, 8]\n", "")
+
+
+def test_python_c(command, start_method):
+    """``python -c`` works as a script does."""
+    ran = command(["-c", with_method(BODY, start_method)])
+    assert (ran.out, ran.err) == (EXPECTED, "")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]], ids=["piped", "dash"])
+def test_python_from_stdin(command, start_method, arguments):
+    """A program that comes through standard input works as a script does, and workers leave that input alone."""
+    ran = command(arguments, with_method(BODY, start_method) + "print('to the end')\n")
+    assert (ran.out, ran.err) == (EXPECTED + "to the end\n", "")
+
+
+@pytest.mark.parametrize("kind", ["module", "package"])
+def test_python_m(command, start_method, tmp_path, kind):
+    """``python -m`` of a module or a package, with imports of its neighbours."""
+    home = tmp_path / "pkg"
+    home.mkdir()
+    (home / "__init__.py").touch()
+    (home / "near.py").write_text("def near(x):\n    return x + 0.5\n")
+    main = home / ("__main__.py" if kind == "package" else "work.py")
+    main.write_text(
+        with_method(BODY, start_method) + "from .near import near\nprint(pk.map(near, [1, 2]))\n"
+    )
+    ran = command(["-B", "-m", "pkg" if kind == "package" else "pkg.work"], cwd=tmp_path)
+    assert (ran.out, ran.err) == (EXPECTED + "[1.5, 2.5]\n", "")
+
+
+def test_a_script_with_a_neighbour(command, start_method, tmp_path):
+    """A script started from elsewhere imports modules of its own folder, and so do its workers."""
+    (tmp_path / "neighbour.py").write_text(
+        "class Tool:\n    def use(self, x):\n        return -x\n"
+    )
+    source = (
+        "from neighbour import Tool\n"
+        + with_method(BODY, start_method)
+        + "print(pk.map(Tool().use, [1, 2]))\n"
+    )
+    (tmp_path / "main.py").write_text(source)
+    ran = command(["-B", tmp_path / "main.py"])
+    assert (ran.out, ran.err) == (EXPECTED + "[-1, -2]\n", "")
+
+
+CELLS = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance(history_load_length=0)
+shell.history_manager.enabled = False
+for cell in CELLS:
+    shell.run_cell(cell).raise_error()
+"""
+
+
+def test_cells_of_a_notebook(script, start_method, tmp_path):
+    """Cells of IPython: functions and classes of one cell are used by the next, and may be written anew."""
+    if importlib.util.find_spec("IPython") is None:
+        pytest.skip("IPython is not installed")
+    cells = [
+        *with_method(BODY, start_method).split("\nSCALE = 20\n"),
+        "class Point:\n    new = True\n    def __init__(self, x):\n        self.x = x\n",
+        "print([type(p) is Point and p.new for p in pk.map(Point, range(2))])",
+        "def scale(x):\n    return -x\n",
+        "print(pk.map(scale, [1, 2]))",
+        "try:\n    pk.map(lambda x: 1 / x, [0])\nexcept ZeroDivisionError:\n    print('caught')",
+    ]
+    cells[1] = "SCALE = 20\n" + cells[1]
+    ran = script(CELLS.replace("CELLS", repr(cells)), env={"IPYTHONDIR": str(tmp_path / "ipython")})
+    assert ran.out == EXPECTED + "[True, True]\n[-1, -2]\ncaught\n"
+
+
+# ---- fork ----------------------------------------------------------------------------------------
+
+FORKED = """
+import os, sys, warnings
+import parallelkit as pk
+warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork beside threads
+OPTIONS = %r
+pool = pk.Pool(workers=2, **OPTIONS)
+unfinished = pool.imap(abs, range(100_000))
+assert next(unfinished) == 0
+assert pool.map(lambda x: x + 1, range(5)) == [1, 2, 3, 4, 5]
+child = os.fork()
+if child == 0:
+    code = 1
+    try:
+        assert pool.map(lambda x: x + 2, range(5)) == [2, 3, 4, 5, 6]
+        assert pk.map(lambda x: x + 3, range(5)) == [3, 4, 5, 6, 7]
+        assert pk.nesting().level == 0
+        pk.shutdown()
+        code = 0
+    finally:
+        if sys.exc_info()[0]:
+            sys.excepthook(*sys.exc_info())
+        os._exit(code)
+assert os.waitpid(child, 0)[1] == 0
+assert pool.map(lambda x: x + 4, range(5)) == [4, 5, 6, 7, 8]
+assert next(unfinished) == 1
+unfinished.close()
+print("both")
+"""
+
+
+@pytest.mark.parametrize("backend", ["forkserver", "spawn", "fork", "thread", "serial"])
+def test_a_child_of_fork_uses_a_pool(script, backend):
+    """A pool that was used before a fork works in the child, and goes on working in the parent."""
+    options = {"backend": backend} if backend in ("thread", "serial") else {"start_method": backend}
+    ran = script(FORKED % options)
+    assert (ran.out, ran.err) == ("both\n", "")
+
+
+# ---- the end of Python ---------------------------------------------------------------------------
+
+START = """
+import os, sys, threading
+import parallelkit as pk
+pool = pk.Pool(workers=2, OPTION)
+print(sorted(set(pool.map(lambda _: os.getpid(), range(20)))), flush=True)
+"""
+ENDINGS = {
+    "the end of the script": ("", 0, ""),
+    "sys.exit": ("sys.exit(3)", 3, ""),
+    "an error": ("raise KeyError('at the end')", 1, "KeyError: 'at the end'"),
+    "an iterator under way": ("it = pool.imap(abs, iter(int, 1)); next(it)", 0, ""),
+    "an iterator of a live input": (
+        "it = pk.uimap(abs, iter(int, 1)); next(it); sys.exit(4)",
+        4,
+        "",
+    ),
+    "inside with": ("with pool: raise SystemExit(5)", 5, ""),
+    "after shutdown": ("pk.shutdown()", 0, ""),
+    "a failed call": ("pool.map(lambda x: 1 // x, [0])", 1, "ZeroDivisionError"),
+    "a thread that maps last": (
+        "threading.Thread(target=lambda: print(pool.map(abs, [-1, -2]))).start()",
+        0,
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    "option",
+    [
+        "backend='thread'",
+        "start_method='forkserver'",
+        "start_method='spawn'",
+        "start_method='fork'",
+    ],
+)
+def test_python_ends_and_leaves_nothing(script, option, ending):
+    """However a script ends: its exit code, its own traceback only, and no worker that outlives it."""
+    last, code, last_line = ENDINGS[ending]
+    ran = script(START.replace("OPTION", option) + last + "\n", code=code)
+    assert ended(json.loads(ran.out.splitlines()[0]))
+    if last_line:
+        assert any(last_line in line for line in ran.err.splitlines())
+        assert "Exception ignored" not in ran.err
+    else:
+        assert ran.err == ""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
+def test_workers_do_not_outlive_a_killed_parent(script, start_method):
+    """A parent that is killed takes its workers along."""
+    source = START.replace("OPTION", f"start_method={start_method!r}")
+    ran = script(source + "os.kill(os.getpid(), 9)\n", code=-9, files=False)
+    numbers = json.loads(ran.out.splitlines()[0])
+    assert numbers
+    wait_until(lambda: ended(numbers), f"the end of {[n for n in numbers if psutil.pid_exists(n)]}")
