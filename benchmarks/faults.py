@@ -50,6 +50,11 @@ ITEMS = 1_000
 def kill_worker(peer, say, stream):
     pids = set(peer.map(work.pid_after_nap, [0.02] * 16))
     pids.discard(os.getpid())
+    tasks = [0.002] * ITEMS
+    mapper = peer.uimap if stream else peer.map
+    start = time.perf_counter()
+    assert list(mapper(work.nap, tasks)) == tasks
+    undisturbed = time.perf_counter() - start
     killed = []
 
     def kill_one():
@@ -59,13 +64,21 @@ def kill_worker(peer, say, stream):
 
     threading.Thread(target=kill_one, daemon=True).start()
     got, error = 0, None
+    start = time.perf_counter()
     try:
-        for result in (peer.uimap if stream else peer.map)(work.nap, [0.002] * ITEMS):
+        for result in mapper(work.nap, tasks):
             got += result == 0.002
     except Exception as caught:
         error = type(caught).__name__
     end = time.perf_counter()
-    say({"seconds": end - killed[0] if killed else None, "lost": ITEMS - got, "error": error})
+    say(
+        {
+            "outcome": error or "finished",
+            "seconds": end - killed[0] if killed else None,
+            "delay": end - start - undisturbed if error is None else None,
+            "lost": ITEMS - got,
+        }
+    )
     say({"usable": _usable(peer)})
 
 
@@ -114,13 +127,7 @@ def measure_kill_worker(family):
             if family.process.poll() is None
             else "the program died"
         }
-    usable = (family.reply(5) or {"usable": "hangs"})["usable"]
-    return {
-        "outcome": reply["error"] or "finished",
-        "seconds": reply["seconds"],
-        "lost": reply["lost"],
-        "usable": usable,
-    }
+    return {**reply, **(family.reply(5) or {"usable": "hangs"})}
 
 
 def measure_ctrl_c(family):
@@ -185,7 +192,7 @@ SCENARIOS = {
     "kill-parent": measure_kill_parent,
     "openmp": measure_openmp,
 }
-COLUMNS = ("outcome", "seconds", "lost", "usable", "tracebacks", "left", "files")
+COLUMNS = ("outcome", "seconds", "delay", "lost", "usable", "tracebacks", "left", "files")
 
 
 def run(scenarios, names, tell):
@@ -214,9 +221,9 @@ def markdown(records):
         "",
         f"{where['processor']}, {where['cores']} cores, {where['system']}, {where['python']}; 2 workers.",
         "",
-        f"| scenario | library | outcome | seconds | results lost of {ITEMS} | next call right | tracebacks "
+        f"| scenario | library | outcome | seconds | longer than undisturbed | results lost of {ITEMS} | next call right | tracebacks "
         "| processes left | files left |",
-        "|---|---|---|" + "---:|" * 6,
+        "|---|---|---|" + "---:|" * 7,
     ]
     for record in records:
         cells = [record["scenario"], peers.ALL[record["peer"]].title]

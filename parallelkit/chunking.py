@@ -15,6 +15,7 @@ come out while the input still feeds. The thread runs in a copy of the caller's 
 from __future__ import annotations
 
 import contextvars
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -114,6 +115,7 @@ class Source:
         self._again: deque[Chunk] = deque()
         self._lock = threading.Lock()
         self._closed = False
+        self._end = sys.maxsize
 
     def take(self) -> Chunk | None:
         """Return the next chunk, or None if there is none right now."""
@@ -130,7 +132,14 @@ class Source:
     def put_back(self, *chunks: Chunk) -> None:
         """Give chunks back, to be taken again before anything else."""
         with self._lock:
-            self._again.extendleft(reversed(chunks))
+            self._again.extendleft(chunk for chunk in reversed(chunks) if chunk.start < self._end)
+
+    def cut(self, index: int) -> None:
+        """Give no item from `index` on any more; those before it are still wanted."""
+        with self._lock:
+            self._end = min(self._end, index)
+            self._closed = True
+            self._again = deque(chunk for chunk in self._again if chunk.start < self._end)
 
     @property
     def finished(self) -> bool:

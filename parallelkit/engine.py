@@ -45,7 +45,7 @@ def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
         return []
     watch(source)
     with ExitStack() as stack:
-        parts = _parts(call, options, plan_, source, stack)
+        parts = _parts(call, options, plan_, source, stack, in_place=False)
         results = gathered(parts)
     if source.error is not None:
         raise source.error
@@ -70,11 +70,15 @@ def _stream(
     call: Call, options: Options, plan_: Plan, source: Source, ordered: bool
 ) -> Generator[Any, None, None]:
     with ExitStack() as stack:
-        parts = _parts(call, options, plan_, source, stack) if source.total != 0 else iter(())
+        parts: Iterator[Part] = iter(())
+        if source.total != 0:
+            parts = _parts(call, options, plan_, source, stack, in_place=ordered)
         yield None
-        for _, items, values in in_order(parts) if ordered else parts:
-            yield from values
-            source.consumed(items)
+        for part in in_order(parts) if ordered else parts:
+            yield from part.values
+            if part.error is not None:
+                raise part.error
+            source.consumed(part.items)
     if source.error is not None:
         raise source.error
 
@@ -90,7 +94,7 @@ def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
 
 
 def _parts(
-    call: Call, options: Options, plan_: Plan, source: Source, stack: ExitStack
+    call: Call, options: Options, plan_: Plan, source: Source, stack: ExitStack, in_place: bool
 ) -> Iterator[Part]:
     """Begin a call; what is returned yields parts of its results as they are settled."""
     stack.callback(source.close)
@@ -99,7 +103,7 @@ def _parts(
     outcomes = run_source(call, options, plan_, source)
     stack.enter_context(closing(outcomes))
     next(outcomes)
-    return _settled(outcomes, Failures(options, source, call.frozen), opened)
+    return _settled(outcomes, Failures(options, source, call.frozen, in_place), opened)
 
 
 def _settled(
@@ -108,7 +112,7 @@ def _settled(
     for outcome in outcomes:
         assert outcome is not None
         for part in failures.settle(*outcome):
-            opened.update(part[1])
+            opened.update(part.items)
             yield part
 
 

@@ -124,8 +124,8 @@ class Submissions(Source):
                 for outcome in outcomes:
                     if outcome is None:
                         continue
-                    for index, _, values in failures.settle(*outcome):
-                        _set(self._futures.pop(index), values[0])
+                    for part in failures.settle(*outcome):
+                        _set(self._futures.pop(part.start), part.values[0])
         except BaseException as problem:  # noqa: BLE001 - told to every future that waits
             error = problem
         with self._ending:

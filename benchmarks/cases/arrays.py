@@ -13,6 +13,7 @@ class _Arrays(Case):
     numpy = True
     peers = PROCESSES + SENSIBLE_THREADS
 
+    rounds = (7, 2)
     quickly = "20 arrays"
 
     def setup(self):

@@ -22,10 +22,13 @@ class _Nested(Case):
     numpy = True
     peers = PROCESSES + SENSIBLE_THREADS
     tuned = {"inner threads": ("executor",)}
+    quickly = "half as many inner tasks"
     widths = ()
     rounds = (7, 2)
 
     def setup(self):
+        if self.quick:
+            self.widths = tuple(width // 2 for width in self.widths)
         self.items = sum(self.widths)
         self.inner = (
             "executor" if self.variant == "inner threads" else INNER.get(self.peer.name, "serial")

@@ -39,8 +39,8 @@ class List20k(Increment):
 class List1M(Increment):
     name = "list-1m"
     title = "1 000 000 × `x + 1`, list"
-    full, quick_size = 1_000_000, 200_000
-    quickly = "200 000"
+    full, quick_size = 1_000_000, 100_000
+    quickly = "100 000"
     # ProcessPoolExecutor at its default needs more than a minute
     peers = ("serial", "parallelkit", "pathos", "pool", "joblib", "mpire")
     tuned = {"tuned": ("executor", "joblib", "mpire")}
@@ -108,6 +108,7 @@ class Threads(Increment):
 class _Latency(Case):
     """The median over many single calls; one value per round."""
 
+    rounds = (7, 2)
     calls = 200
 
     def call(self):
@@ -149,7 +150,7 @@ class RoundTrip(_Latency):
 
 
 class Memory(Case):
-    """How far the caller's memory grows once the call has settled."""
+    """How far the caller's memory grows during the call, from before it starts to its peak."""
 
     name = "memory"
     title = "10 000 000 items through `uimap` from a generator: growth of the caller's memory"
@@ -162,22 +163,18 @@ class Memory(Case):
         self.items = 1_000_000 if self.quick else 10_000_000
 
     def measure(self):
-        settled = peak = 0
+        before = peak = resident_bytes()
         total = 0
         start = time.perf_counter()
-        for count, value in enumerate(
-            self.peer.uimap(work.increment, (x for x in range(self.items))), 1
-        ):
+        results = self.peer.uimap(work.increment, (x for x in range(self.items)))
+        for count, value in enumerate(results):
             total += value
-            if count % 100_000 == 0:
+            if count % 50_000 == 0:
                 peak = max(peak, resident_bytes())
-                settled = settled or peak
         seconds = time.perf_counter() - start
         assert total == self.items * (self.items + 1) // 2, "wrong results"
-        note = f"{self.items:,} items in {seconds:.1f} s, peak {peak / 1e6:.0f} MB".replace(
-            ",", " "
-        )
-        return {"seconds": peak - settled, "items": self.items, "ideal": None, "note": note}
+        note = f"{seconds / self.items * 1e6:.2f} µs per item; peak {peak / 1e6:.0f} MB"
+        return {"seconds": peak - before, "items": self.items, "ideal": None, "note": note}
 
 
 def resident_bytes():

@@ -18,7 +18,7 @@ class _Schedule(Case):
     """Tasks that keep a core busy for a given time. "tuned": one item per message."""
 
     unit = "% of ideal"
-    rounds = (7, 2)
+    rounds = (7, 1)
     peers = ("parallelkit", "pathos", "pool", "executor", "joblib", "mpire")
     tuned = {"tuned": ("pathos", "pool", "joblib", "mpire")}
 

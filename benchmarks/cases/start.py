@@ -133,6 +133,10 @@ class Import(Case):
 
 
 def _run(command, **options):
-    process = subprocess.run(command, check=False, **options)
-    if process.returncode:
-        raise RuntimeError(f"the script failed with exit code {process.returncode}")
+    """Run it to its end; what it printed last says why it failed."""
+    with tempfile.TemporaryFile("w+") as stderr:
+        process = subprocess.run(command, check=False, stderr=stderr, **options)
+        if process.returncode:
+            stderr.seek(0)
+            last = (stderr.read().splitlines() or [""])[-1]
+            raise RuntimeError(f"exit code {process.returncode}: {last}")

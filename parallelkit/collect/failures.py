@@ -27,10 +27,15 @@ class Failures:
         Where chunks go that are to be tried again.
     frozen : Mapping
         Keywords of the call, for the :class:`Failure`.
+    in_place : bool
+        Whether an error that is to be raised waits for the results of the items before it.
     """
 
-    def __init__(self, options: Options, source: Source, frozen: Mapping[str, Any]) -> None:
+    def __init__(
+        self, options: Options, source: Source, frozen: Mapping[str, Any], in_place: bool = False
+    ) -> None:
         self._options = options
+        self._in_place = in_place
         self._source = source
         self._frozen = frozen
 
@@ -40,12 +45,13 @@ class Failures:
         Raises
         ------
         BaseException
-            With ``on_error="raise"``: what the first item that failed raised.
+            With ``on_error="raise"``: what the first item that failed raised. Where errors wait
+            for their place, it comes with the part instead, and later items are not begun.
         """
         if isinstance(outcome, Lost):
             return self._lost(chunk, outcome)
         if not outcome.raised:
-            return [(chunk.start, chunk.size, outcome.values)]
+            return [Part(chunk.start, chunk.size, outcome.values)]
         return self._with_raised(chunk, outcome)
 
     def _lost(self, chunk: Chunk, lost: Lost) -> list[Part]:
@@ -69,7 +75,7 @@ class Failures:
         for raised in reply.raised:
             at = raised.offset
             if begin < at:
-                parts.append((chunk.start + begin, at - begin, reply.values[begin:at]))
+                parts.append(Part(chunk.start + begin, at - begin, reply.values[begin:at]))
             begin = at + 1
             if isinstance(raised.exception, self._options.retry_on) and (
                 chunk.attempts <= self._options.retries
@@ -80,7 +86,7 @@ class Failures:
                 parts.append(self._failed(chunk, at, raised.exception, raised.traceback, raised))
         if begin < chunk.size:
             size = chunk.size - begin
-            parts.append((chunk.start + begin, size, reply.values[begin:]))
+            parts.append(Part(chunk.start + begin, size, reply.values[begin:]))
         return parts
 
     def _failed(
@@ -98,10 +104,13 @@ class Failures:
         if raised is not None and error.__traceback__ is None and error.__cause__ is None:
             error.__cause__ = RemoteTraceback(text)
         if self._options.on_error == "raise":
-            raise error
+            if not self._in_place:
+                raise error
+            self._source.cut(index)
+            return Part(index, 1, [], error)
         if self._options.on_error == "skip":
-            return index, 1, []
-        return index, 1, [Failure(index, args, self._frozen, error, text, chunk.attempts)]
+            return Part(index, 1, [])
+        return Part(index, 1, [Failure(index, args, self._frozen, error, text, chunk.attempts)])
 
 
 def _explained(chunk: Chunk, reason: BaseException, options: Options) -> BaseException:

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["Part", "gathered", "in_order"]
 
-Part = tuple[int, int, list[Any]]  # first index, items of the input, results of them
+
+class Part(NamedTuple):
+    """Results of `items` items of the input from `start` on.
+
+    There are fewer values than items where failures are skipped. An `error` is to be raised when
+    the values have been delivered.
+    """
+
+    start: int
+    items: int
+    values: list[Any]
+    error: BaseException | None = None
+
 
 
 def in_order(parts: Iterable[Part]) -> Generator[Part, None, None]:
-    """Yield parts by their index; what comes early waits.
-
-    A part may have fewer results than items, where failures are skipped.
-    """
+    """Yield parts by their index; what comes early waits."""
     waiting: dict[int, Part] = {}
     due = 0
     for part in parts:
-        waiting[part[0]] = part
+        waiting[part.start] = part
         while due in waiting:
             part = waiting.pop(due)
-            due += part[1]
+            due += part.items
             yield part
 
 
 def gathered(parts: Iterable[Part]) -> list[Any]:
     """All results as one list, by index."""
-    by_start = {start: values for start, _, values in parts}
+    by_start = {part.start: part.values for part in parts}
     results: list[Any] = []
     for start in sorted(by_start):
         results += by_start[start]

@@ -177,6 +177,10 @@ class Crew:
     def _add(self, process: Any, sock: socket.socket) -> None:
         """Greet a new worker; called by whichever thread has started it."""
         with self.lock:
+            if self._closed:
+                sock.close()
+                process.kill()
+                return
             taken = {worker.rank for worker in self.workers}
             rank = next(i for i in range(len(taken) + 1) if i not in taken)
             worker = Worker(process, sock, rank, self._folder)
@@ -206,10 +210,7 @@ class Crew:
             self._selector.unregister(worker.channel)
             self._selector.unregister(worker.sentinel)
             self.workers.remove(worker)
-            if not wait_for([worker.sentinel], 1.0):
-                worker.process.kill()  # it hung up but lives on
-                wait_for([worker.sentinel], 1.0)
-            code = worker.process.exitcode
+            code = _exit_code(worker.process)
             begun = worker.words[protocol.CHUNK_BEGUN]
             for ticket in worker.tickets:
                 ticket.call.tickets -= 1
@@ -637,6 +638,20 @@ def obituary(pid: int, code: int | None) -> str:
     elif code == -signal.SIGSEGV:
         advice = "; a crash in compiled code, or a recursion too deep for the C stack"
     return f"worker process {pid} ended by {how}{advice}"
+
+
+def _exit_code(process: Any) -> int | None:
+    """Exit code of a process that has hung up. It may still be on its way out."""
+    for patience in (1.0, 1.0):
+        deadline = time.monotonic() + patience
+        wait_for([process.sentinel], patience)
+        while time.monotonic() < deadline:
+            code: int | None = process.exitcode
+            if code is not None:
+                return code
+            time.sleep(0.001)
+        process.kill()  # it lives on without us
+    return None
 
 
 def _interrupt(pid: int) -> None:

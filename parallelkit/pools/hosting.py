@@ -21,6 +21,7 @@ import os
 import pickle
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -68,7 +69,7 @@ class Host:
         self, workers: int, start_method: str, on_start: OnStart, on_failure: OnFailure
     ) -> None:
         if start_method == "forkserver":
-            start_server()  # it imports while this process does
+            _server.start()  # it imports while this process does
         from pathos.multiprocessing import ProcessPool
 
         self._pid = os.getpid()
@@ -133,6 +134,8 @@ class _ThreadLocks:
 
 class _Process(mp_process.BaseProcess):  # type: ignore[misc]
     """A worker as the parent sees it."""
+
+    _start_method = None
 
     def __init__(self, popen: type, on_start: OnStart, on_failure: OnFailure | None) -> None:
         super().__init__(name="parallelkit-worker")
@@ -261,33 +264,91 @@ _POPEN = {"fork": _ForkPopen, "spawn": _SpawnPopen, "forkserver": _ForkServerPop
 # --- the fork server --------------------------------------------------------------------------
 
 
-def _new_server() -> Any:
-    return forkserver.ForkServer()
+class _ForkServer(forkserver.ForkServer):  # type: ignore[misc]
+    """A fork server of our own: with our preloads, and with nothing in the file system."""
 
+    _door: int | None = None  # Linux: a descriptor that stands for the socket's file
 
-def start_server() -> None:
-    """Start the fork server if it does not run, and do not wait for it."""
-    # numpy is dear to import, and dearer in every worker: the server has it if the parent has.
-    modules = ["birth", "preload"] if "numpy" in sys.modules else ["birth"]
-    _server.set_forkserver_preload([f"parallelkit.transport.{name}" for name in modules])
-    _server.ensure_running()
+    def start(self) -> None:
+        """Start it if it does not run; do not wait for it."""
+        # numpy is dear to import, and dearer in every worker: the server has it if the parent has.
+        modules = ["birth", "preload"] if "numpy" in sys.modules else ["birth"]
+        self.set_forkserver_preload([f"parallelkit.transport.{name}" for name in modules])
+        self.ensure_running()
 
+    def stop(self) -> None:
+        """End it. It must have no workers any more."""
+        with self._lock:
+            if self._forkserver_pid is not None:
+                pid = self._forkserver_pid
+                self.disown()
+                os.waitpid(pid, 0)
 
-def stop_server() -> None:
-    """End the fork server, which must have no workers any more."""
-    _server._stop()
+    def disown(self) -> None:
+        """Forget the server; it ends when nobody else holds its pipe."""
+        for fd in (self._forkserver_alive_fd, self._door):
+            if fd is not None:
+                os.close(fd)
+        self._forkserver_alive_fd = self._forkserver_pid = self._door = None
+        self._forkserver_address = None
+
+    def ensure_running(self) -> None:
+        """Start the server if there is none."""
+        with self._lock:
+            resource_tracker.ensure_running()
+            if self._forkserver_pid is not None:
+                if os.waitpid(self._forkserver_pid, os.WNOHANG)[0] == 0:
+                    return
+                self.disown()
+            alive, self._forkserver_alive_fd = os.pipe()
+            try:
+                with socket.socket(socket.AF_UNIX) as listener:
+                    self._bind(listener)
+                    listener.listen(64)
+                    fds = [listener.fileno(), alive]
+                    code = (
+                        "from multiprocess.forkserver import main; "
+                        f"main({fds[0]}, {fds[1]}, {self._preload_modules!r})"
+                    )
+                    flags = util._args_from_interpreter_flags()
+                    command = [spawn.get_executable(), *flags, "-c", code]
+                    self._forkserver_pid = util.spawnv_passfds(command[0], command, fds)
+            except BaseException:
+                self.disown()
+                raise
+            finally:
+                os.close(alive)
+
+    def _bind(self, listener: socket.socket) -> None:
+        """Give the listener an address that no stranger can reach, and that leaves nothing behind.
+
+        On Linux the socket's file is removed at once; an O_PATH descriptor still leads to it. (An
+        abstract address has no file either, but every user of the machine may connect to it.)
+        """
+        with tempfile.TemporaryDirectory(prefix="parallelkit-") as folder:
+            path = os.path.join(folder, "fork")
+            if not hasattr(os, "O_PATH") or not os.path.isdir("/proc/self/fd"):
+                path = os.path.join(util.get_temp_dir(), f"fork-{next(_ids)}")
+            listener.bind(path)
+            if os.path.dirname(path) == folder:
+                self._door = os.open(path, os.O_PATH | os.O_CLOEXEC)
+                path = f"/proc/self/fd/{self._door}"
+            self._forkserver_address = path
 
 
 def _after_fork() -> None:
     """In a forked child: the server is the parent's, which could not end while we held its pipe."""
     global _server, _starting
-    fd = _server._forkserver_alive_fd
-    if fd is not None:
-        os.close(fd)
-    _server = _new_server()
+    _server.disown()
+    _server = _ForkServer()
     _starting = threading.RLock()
 
 
-_server = _new_server()
+def stop_server() -> None:
+    """End the fork server."""
+    _server.stop()
+
+
+_server = _ForkServer()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
