@@ -5,8 +5,9 @@
 Four scenarios, each in a child process of its own with a time limit, because several peers hang:
 
 kill-worker
-    ``kill -9`` of one worker in the middle of a call of 1 000 items: seconds until the call ends, how many of the
-    1 000 results the caller never gets, and whether the pool answers the next call. As a list, and as a stream.
+    ``kill -9`` of one worker in the middle of a call of 1 000 items: seconds until the call ends, how much
+    longer it took than the same call undisturbed, how many of the 1 000 results the caller never gets, and whether
+    the pool answers the next call. As a list, and as a stream.
 ctrl-c
     SIGINT to the whole process group, as a terminal sends it: seconds until the program is gone, tracebacks
     printed, processes left.
@@ -14,7 +15,7 @@ kill-parent
     ``kill -9`` of the parent alone: seconds until the last of its processes is gone, and processes, files in the
     temporary folder and segments in shared memory that are left after two seconds.
 openmp
-    The parent fits a model that uses OpenMP, then four workers' items do (needs scikit-learn).
+    The parent fits a model that uses OpenMP, then four items in workers do (needs scikit-learn).
 """
 
 import argparse

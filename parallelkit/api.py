@@ -11,12 +11,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from . import engine
-from .call import Call, Delayed
+from .call import Call, Delayed, apply_call, apply_row
 from .chunking import Source
 from .errors import ParallelError
 from .futures import Submissions, in_thread
 from .options import Options, Resolver
-from .transport.payload import apply_call, apply_row
 
 __all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
 

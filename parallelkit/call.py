@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Call", "Delayed", "delayed"]
+__all__ = ["Call", "Delayed", "apply_call", "apply_row", "delayed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,30 @@ class Call:
             raise TypeError(f"the function must be callable, not {self.func!r}")
         if not self.iterables:
             raise TypeError("no input to map over: give at least one iterable")
+
+    def arguments(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """Positional arguments and keywords that the user's function gets for an item."""
+        if self.func is apply_call and isinstance(args[0], Delayed):
+            return args[0].args, args[0].kwargs
+        if isinstance(self.func, functools.partial) and self.func.func is apply_row:
+            if isinstance(args[0], Mapping):
+                return (), {**args[0], **self.frozen}
+            return tuple(args[0]), self.frozen
+        return args, self.frozen
+
+
+def apply_row(func: Callable[..., Any], row: Any, /, **frozen: Any) -> Any:
+    """Call with the elements of a row, or with its items as keywords, for ``starmap``."""
+    if isinstance(row, Mapping):
+        return func(**row, **frozen)
+    return func(*row, **frozen)
+
+
+def apply_call(call: Callable[[], Any], /) -> Any:
+    """Run what ``delayed`` froze, for ``run`` and ``submit``."""
+    if not callable(call):
+        raise TypeError(f"run takes calls made by delayed(func)(...), not {call!r}")
+    return call()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +94,7 @@ def delayed(func: Callable[..., Any]) -> Callable[..., Delayed]:
     [1, 2, 4, 8]
     """
     if not callable(func):
-        raise TypeError(f"delayed needs a function, not {func!r}")
+        raise TypeError(f"delayed needs something callable, not {func!r}")
 
     def freeze(*args: Any, **kwargs: Any) -> Delayed:
         return Delayed(func, args, kwargs)

@@ -28,7 +28,8 @@ __all__ = ["Chunk", "Sizer", "Source", "Stream", "Table", "source_of"]
 TARGET_SECONDS = 0.015  # of work in a chunk: long beside a message (0.1 ms), short beside a wait
 LARGEST = 8192  # items; keeps latency and memory bounded where items cost nothing
 LARGEST_BYTES = 8 << 20
-GROWTH = 8  # one measurement is trusted so far
+FIRST = 16  # items of the first chunks; a worker gives back what takes too long
+GROWTH = 32  # one measurement is trusted so far
 WINDOW_ITEMS = 64  # per worker, see window()
 WINDOW_CHUNKS = 4
 
@@ -55,15 +56,15 @@ class Chunk:
 class Sizer:
     """How many items the next chunk takes: as many as run for `TARGET_SECONDS`.
 
-    Starts at one, grows eightfold at most at a time, and where the number of items is known
-    never takes more than a third of a worker's share of what remains, so that the chunks shrink
+    Starts small, grows 32-fold at most at a time, and where the number of items is known never
+    takes more than a third of a worker's share of what remains, so that the chunks shrink
     towards the end and all workers finish together.
     """
 
     def __init__(self, workers: int, fixed: int | None = None) -> None:
         self._workers = workers
         self._fixed = fixed
-        self._size = fixed or 1
+        self._size = fixed or FIRST
         self._cost = 0.0  # seconds per item, the recent ones weigh more
         self._bytes = 0.0
 
@@ -153,6 +154,13 @@ class Source:
             return None
         return self.total - self.drawn + sum(chunk.size for chunk in self._again)
 
+    def wait(self) -> None:
+        """Wait until `take` may give something; for a pool that has nothing else to wait for."""
+
+    def known_empty(self, patience: float | None) -> bool:
+        """Whether the input has no item at all, as far as that shows within `patience` seconds."""
+        return self.total == 0
+
     def consumed(self, items: int) -> None:
         """Tell that the consumer took `items` results."""
         self.taken += items
@@ -219,6 +227,7 @@ class Stream(Source):
         self._ended = False
         self._starved = True  # a pool found nothing and wants to be woken
         self._room = threading.Event()
+        self._begun = threading.Event()  # the first row is there, or there will be none
         context = contextvars.copy_context()
         self._feeder = threading.Thread(
             target=context.run,
@@ -235,6 +244,10 @@ class Stream(Source):
     def close(self) -> None:
         super().close()
         self._room.set()
+
+    def known_empty(self, patience: float | None) -> bool:
+        self._begun.wait(patience)
+        return self._ended and not self._rows and not self.drawn
 
     def _draw(self, size: int) -> Chunk | None:
         rows = self._rows
@@ -296,6 +309,7 @@ class Stream(Source):
         return ahead + (self.taken if self.lazy else self.drawn)
 
     def _notify(self) -> None:
+        self._begun.set()
         if self.wake is not None:
             self.wake()
 

@@ -25,7 +25,7 @@ from .levels import nesting
 from .options import Options, configured
 from .outcome import Lost, Reply
 from .plan import Plan, plan
-from .pools.base import Pool
+from .pools.base import Pool, Setup
 from .pools.serial import SerialPool
 from .transport.payload import Task
 
@@ -33,23 +33,28 @@ __all__ = ["Watch", "gather", "run_source", "shutdown", "stream"]
 
 Watch = Callable[[Source], object]  # told of the source of each call when it begins
 
+# Seconds to see whether an iterator gives nothing at all, in which case no worker is started.
+FIRST_ITEM_PATIENCE = 0.05
 # What concerns the call at hand, not the calls inside its items.
-_NOT_INHERITED = ("progress", "initializer", "initargs", "timeout")
+_NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads")
 
 
 def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     """Run a call; return its results in input order."""
     plan_ = plan(options, nesting())
     source = _source(call, options, plan_, lazy=False)
-    if source.total == 0:
-        return []
     watch(source)
     with ExitStack() as stack:
-        parts = _parts(call, options, plan_, source, stack, in_place=False)
-        results = gathered(parts)
+        stack.callback(source.close)
+        parts: list[Part] = []
+        if not source.known_empty(None):
+            for part in _parts(call, options, plan_, source, stack):
+                if part.error is not None:
+                    raise part.error
+                parts.append(part)
     if source.error is not None:
         raise source.error
-    return results
+    return gathered(parts)
 
 
 def stream(call: Call, options: Options, watch: Watch, ordered: bool) -> Iterator[Any]:
@@ -70,9 +75,10 @@ def _stream(
     call: Call, options: Options, plan_: Plan, source: Source, ordered: bool
 ) -> Generator[Any, None, None]:
     with ExitStack() as stack:
+        stack.callback(source.close)
         parts: Iterator[Part] = iter(())
-        if source.total != 0:
-            parts = _parts(call, options, plan_, source, stack, in_place=ordered)
+        if not source.known_empty(FIRST_ITEM_PATIENCE):
+            parts = _parts(call, options, plan_, source, stack)
         yield None
         for part in in_order(parts) if ordered else parts:
             yield from part.values
@@ -94,16 +100,15 @@ def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
 
 
 def _parts(
-    call: Call, options: Options, plan_: Plan, source: Source, stack: ExitStack, in_place: bool
+    call: Call, options: Options, plan_: Plan, source: Source, stack: ExitStack
 ) -> Iterator[Part]:
     """Begin a call; what is returned yields parts of its results as they are settled."""
-    stack.callback(source.close)
     opened = bar(options.progress, source.total)
     stack.callback(opened.close)
     outcomes = run_source(call, options, plan_, source)
     stack.enter_context(closing(outcomes))
     next(outcomes)
-    return _settled(outcomes, Failures(options, source, call.frozen, in_place), opened)
+    return _settled(outcomes, Failures(options, source, call), opened)
 
 
 def _settled(
@@ -123,17 +128,18 @@ def run_source(
     inherited = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
     places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]
     stop_at_error = options.on_error == "raise" and not options.retry_on
-    task = Task(call.func, call.frozen, stop_at_error, places, inherited, options.timeout)
+    task = Task(call.func, call.frozen, stop_at_error, places, inherited, options.timeout, options.blas_threads)
     return _pool(options, plan_).run(task, source)
 
 
 def _pool(options: Options, plan_: Plan) -> Pool:
-    if plan_.backend == "serial":
-        return SerialPool()
-    if plan_.backend == "thread":
-        from .pools.threads import thread_pool
+    if plan_.backend in ("serial", "thread"):
+        setup = Setup(options.initializer, options.initargs)
+        if plan_.backend == "serial":
+            return SerialPool(setup)
+        from .pools.threads import ThreadPool
 
-        return thread_pool(plan_.workers, plan_.level)
+        return ThreadPool(plan_.workers, plan_.level, setup)
     from .pools.processes import process_pool
 
     return process_pool(options, plan_.workers, options.start_method or default_start_method())

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import closing
 from typing import Any
 
-from .call import Call, Delayed
+from .call import Call, Delayed, apply_call
 from .chunking import Chunk, Sizer, Source
 from .collect.failures import Failures
 from .engine import run_source
@@ -19,7 +19,6 @@ from .levels import nesting
 from .options import Options
 from .outcome import Failure
 from .plan import plan
-from .transport.payload import apply_call
 
 __all__ = ["Submissions", "in_thread"]
 
@@ -60,6 +59,7 @@ class Submissions(Source):
         self._futures: dict[int, Future[Any]] = {}
         self._ended: BaseException | None = None
         self._ending = threading.Lock()
+        self._changed = threading.Event()
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._serve,), name="parallelkit-submit", daemon=True
@@ -78,15 +78,23 @@ class Submissions(Source):
             if not self.alive:
                 raise self._ended or ParallelError("the pool is closed")
             self._queue.append((call, future))
+        self._notify()
+        return future
+
+    def wait(self) -> None:
+        """Wait until a call is submitted."""
+        self._changed.wait()
+        self._changed.clear()
+
+    def _notify(self) -> None:
+        self._changed.set()
         if self.wake is not None:
             self.wake()
-        return future
 
     def close_soon(self) -> None:
         """Let the thread end when all that was submitted is done."""
         self.close()
-        if self.wake is not None:
-            self.wake()
+        self._notify()
 
     def join(self) -> None:
         """Take no more, and wait until all that was submitted is done."""
@@ -117,7 +125,7 @@ class Submissions(Source):
     def _serve(self) -> None:
         call = Call(apply_call, ((),), {})
         options = _returning(self._options)
-        failures = Failures(options, self, {})
+        failures = Failures(options, self, call)
         error: BaseException = ParallelError("the pool was terminated")
         try:
             with closing(run_source(call, options, self._plan, self)) as outcomes:

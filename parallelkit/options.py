@@ -42,6 +42,7 @@ class Options:
     memory_limit: int | None = None
     max_nbytes: int = 65536
     temp_folder: str | None = None
+    blas_threads: int | None = None
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -57,6 +58,7 @@ class Options:
         _whole("tasks_per_worker", self.tasks_per_worker, least=1, none=True)
         _whole("memory_limit", self.memory_limit, least=1, none=True)
         _whole("max_nbytes", self.max_nbytes, least=0)
+        _whole("blas_threads", self.blas_threads, least=1, none=True)
         _seconds("timeout", self.timeout)
         if self.timeout is not None and self.backend in ("thread", "serial"):
             raise ValueError(
@@ -213,6 +215,7 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "memory_limit": int,
     "max_nbytes": int,
     "temp_folder": str,
+    "blas_threads": int,
     "strict": lambda text: text.lower() not in ("0", "false", "no"),
 }
 _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)

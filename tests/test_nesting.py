@@ -80,7 +80,7 @@ def test_levels_count_up(concurrent_pool):
 
 def test_cores_are_shared_out(concurrent_pool):
     """Two workers have half of the cores each, and no level has less than one or more than the level above."""
-    (levels,) = concurrent_pool().map(where, [0], levels=3)
+    levels, _ = concurrent_pool().map(where, [0, 1], levels=3)
     cores = [share for _, share, _ in levels]
     assert cores[0] == max(1, pk.cpu_count() // 2)
     assert all(1 <= below <= above for above, below in itertools.pairwise(cores))

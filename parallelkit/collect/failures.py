@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..call import Call
 from ..chunking import Chunk, Source
 from ..errors import ParallelError, RemoteTraceback, TaskTimeout, TransportError, WorkerDied
 from ..options import Options
@@ -25,28 +27,19 @@ class Failures:
         ``on_error``, ``retries``, ``retry_on`` and ``timeout`` count.
     source : Source
         Where chunks go that are to be tried again.
-    frozen : Mapping
-        Keywords of the call, for the :class:`Failure`.
-    in_place : bool
-        Whether an error that is to be raised waits for the results of the items before it.
+    call : Call
     """
 
-    def __init__(
-        self, options: Options, source: Source, frozen: Mapping[str, Any], in_place: bool = False
-    ) -> None:
+    def __init__(self, options: Options, source: Source, call: Call) -> None:
         self._options = options
-        self._in_place = in_place
         self._source = source
-        self._frozen = frozen
+        self._call = call
 
     def settle(self, chunk: Chunk, outcome: Reply | Lost) -> list[Part]:
         """Results of the items of `chunk` that are settled.
 
-        Raises
-        ------
-        BaseException
-            With ``on_error="raise"``: what the first item that failed raised. Where errors wait
-            for their place, it comes with the part instead, and later items are not begun.
+        With ``on_error="raise"`` an error comes with its part, to be raised by whoever delivers
+        that; later items are not begun any more.
         """
         if isinstance(outcome, Lost):
             return self._lost(chunk, outcome)
@@ -97,20 +90,19 @@ class Failures:
         text: str,
         raised: Raised | None = None,
     ) -> Part:
-        index, args = chunk.start + offset, chunk.args(offset)
-        _note(error, f"in item {index} of the input, called with {_call(args, self._frozen)}")
+        index = chunk.start + offset
+        args, kwargs = self._call.arguments(chunk.args(offset))
+        _note(error, f"in item {index} of the input, called with {_told(args, kwargs)}")
         if chunk.attempts > 1:
             _note(error, f"after {chunk.attempts} attempts")
         if raised is not None and error.__traceback__ is None and error.__cause__ is None:
             error.__cause__ = RemoteTraceback(text)
         if self._options.on_error == "raise":
-            if not self._in_place:
-                raise error
             self._source.cut(index)
             return Part(index, 1, [], error)
         if self._options.on_error == "skip":
             return Part(index, 1, [])
-        return Part(index, 1, [Failure(index, args, self._frozen, error, text, chunk.attempts)])
+        return Part(index, 1, [Failure(index, args, kwargs, error, text, chunk.attempts)])
 
 
 def _explained(chunk: Chunk, reason: BaseException, options: Options) -> BaseException:
@@ -134,14 +126,12 @@ def _note(error: BaseException, note: str) -> None:
         pass
 
 
-def _call(args: tuple[Any, ...], frozen: Mapping[str, Any]) -> str:
-    told = [_short(arg) for arg in args] + [f"{k}={_short(v)}" for k, v in frozen.items()]
+def _told(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    told = [_short(arg) for arg in args] + [f"{k}={_short(v)}" for k, v in kwargs.items()]
     return f"({', '.join(told)})"
 
 
 def _short(value: object) -> str:
-    import reprlib
-
     try:
         text = reprlib.repr(value)
     except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything

@@ -36,8 +36,7 @@ def in_order(parts: Iterable[Part]) -> Generator[Part, None, None]:
 
 def gathered(parts: Iterable[Part]) -> list[Any]:
     """All results as one list, by index."""
-    by_start = {part.start: part.values for part in parts}
     results: list[Any] = []
-    for start in sorted(by_start):
-        results += by_start[start]
+    for part in sorted(parts, key=lambda part: part.start):
+        results += part.values
     return results

@@ -19,13 +19,15 @@ or soon after. Several calls may run at the same time, in several threads.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import operator
+import threading
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from ..chunking import Chunk, Source
 from ..outcome import Lost, Reply
 
-__all__ = ["Done", "Pool", "Task"]
+__all__ = ["Done", "Pool", "Setup", "Task"]
 
 Done = tuple[Chunk, Reply | Lost]
 
@@ -36,6 +38,37 @@ class Task(Protocol):
     def run(self, columns: tuple[Any, ...], size: int, rank: int) -> Reply:
         """Run the items of a chunk, or its first ones."""
         ...
+
+
+class Setup:
+    """A user's initializer, for pools whose workers are threads: run once in each.
+
+    Parameters
+    ----------
+    initializer : callable or None
+    initargs : tuple
+    """
+
+    _done = threading.local()
+
+    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
+        self._initializer = initializer
+        self._initargs = initargs
+
+    def __call__(self) -> None:
+        """Run it, if this thread has not yet."""
+        if self._initializer is None:
+            return
+        done: list[Setup] = self._done.__dict__.setdefault("setups", [])
+        if any(
+            other._initializer is self._initializer
+            and len(other._initargs) == len(self._initargs)
+            and all(map(operator.is_, other._initargs, self._initargs))
+            for other in done
+        ):
+            return
+        self._initializer(*self._initargs)
+        done.append(self)
 
 
 class Pool(Protocol):

@@ -303,7 +303,12 @@ class Crew:
     def reserve(self, call: Call, depth: int) -> Worker | None:
         """Find a worker that may take another chunk of `call`, in turn with other calls."""
         with self.lock:
-            free = [w for w in self.workers if w.load < depth and not w.retired]
+            free = [
+                w
+                for w in self.workers
+                if not w.retired
+                and (w.load == 0 or (w.load < depth and all(t.call is call for t in w.tickets)))
+            ]
             if not free or (self._hungry and self._hungry[0] is not call):
                 if call not in self._hungry:
                     self._hungry.append(call)

@@ -6,22 +6,33 @@ from collections.abc import Generator
 
 from ..chunking import Source
 from ..transport.payload import Task
-from .base import Done
+from .base import Done, Setup
 
 __all__ = ["SerialPool"]
 
 
 class SerialPool:
-    """Runs items in the thread that asks for them."""
+    """Runs items in the thread that asks for them.
+
+    Parameters
+    ----------
+    setup : Setup
+        The user's initializer.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source`; one item at a time where the consumer is lazy."""
+        self._setup()
         yield None
         while not source.finished:
             if source.aborted is not None:
                 raise source.aborted
             chunk = source.take()
-            if chunk is None:  # an inline source gives none at its end only
+            if chunk is None:
+                source.wait()
                 continue
             reply = task.run(chunk.columns, chunk.size, 0)
             done = len(reply.values)

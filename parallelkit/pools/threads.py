@@ -22,12 +22,13 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
+from .. import blas
 from ..chunking import Chunk, Source
 from ..outcome import Reply
 from ..transport.payload import Task
-from .base import Done
+from .base import Done, Setup
 
-__all__ = ["ThreadPool", "shutdown", "thread_pool"]
+__all__ = ["ThreadPool", "shutdown"]
 
 
 class ThreadPool:
@@ -38,20 +39,31 @@ class ThreadPool:
     workers : int
     level : int
         Nesting level of the items; each level has helpers of its own.
+    setup : Setup
+        The user's initializer.
     """
 
-    def __init__(self, workers: int, level: int) -> None:
+    def __init__(self, workers: int, level: int, setup: Setup) -> None:
         self._workers = workers
         self._level = level
+        self._setup = setup
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in threads, this one included where that serves."""
         helping = not source.lazy or self._level > 1
+        with blas.lent(task.threads(0)):
+            yield from self._run(task, source, helping)
+
+    def _run(
+        self, task: Task, source: Source, helping: bool
+    ) -> Generator[Done | None, None, None]:
         helpers = self._workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)
-        job = _Job(task, source, range(helping, helping + helpers), self._hand_out)
+        job = _Job(task, source, range(helping, helping + helpers), self._hand_out, self._setup)
         try:
+            if helping:
+                self._setup()
             job.engage()
             yield None
             while True:
@@ -93,12 +105,14 @@ class _Job:
         source: Source,
         ranks: range,
         hand_out: Callable[[Callable[[], None]], None],
+        setup: Setup,
     ) -> None:
         self._task = task
         self._source = source
         self._ranks = ranks
         self._idle_ranks = list(reversed(ranks))
         self._hand_out = hand_out
+        self._setup = setup
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._running = 0
@@ -114,6 +128,12 @@ class _Job:
                 self._hand_out(lambda rank=rank: self._context.copy().run(self._help, rank))
 
     def _help(self, rank: int) -> None:
+        try:
+            blas.hold(self._task.threads(rank))
+            self._setup()
+        except BaseException as error:  # noqa: BLE001 - an initializer's: the caller must know
+            self.finished.put(error)
+            return
         while self.step(rank):
             pass
         self.finished.put(None)
@@ -207,11 +227,6 @@ def _helpers(level: int, workers: int) -> _Helpers:
         if helpers is None:
             helpers = _levels[level, workers] = _Helpers(workers if level == 1 else workers - 1)
         return helpers
-
-
-def thread_pool(workers: int, level: int) -> ThreadPool:
-    """Pool of `workers` threads at a nesting level."""
-    return ThreadPool(workers, level)
 
 
 def shutdown() -> None:

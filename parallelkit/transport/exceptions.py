@@ -20,9 +20,10 @@ def portable(error: BaseException) -> Any:
     """`error`, or something that unpickles to it or to its stand-in."""
     if _survives(error):
         return error
-    rebuilt = _Rebuilt(error)
-    if _survives(rebuilt):
-        return rebuilt
+    if _plain(type(error)):
+        rebuilt = _Rebuilt(error)
+        if _survives(rebuilt):
+            return rebuilt
     return TransportError(
         f"{type(error).__name__}: {_text(error)} (this exception could not be sent back; "
         "its text stands for it)"
@@ -36,6 +37,15 @@ def _survives(error: Any) -> bool:
     except BaseException:  # noqa: BLE001 - a user's class may raise anything
         return False
     return type(copy) is (error.kind if isinstance(error, _Rebuilt) else type(error))
+
+
+def _plain(kind: type[BaseException]) -> bool:
+    """Whether the class leaves its pickling to the built-in one."""
+    return (
+        kind.__reduce__ is BaseException.__reduce__
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__setstate__ is BaseException.__setstate__
+    )
 
 
 class _Rebuilt:

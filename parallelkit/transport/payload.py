@@ -18,7 +18,7 @@ from .. import levels, options
 from ..levels import Nesting
 from ..outcome import Raised, Reply
 
-__all__ = ["Interrupted", "Progress", "Task", "apply_call", "apply_row", "format_error"]
+__all__ = ["Interrupted", "Progress", "Task", "format_error"]
 
 BUDGET = 0.05  # seconds after which a worker answers for what it has and gives the rest back
 FLUSH = 0.001  # with a time limit: seconds of finished work at risk when the worker is ended
@@ -58,6 +58,8 @@ class Task:
         Options that calls inside the items inherit.
     timeout : float, optional
         Seconds per item.
+    blas_threads : int, optional
+        Threads of numerical libraries within an item; by default the cores of the place.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Task:
         places: list[Nesting],
         configured: Mapping[str, Any],
         timeout: float | None = None,
+        blas_threads: int | None = None,
     ) -> None:
         self.func = func
         self.frozen = frozen
@@ -75,6 +78,15 @@ class Task:
         self.places = places
         self.configured = configured
         self.timeout = timeout
+        self.blas_threads = blas_threads
+
+    def place(self, rank: int) -> Nesting:
+        """Place of the worker `rank`."""
+        return self.places[rank % len(self.places)]
+
+    def threads(self, rank: int) -> int:
+        """How many threads numerical libraries may use in the worker `rank`."""
+        return self.blas_threads or self.place(rank).cores
 
     def run(
         self,
@@ -94,7 +106,7 @@ class Task:
         progress = progress or Progress()
         values, raised, mark = progress.values, progress.raised, progress.mark
         budget = BUDGET if mark is None else FLUSH
-        place = self.places[rank % len(self.places)]
+        place = self.place(rank)
         token = levels.enter(place)
         inherited = options.inherit(self._inherited(place))
         begin = now = time.perf_counter()
@@ -141,18 +153,6 @@ class Task:
         if columns:
             return map(call, *columns)
         return (call() for _ in range(size))
-
-
-def apply_row(func: Callable[..., Any], row: Any, /, **frozen: Any) -> Any:
-    """Call with the elements of a row, or with its items as keywords, for ``starmap``."""
-    if isinstance(row, Mapping):
-        return func(**row, **frozen)
-    return func(*row, **frozen)
-
-
-def apply_call(call: Callable[[], Any], /) -> Any:
-    """Run what ``delayed`` froze, for ``run`` and ``submit``."""
-    return call()
 
 
 def format_error(error: BaseException) -> str:

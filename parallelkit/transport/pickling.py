@@ -106,10 +106,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _with_namespace(obj, super().reducer_override(obj))
         if isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
             return _cached, (obj.__wrapped__, obj.cache_parameters())
-        reduced = super().reducer_override(obj)
-        if reduced is NotImplemented and getattr(type(obj), "__module__", "") != "numpy":
-            return _by_dill(obj)
-        return reduced
+        if type(obj) in self.dispatch_table:
+            return NotImplemented
+        return _by_dill(obj)
 
 
 # --- classes that go by value ----------------------------------------------------------------
@@ -134,12 +133,14 @@ def _token(cls: type) -> str:
 def _adopt(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
     """Worker: make a class of the parent, or find the one made before."""
     cls = make(*args)
-    _adopted[cls] = token
+    if in_worker_process():
+        _adopted[cls] = token
+        _sent[token] = cls
     return cls
 
 
 def _own_class(token: str) -> type:
-    """Parent: the class that was sent under `token`."""
+    """Parent: the class that was sent under `token`. (In the worker: its copy, in a round trip.)"""
     return _sent[token]
 
 

@@ -12,9 +12,18 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from .. import blas
+
 __all__ = ["Surroundings", "current"]
 
 _raw_environment: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+
+
+# How many threads numerical libraries may use is set in each worker by its share.
+_NOT_SHARED = tuple(
+    name if _raw_environment is os.environ else os.environ.encodekey(name)  # type: ignore[attr-defined]
+    for name in blas.VARIABLES
+)
 
 
 class Surroundings(NamedTuple):
@@ -29,7 +38,7 @@ class Surroundings(NamedTuple):
         if self.path != sys.path:
             sys.path[:] = self.path
             importlib.invalidate_caches()
-        for name in _raw_environment.keys() - self.environment.keys():
+        for name in _raw_environment.keys() - self.environment.keys() - set(_NOT_SHARED):
             del os.environ[_text(name)]
         for name, value in self.environment.items():
             if _raw_environment.get(name) != value:
@@ -47,7 +56,10 @@ def current() -> Surroundings:
         folder = os.getcwd()
     except OSError:
         folder = None
-    return Surroundings(folder, list(sys.path), dict(_raw_environment))
+    environment = dict(_raw_environment)
+    for name in _NOT_SHARED:
+        environment.pop(name, None)
+    return Surroundings(folder, list(sys.path), environment)
 
 
 def _text(raw: Any) -> str:

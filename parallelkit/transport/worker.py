@@ -27,7 +27,7 @@ import time
 from collections import deque
 from typing import Any
 
-from .. import levels
+from .. import blas, levels
 from ..outcome import Raised, Reply
 from . import pickling
 from .channel import Channel, Closed, Message
@@ -73,6 +73,7 @@ class _Worker:
         self.outbox = Outbox()
         self.sent = 0  # segments known to the parent, by the highest id
         self.items = 0
+        self.threads = 0  # of numerical libraries
         self.watch: _Watch | None = None
 
     def run(self) -> None:
@@ -184,7 +185,7 @@ class _Worker:
                 self.running = None
                 self._send_failure(UNREADABLE, number, error)
                 return
-            levels.settle(task.places[rank % len(task.places)])
+            self._share(task, rank)
             self._run(task, call, number, rank, size, columns, begin)
         except Interrupted:
             self.channel.send((SKIPPED, number))
@@ -230,6 +231,15 @@ class _Worker:
             self._reply(number, reply)
             if final:
                 return
+
+    def _share(self, task: Task, rank: int) -> None:
+        """Take the place of the worker `rank`, with numerical libraries held to its share."""
+        levels.settle(task.place(rank))
+        threads = task.threads(rank)
+        if threads != self.threads:
+            blas.set_default(threads)
+            self.threads = threads
+        blas.hold(threads)
 
     def _columns(self, packet: Packet) -> tuple[Any, ...]:
         data, buffers = self.inbox.unpack(packet, copy=False)

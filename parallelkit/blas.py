@@ -1,0 +1,96 @@
+"""BLAS and OpenMP threads, held to a share of the cores (by threadpoolctl).
+
+OpenBLAS and its kin keep one number for the process, OpenMP one for each thread that calls it.
+A worker process, and a helper thread, set theirs and keep it; the thread that makes a call gets
+back what it had. Libraries that are loaded later find the number in the environment of a worker
+process; elsewhere they are found by looking again when modules have been imported since.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["VARIABLES", "hold", "lent", "set_default"]
+
+VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+_lock = threading.RLock()
+_libraries: list[Any] = []
+_modules_seen = -1
+_held = threading.local()
+_borrowers = 0
+_before: dict[str, int] = {}  # library file: threads of the process before the first borrower
+
+
+def hold(threads: int) -> None:
+    """Let numerical libraries use `threads` threads in this thread, from now on."""
+    libraries = _loaded()
+    if getattr(_held, "state", None) == (threads, len(libraries)):
+        return
+    for library in libraries:
+        library.set_num_threads(threads)
+    _held.state = threads, len(libraries)
+
+
+def set_default(threads: int) -> None:
+    """Let libraries that this process has yet to load start with `threads` threads."""
+    for name in VARIABLES:
+        os.environ[name] = str(threads)
+
+
+@contextmanager
+def lent(threads: int) -> Iterator[None]:
+    """Hold to `threads` within the block, and give back what was there before."""
+    global _borrowers
+    with _lock:
+        libraries = list(_loaded())
+        own = {library.filepath: library.get_num_threads() for library in libraries}
+        _borrowers += 1
+        if _borrowers == 1:
+            _before.clear()
+        for path, number in own.items():
+            _before.setdefault(path, number)
+        for library in libraries:
+            library.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        with _lock:
+            _borrowers -= 1
+            for library in libraries:
+                if library.user_api == "openmp":
+                    library.set_num_threads(own[library.filepath])
+                elif _borrowers == 0:
+                    library.set_num_threads(_before[library.filepath])
+
+
+def _loaded() -> list[Any]:
+    """Controllers of the numerical libraries that this process has loaded."""
+    global _libraries, _modules_seen
+    if len(sys.modules) != _modules_seen:
+        import threadpoolctl
+
+        with _lock:
+            _libraries = threadpoolctl.ThreadpoolController().lib_controllers
+            _modules_seen = len(sys.modules)
+    return _libraries
+
+
+def _after_fork() -> None:
+    global _lock, _borrowers
+    _lock, _borrowers = threading.RLock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
