@@ -317,6 +317,8 @@ class Crew:
                 self._hungry.popleft()
             worker = min(free, key=lambda w: (w.load, not w.ready))
             worker.reserved += 1
+            if len(free) > 1:
+                self._feed_next()
             return worker
 
     def sated(self, call: Call) -> None:
@@ -456,8 +458,10 @@ class Crew:
                 call.poked = False
                 if leads:
                     self._leader = None
-                    if self._waiting:
-                        self._waiting[0].event.set()
+                if self._leader is None and self._waiting:
+                    # Whoever leaves sees to it that somebody drives. That may turn out to leave
+                    # too, and sees to it then.
+                    self._waiting[0].event.set()
 
     def poke(self, call: Call) -> None:
         """End the wait of `call`: its input has something."""

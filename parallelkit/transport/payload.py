@@ -10,7 +10,7 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -102,9 +102,10 @@ class Task:
         With `progress` every item is marked there before it starts.
         """
         call = functools.partial(self.func, **self.frozen) if self.frozen else self.func
-        items = self._rows(call, columns, size)
+        items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
         progress = progress or Progress()
         values, raised, mark = progress.values, progress.raised, progress.mark
+        append = values.append
         budget = BUDGET if mark is None else FLUSH
         place = self.place(rank)
         token = levels.enter(place)
@@ -113,13 +114,16 @@ class Task:
         batch = 1
         try:
             while len(values) < size:
-                due = min(size, len(values) + batch)
                 if mark is not None:
                     mark(len(values))
                 try:
-                    values.extend(islice(items, batch))
-                    if len(values) < due:  # to islice, a StopIteration of `call` is just the end
-                        raise StopIteration
+                    # Not extend(map(call, items)): a StopIteration of `call` would end it in silence.
+                    if len(columns) == 1:
+                        for item in islice(items, batch):
+                            append(call(item))
+                    else:
+                        for item in islice(items, batch):
+                            append(call(*item))
                 except BaseException as error:
                     if isinstance(error, KeyboardInterrupt) and not levels.in_worker_process():
                         raise
@@ -127,10 +131,8 @@ class Task:
                         raise
                     raised.append(Raised(len(values), error, format_error(error)))
                     values.append(None)
-                    done = len(values)
                     if self.stop_at_error:
                         break
-                    items = self._rows(call, tuple(c[done:] for c in columns), size - done)
                 last, now = now, time.perf_counter()
                 if now - begin > budget or (stop is not None and stop()):
                     break
@@ -147,12 +149,6 @@ class Task:
         if workers is None:
             return self.configured
         return {**self.configured, "workers": min(workers, place.cores) if workers > 0 else None}
-
-    @staticmethod
-    def _rows(call: Callable[..., Any], columns: tuple[Any, ...], size: int) -> Iterator[Any]:
-        if columns:
-            return map(call, *columns)
-        return (call() for _ in range(size))
 
 
 def format_error(error: BaseException) -> str:

@@ -31,7 +31,6 @@ from .. import blas, levels
 from ..outcome import Raised, Reply
 from . import pickling
 from .channel import Channel, Closed, Message
-from .exceptions import portable
 from .payload import Interrupted, Progress, Task
 from .pickling import Pickled
 from .segments import Inbox, Outbox, Packet, Segment, take_all
@@ -251,7 +250,7 @@ class _Worker:
     # --- answers -----------------------------------------------------------------------------
 
     def _reply(self, number: int, reply: Reply) -> None:
-        raised = [r._replace(exception=portable(r.exception)) for r in reply.raised]
+        raised = [r._replace(exception=pickling.portable(r.exception)) for r in reply.raised]
         try:
             pickled = pickling.dumps((reply.values, raised), self.max_nbytes)
         except Interrupted:
@@ -303,7 +302,7 @@ class _Worker:
     def _send_failure(self, kind: int, number: int, error: BaseException) -> None:
         from .payload import format_error
 
-        pickled = pickling.dumps((portable(error), format_error(error)))
+        pickled = pickling.dumps((pickling.portable(error), format_error(error)))
         self._send((kind, number), pickled, ())
 
     def _on_interrupt(self, signum: int, frame: object) -> None:

@@ -1,0 +1,212 @@
+"""How functions, classes and exceptions cross that the other side cannot import.
+
+They go by value, by cloudpickle's reducers. What is done on top of those:
+
+- A class that came from the parent goes back as a token, so that it is *the same class* there,
+  and what a worker did to its copy of the class does not overwrite the original.
+- Functions of one module share their globals in a worker, whatever message brought them.
+- ``functools.lru_cache`` functions are taken apart and made again.
+- Exceptions with an ``__init__`` of their own are made again without it: pickle would call it
+  with ``args``, which need not be what it takes.
+- What else names itself as a global of ``__main__`` goes by dill.
+"""
+
+from __future__ import annotations
+
+import functools
+import secrets
+import weakref
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, cast
+
+import cloudpickle
+from cloudpickle import cloudpickle as _cp
+
+from ..levels import in_worker_process
+
+__all__ = ["ByValuePickler"]
+
+
+class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """The C pickler, with reducers for what goes by value."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Reduce `obj`, or leave it to pickle (NotImplemented)."""
+        if isinstance(obj, type):
+            token = _adopted.get(obj)
+            if token is not None:
+                return _own_class, (token,)
+            return _class(obj, super().reducer_override(obj))
+        if isinstance(obj, FunctionType):
+            return _function(obj, super().reducer_override(obj))
+        if isinstance(obj, BaseException):
+            return _exception(obj)
+        if isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
+            return _cached, (obj.__wrapped__, obj.cache_parameters())
+        if type(obj) in self.dispatch_table:
+            return NotImplemented
+        return _by_dill(obj)
+
+
+# --- classes ----------------------------------------------------------------------------------
+
+_CLASS_MAKERS = (_cp._make_skeleton_class, _cp._make_skeleton_enum)
+_tokens: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+_sent: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
+_adopted: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+
+
+def _class(cls: type, reduced: Any) -> Any:
+    """Add to cloudpickle's reduction of a class that goes by value: a token, and its slots."""
+    if not isinstance(reduced, tuple) or reduced[0] not in _CLASS_MAKERS:
+        return reduced
+    make, args, state, *rest = reduced
+    slots = cls.__dict__.get("__slots__")
+    named_tuple = issubclass(cls, tuple) and hasattr(cls, "_fields")
+    if slots is not None and make is _cp._make_skeleton_class and not named_tuple:
+        # cloudpickle sets __slots__ on the finished class, where it has no effect any more.
+        kind, name, bases, namespace, *tail = args
+        args = (kind, name, bases, {**namespace, "__slots__": slots}, *tail)
+        attributes = {k: v for k, v in state[0].items() if k not in ("__slots__", "__slotnames__")}
+        state = (attributes, *state[1:])
+    return (_adopt, (_token(cls), make, args), state, *rest)
+
+
+def _token(cls: type) -> str:
+    token = _tokens.get(cls)
+    if token is None:
+        token = _tokens[cls] = secrets.token_hex(8)
+        _sent[token] = cls
+    return token
+
+
+def _adopt(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
+    """Worker: make a class of the parent, or find the one made before."""
+    cls = make(*args)
+    if in_worker_process():
+        _adopted[cls] = token
+        _sent[token] = cls
+    return cls
+
+
+def _own_class(token: str) -> type:
+    """Parent: the class that was sent under `token`. (In the worker: its copy, in a round trip.)"""
+    return _sent[token]
+
+
+# --- functions --------------------------------------------------------------------------------
+
+_namespaces: dict[object, _Namespace] = {}
+_ATOMS = (type(None), bool, int, float, str, bytes)  # cheap to keep and to compare
+
+
+class _Namespace(dict[str, Any]):
+    """In a worker: the globals of one module of the parent, as far as functions brought them."""
+
+    received: dict[str, Any]
+
+
+def _function(func: FunctionType, reduced: Any) -> Any:
+    """Let all functions of one module share their globals in a worker, whatever brings them.
+
+    cloudpickle gives each pickle globals of its own; then what an initializer sets by a
+    ``global`` statement would not be seen by the functions that come after it.
+    """
+    if not isinstance(reduced, tuple) or in_worker_process():
+        return reduced
+    code, base, *rest = reduced[1]
+    key = func.__module__, id(func.__globals__)
+    return (_make_function, (key, base, code, *rest), *reduced[2:5], _set_function)
+
+
+def _make_function(key: object, base: dict[str, Any], code: Any, *rest: Any) -> FunctionType:
+    if not in_worker_process():  # a round trip in the parent, to test what survives
+        return cast(FunctionType, _cp._make_function(code, base, *rest))
+    space = _namespaces.get(key)
+    if space is None:
+        space = _namespaces[key] = _Namespace(base)
+        space.received = {}
+    return cast(FunctionType, _cp._make_function(code, space, *rest))
+
+
+def _set_function(func: FunctionType, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    """Bring the globals up to date: what the parent changed is changed here too.
+
+    What the worker itself has bound anew (an initializer's connection, where the parent has None)
+    stays, until the parent binds it to something else.
+    """
+    attributes, slots = state
+    space = func.__globals__
+    if isinstance(space, _Namespace):
+        brought = slots["__globals__"]
+        kept = {
+            name: space[name]
+            for name, value in space.received.items()
+            if name in brought
+            and space[name] is not value
+            and type(brought[name]) is type(value)
+            and brought[name] == value
+        }
+        space.received.update({n: v for n, v in brought.items() if isinstance(v, _ATOMS)})
+        slots = {**slots, "__globals__": {**brought, **kept}}
+    _cp._function_setstate(func, (attributes, slots))
+
+
+def _cached(func: Callable[..., Any], parameters: Mapping[str, Any]) -> Callable[..., Any]:
+    return functools.lru_cache(**parameters)(func)
+
+
+def _importable(obj: Any) -> bool:
+    """Whether the other side finds `obj` by its name."""
+    module = getattr(obj, "__module__", None)
+    return module not in (None, "__main__") and "<locals>" not in getattr(obj, "__qualname__", "")
+
+
+# --- exceptions -------------------------------------------------------------------------------
+
+
+def _exception(error: BaseException) -> Any:
+    kind = type(error)
+    if (
+        isinstance(kind.__init__, FunctionType)
+        and kind.__reduce__ is BaseException.__reduce__
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__setstate__ is BaseException.__setstate__
+    ):
+        return _rebuild, (kind, error.args), dict(error.__dict__) or None
+    return NotImplemented
+
+
+def _rebuild(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    error = kind.__new__(kind, *args)
+    built_in = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+    try:
+        built_in.__init__(error, *args)  # type: ignore[misc]
+    except TypeError:  # its args are not what made it
+        pass
+    error.args = args
+    return error
+
+
+# --- what names itself as a global ------------------------------------------------------------
+
+
+def _by_dill(obj: Any) -> Any:
+    """Reduce by dill what would travel as a bare name of ``__main__``; leave all else alone."""
+    if getattr(obj, "__module__", None) != "__main__":
+        return NotImplemented
+    reduce = type(obj).__reduce_ex__
+    if reduce is object.__reduce_ex__ and type(obj).__reduce__ is object.__reduce__:
+        return NotImplemented
+    if not isinstance(obj.__reduce_ex__(5), str):
+        return NotImplemented
+    import dill
+
+    return _undill, (dill.dumps(obj, recurse=True),)
+
+
+def _undill(data: bytes) -> Any:
+    import dill
+
+    return dill.loads(data)
