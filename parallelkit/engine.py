@@ -11,6 +11,9 @@ call ends.
 
 from __future__ import annotations
 
+import atexit
+import sys
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing
 from typing import Any
@@ -68,6 +71,7 @@ def stream(call: Call, options: Options, watch: Watch, ordered: bool) -> Iterato
     watch(source)
     results = _stream(call, options, plan_, source, ordered)
     next(results)  # runs up to where the call has begun; from there on closing it ends the call
+    _streams.add(results)
     return results
 
 
@@ -145,6 +149,22 @@ def _pool(options: Options, plan_: Plan) -> Pool:
     return process_pool(options, plan_.workers, options.start_method or default_start_method())
 
 
+_streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """End what still runs, while everything that this takes is still there."""
+    for results in list(_streams):
+        try:
+            results.close()
+        except ValueError:  # it runs, in a thread that the end of the process ends
+            pass
+    shutdown()
+
+
+atexit.register(_at_exit)
+
+
 def shutdown() -> None:
     """End all workers that this process keeps warm.
 
@@ -156,8 +176,6 @@ def shutdown() -> None:
     >>> import parallelkit as pk
     >>> pk.shutdown()
     """
-    import sys
-
     for name in ("processes", "threads"):
         module = sys.modules.get(f"{__package__}.pools.{name}")
         if module is not None:

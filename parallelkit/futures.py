@@ -75,9 +75,10 @@ class Submissions(Source):
         """Submit a call."""
         future: Future[Any] = Future()
         with self._ending:
-            if not self.alive:
-                raise self._ended or ParallelError("the pool is closed")
-            self._queue.append((call, future))
+            if self.alive:
+                self._queue.append((call, future))
+            else:
+                future.set_exception(self._ended or ParallelError("the pool is closed"))
         self._notify()
         return future
 

@@ -377,6 +377,8 @@ class Crew:
 
     def close_call(self, call: Call) -> None:
         """End a call; give it up in the workers that still have chunks of it."""
+        if os.getpid() != self.pid:
+            return  # a copy of the call, in a forked child
         with self.lock:
             del self.calls[call.number]  # what still comes for it is dropped from now on
             if call in self._hungry:

@@ -180,8 +180,7 @@ class _Job:
     def close(self) -> None:
         """Take no more chunks; an item that runs ends when it ends."""
         self._source.wake = None
-        with self._lock:
-            self._stopped = True
+        self._stopped = True
 
 
 # --- helpers ------------------------------------------------------------------------------------
