@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from . import engine
 from .call import Call, Delayed, apply_call, apply_row
@@ -160,7 +160,7 @@ class Pool:
             self._submissions.abort(error)
             self._submissions.join()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -180,7 +180,9 @@ class Pool:
         return f"<parallelkit.Pool workers={options.workers}, backend={options.backend!r}{state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a Pool cannot be sent to a worker; call pk.map there, or make a Pool there")
+        raise TypeError(
+            "a Pool cannot be sent to a worker; call pk.map there, or make a Pool there"
+        )
 
     def _options(self) -> Options:
         if self._closed:
@@ -191,7 +193,7 @@ class Pool:
 _default = Pool()
 
 
-def map(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:  # noqa: A001
+def map(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:
     """Call `func` with the elements of `iterables`, in parallel; return a list in input order.
 
     Parameters

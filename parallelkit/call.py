@@ -67,6 +67,7 @@ class Delayed:
     kwargs: Mapping[str, Any]
 
     def __call__(self) -> Any:
+        """Make the call."""
         return self.func(*self.args, **self.kwargs)
 
 

@@ -102,7 +102,7 @@ class Submissions(Source):
         self.close_soon()
         self._thread.join()
 
-    def _draw(self, size: int) -> Chunk | None:
+    def _draw(self, size: int) -> Chunk | None:  # noqa: ARG002 - one call at a time
         while self._queue:
             call, future = self._queue.popleft()
             if future.set_running_or_notify_cancel():

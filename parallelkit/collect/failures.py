@@ -53,7 +53,7 @@ class Failures:
             self._source.put_back(*(chunk.part(i, i + 1) for i in range(chunk.size)))
             return []
         reason = lost.reason
-        again = isinstance(reason, WorkerDied) or isinstance(reason, self._options.retry_on)
+        again = isinstance(reason, (WorkerDied, *self._options.retry_on))
         if again and chunk.attempts <= self._options.retries:
             self._source.put_back(replace(chunk, attempts=chunk.attempts + 1))
             return []
@@ -110,10 +110,11 @@ def _explained(chunk: Chunk, reason: BaseException, options: Options) -> BaseExc
     if isinstance(reason, ParallelError):
         return reason
     if isinstance(reason, TimeoutError) and options.timeout is not None:
-        return TaskTimeout(f"item {chunk.start} ran longer than timeout={options.timeout:g} seconds")
-    error = TransportError(
-        f"item {chunk.start} or its result could not be unpickled: {type(reason).__name__}: {reason}"
-    )
+        return TaskTimeout(
+            f"item {chunk.start} ran longer than timeout={options.timeout:g} seconds"
+        )
+    told = f"{type(reason).__name__}: {reason}"
+    error = TransportError(f"item {chunk.start} or its result could not be unpickled: {told}")
     error.__cause__ = reason
     return error
 

@@ -1,116 +1,35 @@
-"""The workers of one process pool as the parent sees them, and who may use them when.
+"""The workers of one process pool as the parent sees them, and which call may use them when.
 
-Who waits, drives: a thread that waits for its own call reads what *all* workers have sent and
-routes it to the calls that it belongs to. One thread drives at a time; when its call is done,
-another waiting thread takes over. So there is no thread between a worker's answer and the caller.
-
-::
-
-    worker sockets ─┐                       ┌─► call A's inbox   (A drives)
-    process ends   ─┼─► selector ─► route ──┤
-    wake pipe      ─┘                       └─► call B's inbox, B's event
+A crew is shared: by calls, threads and pools with the same settings. Calls that want a worker
+stand in line; each takes one when it is its turn, and lines up again for the next. What a worker
+sends is routed here (see `driver` for who reads it) and unpickled by the call that it is for.
 """
 
 from __future__ import annotations
 
 import os
-import selectors
-import signal
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from multiprocessing.connection import wait as wait_for
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from ..chunking import Chunk
 from ..errors import ParallelError, RemoteTraceback, WorkerDied
 from ..outcome import Lost
 from ..transport import pickling
 from ..transport import worker as protocol
-from ..transport.channel import Channel, Closed, Message
-from ..transport.segments import Inbox, Outbox, Packet, Segment, control_block, take_all
-from ..transport.surroundings import Surroundings, current
+from ..transport.channel import Closed, Message
+from ..transport.segments import Outbox, Packet, take_all
+from ..transport.surroundings import current
+from .driver import Driver
 from .hosting import Host
+from .members import Answer, Call, Ticket, Worker, exit_code, interrupt, obituary
 
-__all__ = ["Answer", "Call", "Crew", "Ticket"]
+__all__ = ["Crew"]
 
 GRACE = 0.2  # seconds for a worker to leave the item of a call that was given up
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """A chunk that a worker has."""
-
-    number: int
-    call: Call
-    chunk: Chunk
-    nbytes: int
-    done: int = 0  # items answered so far
-
-
-@dataclass(slots=True)
-class Answer:
-    """What came for a ticket: part of a reply still to be unpickled, or a loss."""
-
-    chunk: Chunk
-    nbytes: int = 0
-    worker: Worker | None = None
-    packet: Packet | None = None
-    seconds: float = 0.0
-    final: bool = True
-    lost: Lost | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """One call's state in the crew."""
-
-    number: int
-    pickled: pickling.Pickled
-    around: Surroundings
-    timeout: float | None
-    inbox: deque[Answer] = field(default_factory=deque)
-    tickets: int = 0
-    event: threading.Event = field(default_factory=threading.Event)
-    poked: bool = False
-    failed: BaseException | None = None
-    packet: Packet | None = None
-    segment: Segment | None = None
-    users: set[Worker] = field(default_factory=set)  # who has not released the segment
-
-
-class Worker:
-    """A worker process: its channel, its segments, its tickets."""
-
-    def __init__(self, process: Any, sock: socket.socket, rank: int, folder: str | None) -> None:
-        self.process = process
-        self.sentinel: int = process.sentinel
-        self.pid: int = process.pid
-        self.channel = Channel(sock)
-        self.rank = rank
-        self.outbox, self.inbox = Outbox(folder=folder), Inbox()
-        self.sent = 0  # segments known to it, by the highest id
-        self.tickets: deque[Ticket] = deque()
-        self.reserved = 0
-        self.calls: set[int] = set()
-        self.around: Surroundings | None = None
-        self.ready = self.retired = self.dead = False
-        self.sending = threading.Lock()
-        self.control_fd, control = control_block(protocol.CONTROL_BYTES)
-        self.words, self.times = control.cast("Q"), control.cast("d")
-
-    @property
-    def load(self) -> int:
-        """Chunks that it has or is about to get."""
-        return len(self.tickets) + self.reserved
-
-    def kill(self) -> None:
-        """End the process, whatever it does."""
-        if not self.dead:
-            self.process.kill()
 
 
 class Crew:
@@ -147,8 +66,6 @@ class Crew:
         self.lock = threading.RLock()
         self.workers: list[Worker] = []
         self.calls: dict[int, Call] = {}
-        self._leader: Call | None = None
-        self._waiting: list[Call] = []
         self._hungry: deque[Call] = deque()  # in the order in which they get workers
         self._numbers = 0
         self._stillborn = 0
@@ -158,13 +75,12 @@ class Crew:
         try:
             hello = pickling.dumps((initializer, initargs))
         except BaseException as error:
-            raise pickling.refusal("initializer or initargs", (initializer, initargs), error) from error
+            raise pickling.refusal(
+                "initializer or initargs", (initializer, initargs), error
+            ) from error
         self._hello, self._hello_segment = self._tasks.pack(hello)
-        self._selector = selectors.DefaultSelector()
-        self._wake_in, self._wake_out = socket.socketpair()
-        for end in (self._wake_in, self._wake_out):
-            end.setblocking(False)
-        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self._driver = Driver(self.lock, self._receive, self._bury)
+        self.wait, self.poke = self._driver.wait, self._driver.poke
         self.pid = os.getpid()
         try:
             self.host = Host(workers, start_method, self._add, self._fail)
@@ -194,11 +110,10 @@ class Crew:
                 worker.channel.send(body, fds)
             except Closed:
                 pass  # it is dead already; the selector will tell
-            self._selector.register(worker.channel, selectors.EVENT_READ, worker)
-            self._selector.register(worker.sentinel, selectors.EVENT_READ, worker)
+            self._driver.add(worker)
             self._feed_next()
         os.close(worker.control_fd)
-        self._poke()
+        self._driver.nudge()
 
     def _bury(self, worker: Worker) -> None:
         """Take a dead worker out; what it had begun is lost, what it had not is not."""
@@ -207,10 +122,9 @@ class Crew:
                 return
             self._drain(worker)
             worker.dead = True
-            self._selector.unregister(worker.channel)
-            self._selector.unregister(worker.sentinel)
+            self._driver.remove(worker)
             self.workers.remove(worker)
-            code = _exit_code(worker.process)
+            code = exit_code(worker.process)
             begun = worker.words[protocol.CHUNK_BEGUN]
             for ticket in worker.tickets:
                 ticket.call.tickets -= 1
@@ -226,7 +140,11 @@ class Crew:
             if not worker.ready and not worker.retired:
                 self._stillborn += 1
                 if self._stillborn > 2 * self.size + 1:
-                    self._fail(WorkerDied(f"workers end before they are ready: {obituary(worker.pid, code)}"))
+                    self._fail(
+                        WorkerDied(
+                            f"workers end before they are ready: {obituary(worker.pid, code)}"
+                        )
+                    )
             worker.channel.close()
             worker.outbox.close()
             worker.inbox.close()
@@ -248,7 +166,7 @@ class Crew:
             for call in self.calls.values():
                 call.failed = call.failed or error
                 call.event.set()
-        self._poke()
+        self._driver.nudge()
 
     def close(self) -> None:
         """End the workers. Calls that are under way fail."""
@@ -261,8 +179,7 @@ class Crew:
         with self.lock:
             for worker in list(self.workers):
                 worker.dead = True
-                self._selector.unregister(worker.channel)
-                self._selector.unregister(worker.sentinel)
+                self._driver.remove(worker)
                 worker.channel.close()
                 worker.outbox.close()
                 worker.inbox.close()
@@ -282,9 +199,7 @@ class Crew:
 
     def _let_go(self) -> None:
         self._tasks.close()
-        self._selector.close()
-        self._wake_in.close()
-        self._wake_out.close()
+        self._driver.close()
 
     # --- calls ---------------------------------------------------------------------------------
 
@@ -297,7 +212,7 @@ class Crew:
             call = Call(self._numbers, pickled, current(), timeout)
             self.calls[call.number] = call
         if pickled.buffers:
-            self._look()  # a segment of the last call may be free by now
+            self._driver.look()  # a segment of the last call may be free by now
         return call
 
     def reserve(self, call: Call, depth: int) -> Worker | None:
@@ -413,7 +328,7 @@ class Crew:
                 except Closed:
                     continue
                 if worker.ready:
-                    _interrupt(worker.pid)
+                    interrupt(worker.pid)
             deadline = time.monotonic() + GRACE
             while call.tickets and (left := deadline - time.monotonic()) > 0:
                 self.wait(call, left)
@@ -433,69 +348,10 @@ class Crew:
                 ticket = worker.tickets[0]
                 late = time.monotonic() - begun - call.timeout
                 if ticket.call is call and late > 2 * GRACE:
-                    self.expired(worker, ticket, worker.words[protocol.ITEM_OFFSET])
+                    self._expired(worker, ticket, worker.words[protocol.ITEM_OFFSET])
                     worker.kill()
 
-    # --- waiting and driving -------------------------------------------------------------------
-
-    def wait(self, call: Call, timeout: float | None = None) -> None:
-        """Wait until something may have come for `call`, driving if nobody else does."""
-        with self.lock:
-            if call.inbox or call.poked or call.failed:
-                call.poked = False
-                return
-            leads = self._leader is None
-            if leads:
-                self._leader = call
-            self._waiting.append(call)
-        try:
-            if leads:
-                self._drive(timeout)
-            else:
-                call.event.wait(timeout)
-                call.event.clear()
-        finally:
-            with self.lock:
-                self._waiting.remove(call)
-                call.poked = False
-                if leads:
-                    self._leader = None
-                if self._leader is None and self._waiting:
-                    # Whoever leaves sees to it that somebody drives. That may turn out to leave
-                    # too, and sees to it then.
-                    self._waiting[0].event.set()
-
-    def poke(self, call: Call) -> None:
-        """End the wait of `call`: its input has something."""
-        call.poked = True
-        call.event.set()
-        if self._leader is call:
-            self._poke()
-
-    def _poke(self) -> None:
-        try:
-            self._wake_in.send(b"x")
-        except (BlockingIOError, OSError):
-            pass  # full: it will wake; closed: nobody waits
-
-    def _drive(self, timeout: float | None) -> None:
-        for key, _ in self._selector.select(timeout):
-            worker = key.data
-            if worker is None:
-                try:
-                    self._wake_out.recv(4096)
-                except BlockingIOError:
-                    pass
-            elif key.fileobj is worker.channel:
-                self._receive(worker)
-            else:
-                self._bury(worker)
-
-    def _look(self) -> None:
-        """Take in what has already come, if nobody drives."""
-        with self.lock:
-            if self._leader is None:
-                self._drive(0)
+    # --- what workers send ------------------------------------------------------------------
 
     def _receive(self, worker: Worker) -> None:
         try:
@@ -508,55 +364,83 @@ class Crew:
                 self._route(worker, message)
 
     def _route(self, worker: Worker, message: Message) -> None:
-        kind, *rest = message.body
+        kind, *fields = message.body
         fd = message.fds[0] if message.fds else None
-        if kind == protocol.REPLY:
-            number, packet, seconds, count, final, *segments = rest
-            worker.inbox.adopt(packet, fd)
-            self._free(worker, *segments)
-            ticket = next(t for t in worker.tickets if t.number == number)
-            part = ticket.chunk.part(ticket.done, ticket.done + count) if (
-                count < ticket.chunk.size
-            ) else ticket.chunk
-            ticket.done += count
-            nbytes = ticket.nbytes * count // max(1, ticket.chunk.size)
-            self._deliver(ticket.call, Answer(part, nbytes, worker, packet, seconds, final))
-            if final:
-                if ticket.done < ticket.chunk.size:
-                    left = ticket.chunk.part(ticket.done, ticket.chunk.size)
-                    self._deliver(ticket.call, Answer(left, lost=Lost(_NOT_RUN, False)))
-                self._close_ticket(worker, ticket)
-        elif kind == protocol.SKIPPED:
-            ticket = next(t for t in worker.tickets if t.number == rest[0])
-            self._close_ticket(worker, ticket)
-        elif kind == protocol.UNREADABLE:
-            number, packet, *segments = rest
-            error = self._error(worker, packet, fd, segments)
-            ticket = next(t for t in worker.tickets if t.number == number)
-            self._deliver(ticket.call, Answer(ticket.chunk, lost=Lost(error)))
-            self._close_ticket(worker, ticket)
-        elif kind == protocol.TIMEOUT:
-            number, offset = rest
-            ticket = next(t for t in worker.tickets if t.number == number)
-            self.expired(worker, ticket, offset)
-        elif kind == protocol.FAILED:
-            number, packet, *segments = rest
-            error = self._error(worker, packet, fd, segments)
-            if number == 0:
-                self._fail(error)
-            elif number in self.calls:
-                self.calls[number].failed = error
-                self.calls[number].event.set()
-        elif kind == protocol.READY:
-            worker.ready = True
-            self._stillborn = 0
-            self._feed_next()
-        elif kind == protocol.RETIRED:
-            worker.retired = True
-        elif kind == protocol.RELEASED:
-            self._free(worker, *rest, ())
+        self._ROUTES[kind](self, worker, fd, *fields)
 
-    def expired(self, worker: Worker, ticket: Ticket, offset: int) -> None:
+    def _on_reply(
+        self,
+        worker: Worker,
+        fd: int | None,
+        number: int,
+        packet: Packet,
+        seconds: float,
+        count: int,
+        final: bool,
+        *segments: list[int],
+    ) -> None:
+        worker.inbox.adopt(packet, fd)
+        self._free(worker, *segments)
+        ticket = worker.ticket(number)
+        chunk, begin = ticket.chunk, ticket.done
+        ticket.done += count
+        part = chunk if count == chunk.size else chunk.part(begin, ticket.done)
+        nbytes = ticket.nbytes * count // chunk.size
+        self._deliver(ticket.call, Answer(part, nbytes, worker, packet, seconds, final))
+        if final:
+            if ticket.done < chunk.size:
+                left = chunk.part(ticket.done, chunk.size)
+                self._deliver(ticket.call, Answer(left, lost=Lost(_NOT_RUN, started=False)))
+            self._close_ticket(worker, ticket)
+
+    def _on_skipped(self, worker: Worker, _: int | None, number: int) -> None:
+        self._close_ticket(worker, worker.ticket(number))
+
+    def _on_unreadable(
+        self, worker: Worker, fd: int | None, number: int, packet: Packet, *segments: list[int]
+    ) -> None:
+        error = self._error(worker, packet, fd, segments)
+        ticket = worker.ticket(number)
+        self._deliver(ticket.call, Answer(ticket.chunk, lost=Lost(error)))
+        self._close_ticket(worker, ticket)
+
+    def _on_timeout(self, worker: Worker, _: int | None, number: int, offset: int) -> None:
+        self._expired(worker, worker.ticket(number), offset)
+
+    def _on_failed(
+        self, worker: Worker, fd: int | None, number: int, packet: Packet, *segments: list[int]
+    ) -> None:
+        """A task that cannot be unpickled, or (number 0) an initializer that raised."""
+        error = self._error(worker, packet, fd, segments)
+        if number == 0:
+            self._fail(error)
+        elif number in self.calls:
+            self.calls[number].failed = error
+            self.calls[number].event.set()
+
+    def _on_ready(self, worker: Worker, _: int | None) -> None:
+        worker.ready = True
+        self._stillborn = 0
+        self._feed_next()
+
+    def _on_retired(self, worker: Worker, _: int | None) -> None:
+        worker.retired = True
+
+    def _on_released(self, worker: Worker, _: int | None, *segments: list[int]) -> None:
+        self._free(worker, *segments)
+
+    _ROUTES: ClassVar[dict[int, Callable[..., None]]] = {
+        protocol.REPLY: _on_reply,
+        protocol.SKIPPED: _on_skipped,
+        protocol.UNREADABLE: _on_unreadable,
+        protocol.TIMEOUT: _on_timeout,
+        protocol.FAILED: _on_failed,
+        protocol.READY: _on_ready,
+        protocol.RETIRED: _on_retired,
+        protocol.RELEASED: _on_released,
+    }
+
+    def _expired(self, worker: Worker, ticket: Ticket, offset: int) -> None:
         """Settle a ticket whose item at `offset` ran too long; its worker is about to end."""
         if ticket not in worker.tickets:
             return
@@ -572,7 +456,7 @@ class Crew:
         self._close_ticket(worker, ticket)
 
     def _error(
-        self, worker: Worker, packet: Packet, fd: int | None, segments: list[Any]
+        self, worker: Worker, packet: Packet, fd: int | None, segments: tuple[list[int], ...]
     ) -> BaseException:
         worker.inbox.adopt(packet, fd)
         self._free(worker, *segments)
@@ -593,24 +477,23 @@ class Crew:
     def _deliver(self, call: Call, answer: Answer) -> None:
         if call.number in self.calls:
             call.inbox.append(answer)
-            if self._leader is not call:
-                call.event.set()
+            call.event.set()
         elif answer.worker is not None and answer.packet is not None:
             answer.worker.inbox.done(answer.packet)
 
     def _feed_next(self) -> None:
         """Wake the call whose turn it is to get a worker."""
         if self._hungry:
-            call = self._hungry[0]
-            call.poked = True
-            call.event.set()
-            if self._leader is call:
-                self._poke()
+            self._driver.poke(self._hungry[0])
 
     # --- segments ------------------------------------------------------------------------------
 
     def _free(
-        self, worker: Worker, chunks: list[int], tasks: list[int], forgotten: list[int]
+        self,
+        worker: Worker,
+        chunks: list[int],
+        tasks: list[int],
+        forgotten: Sequence[int] = (),
     ) -> None:
         worker.outbox.free(chunks)
         worker.inbox.forget(forgotten)
@@ -632,41 +515,3 @@ class Crew:
 
 _NOT_RUN = ParallelError("not run")
 _TIMED_OUT = TimeoutError("ran too long")
-
-
-def obituary(pid: int, code: int | None) -> str:
-    """How a worker ended, and what that may mean."""
-    if code is not None and code < 0:
-        try:
-            how = f"signal {signal.Signals(-code).name}"
-        except ValueError:
-            how = f"signal {-code}"
-    else:
-        how = f"exit code {code}"
-    advice = ""
-    if code == -signal.SIGKILL:
-        advice = "; out of memory? (memory_limit= makes that a MemoryError of the item)"
-    elif code == -signal.SIGSEGV:
-        advice = "; a crash in compiled code, or a recursion too deep for the C stack"
-    return f"worker process {pid} ended by {how}{advice}"
-
-
-def _exit_code(process: Any) -> int | None:
-    """Exit code of a process that has hung up. It may still be on its way out."""
-    for patience in (1.0, 1.0):
-        deadline = time.monotonic() + patience
-        wait_for([process.sentinel], patience)
-        while time.monotonic() < deadline:
-            code: int | None = process.exitcode
-            if code is not None:
-                return code
-            time.sleep(0.001)
-        process.kill()  # it lives on without us
-    return None
-
-
-def _interrupt(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGINT)
-    except ProcessLookupError:
-        pass

@@ -12,14 +12,13 @@ from collections.abc import Generator
 from typing import Any
 
 from ..chunking import Source
-from ..errors import ParallelError
 from ..options import Options
 from ..outcome import Lost, Reply
 from ..transport import pickling
-from ..transport.payload import Task
 from . import hosting
-from .base import Done
-from .crew import Answer, Call, Crew
+from .base import Done, Task
+from .crew import Crew
+from .members import Answer, Call
 
 __all__ = ["ProcessPool", "shutdown"]
 
@@ -40,8 +39,8 @@ class ProcessPool:
         crew = self._crew
         try:
             pickled = pickling.dumps(task, crew.settings["max_nbytes"])
-        except BaseException as error:
-            raise _task_refusal(task, error) from error
+        except Exception as error:
+            raise task.refusal(error) from error
         call = crew.open(pickled, task.timeout)
         source.wake = lambda: crew.poke(call)
         try:
@@ -126,16 +125,6 @@ class ProcessPool:
     def close(self) -> None:
         """End the workers."""
         self._crew.close()
-
-
-def _task_refusal(task: Task, error: BaseException) -> BaseException:
-    """Name what of the task it is that cannot be pickled."""
-    for name, value in task.frozen.items():
-        try:
-            pickling.dumps(value)
-        except BaseException as problem:  # noqa: BLE001
-            return pickling.refusal(f"keyword {name!r}", value, problem)
-    return pickling.refusal(f"function {task.func!r}", task.func, error)
 
 
 # --- crews that are kept warm -------------------------------------------------------------------

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 
 from ..chunking import Source
-from ..transport.payload import Task
-from .base import Done, Setup
+from .base import Done, Setup, Task
 
 __all__ = ["SerialPool"]
 

@@ -20,13 +20,11 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from functools import partial
 
 from .. import blas
 from ..chunking import Chunk, Source
-from ..outcome import Reply
-from ..transport.payload import Task
-from .base import Done, Setup
+from .base import Done, Setup, Task
 
 __all__ = ["ThreadPool", "shutdown"]
 
@@ -54,9 +52,7 @@ class ThreadPool:
         with blas.lent(task.threads(0)):
             yield from self._run(task, source, helping)
 
-    def _run(
-        self, task: Task, source: Source, helping: bool
-    ) -> Generator[Done | None, None, None]:
+    def _run(self, task: Task, source: Source, helping: bool) -> Generator[Done | None, None, None]:
         helpers = self._workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)
@@ -124,10 +120,12 @@ class _Job:
         """Let all helpers look for chunks."""
         with self._lock:
             while self._idle_ranks and not self._stopped and not self._source.finished:
-                rank = self._idle_ranks.pop()
-                self._hand_out(lambda rank=rank: self._context.copy().run(self._help, rank))
+                self._hand_out(partial(self._help, self._idle_ranks.pop()))
 
     def _help(self, rank: int) -> None:
+        self._context.copy().run(self._helping, rank)
+
+    def _helping(self, rank: int) -> None:
         try:
             blas.hold(self._task.threads(rank))
             self._setup()

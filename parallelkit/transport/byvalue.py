@@ -91,7 +91,7 @@ def _adopt(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> type
 
 
 def _own_class(token: str) -> type:
-    """Parent: the class that was sent under `token`. (In the worker: its copy, in a round trip.)"""
+    """Class that was sent under `token`; in a worker, where things make a round trip, its copy."""
     return _sent[token]
 
 
@@ -154,7 +154,8 @@ def _set_function(func: FunctionType, state: tuple[dict[str, Any], dict[str, Any
 
 
 def _cached(func: Callable[..., Any], parameters: Mapping[str, Any]) -> Callable[..., Any]:
-    return functools.lru_cache(**parameters)(func)
+    cached: Callable[..., Any] = functools.lru_cache(**parameters)(func)
+    return cached
 
 
 def _importable(obj: Any) -> bool:
@@ -196,8 +197,8 @@ def _by_dill(obj: Any) -> Any:
     """Reduce by dill what would travel as a bare name of ``__main__``; leave all else alone."""
     if getattr(obj, "__module__", None) != "__main__":
         return NotImplemented
-    reduce = type(obj).__reduce_ex__
-    if reduce is object.__reduce_ex__ and type(obj).__reduce__ is object.__reduce__:
+    kind: Any = type(obj)
+    if kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
         return NotImplemented
     if not isinstance(obj.__reduce_ex__(5), str):
         return NotImplemented

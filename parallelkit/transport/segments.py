@@ -70,10 +70,10 @@ class Segment:
         """
         if self.view is None:
             for part, offset in zip(parts, offsets, strict=True):
-                rest = memoryview(part).cast("B")
+                rest, at = memoryview(part).cast("B"), offset
                 while rest:
-                    done = os.pwrite(self.fd, rest, offset)
-                    rest, offset = rest[done:], offset + done
+                    done = os.pwrite(self.fd, rest, at)
+                    rest, at = rest[done:], at + done
             return
         for part, offset in zip(parts, offsets, strict=True):
             self.view[offset : offset + len(part)] = part
@@ -296,7 +296,7 @@ def _copied(memory: mmap.mmap, span: tuple[int, int, bool]) -> Any:
     import numpy as np
 
     offset, length, readonly = span
-    own = memoryview(np.empty(length, np.uint8))
+    own = memoryview(np.empty(length, np.uint8))  # type: ignore[arg-type]  # until 3.12 knows Buffer
     own[:] = memoryview(memory)[offset : offset + length]
     return own.toreadonly() if readonly else own
 
@@ -313,4 +313,3 @@ def _viewed(memory: mmap.mmap, span: tuple[int, int, bool], release: Callable[[]
     weakref.finalize(block, release).atexit = False
     view = memoryview(block).cast("B")
     return view.toreadonly() if readonly else view
-

@@ -21,7 +21,7 @@ _raw_environment: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
 
 # How many threads numerical libraries may use is set in each worker by its share.
 _NOT_SHARED = tuple(
-    name if _raw_environment is os.environ else os.environ.encodekey(name)  # type: ignore[attr-defined]
+    name if _raw_environment is os.environ else os.environ.encodekey(name)
     for name in blas.VARIABLES
 )
 

@@ -163,8 +163,7 @@ class _Worker:
         rank: int,
         size: int,
         packet: Packet,
-        released: object,
-        forgotten: object,
+        *_: object,
     ) -> None:
         begin = time.perf_counter()
         self._take()
@@ -227,7 +226,7 @@ class _Worker:
             reply = reply._replace(seconds=now - begin, final=final)
             if final:
                 columns = ()
-            self._reply(number, reply)
+            self.answer(number, reply)
             if final:
                 return
 
@@ -249,7 +248,8 @@ class _Worker:
 
     # --- answers -----------------------------------------------------------------------------
 
-    def _reply(self, number: int, reply: Reply) -> None:
+    def answer(self, number: int, reply: Reply) -> None:
+        """Send what came of a chunk, or of a part of it."""
         raised = [r._replace(exception=pickling.portable(r.exception)) for r in reply.raised]
         try:
             pickled = pickling.dumps((reply.values, raised), self.max_nbytes)
@@ -305,7 +305,7 @@ class _Worker:
         pickled = pickling.dumps((pickling.portable(error), format_error(error)))
         self._send((kind, number), pickled, ())
 
-    def _on_interrupt(self, signum: int, frame: object) -> None:
+    def _on_interrupt(self, *_: object) -> None:
         """SIGINT: the parent gave a call up, or somebody pressed Ctrl-C, which is the parent's."""
         if self.running is None:
             return
@@ -338,7 +338,7 @@ class _Watch(threading.Thread):
 
     def mark(self, offset: int) -> None:
         assert self._state is not None
-        number, done, _, timeout = self._state
+        _, done, _, timeout = self._state
         now = time.monotonic()
         self._worker.words[ITEM_OFFSET] = done + offset
         self._worker.times[ITEM_BEGUN] = now
@@ -375,7 +375,7 @@ class _Watch(threading.Thread):
         worker = self._worker
         try:
             if progress.values:
-                worker._reply(number, Reply(progress.values, progress.raised, 0.0, False))
+                worker.answer(number, Reply(progress.values, progress.raised, 0.0, False))
             worker.channel.send((TIMEOUT, number, done + len(progress.values)))
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
