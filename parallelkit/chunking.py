@@ -20,6 +20,7 @@ from typing import Any
 __all__ = ["Chunk", "Sizer", "Source", "Table"]
 
 TARGET_SECONDS = 0.015  # of work in a chunk: long beside a message (0.1 ms), short beside a wait
+LEAST_SECONDS = 0.002  # towards the end: to wait as long for the last worker costs less than messages
 LARGEST = 8192  # items; keeps latency and memory bounded where items cost nothing
 LARGEST_BYTES = 8 << 20
 FIRST = 16  # items of the first chunks; a worker gives back what takes too long
@@ -59,13 +60,15 @@ class Sizer:
         self._workers = workers
         self._fixed = fixed
         self._size = fixed or FIRST
-        self._cost = 0.0  # seconds per item, the recent ones weigh more
+        self._cost = 0.0  # seconds per item; recent and large chunks weigh more
+        self._weight = 0
         self._bytes = 0.0
 
     def observe(self, items: int, seconds: float, nbytes: int = 0) -> None:
         """Learn from a chunk that is finished."""
-        cost = seconds / items
-        self._cost = cost if self._cost == 0.0 else (self._cost + cost) / 2
+        recent = max(0.5, items / (items + self._weight))
+        self._cost += recent * (seconds / items - self._cost) if self._weight else seconds / items
+        self._weight = items
         if nbytes:
             self._bytes = max(self._bytes, nbytes / items)
         if self._fixed is None:
@@ -83,7 +86,9 @@ class Sizer:
         """Items of the next chunk."""
         if remaining is None or self._fixed is not None:
             return self._size
-        return max(1, min(self._size, -(-remaining // (self._workers * 3))))
+        share = -(-remaining // (self._workers * 3))
+        least = int(LEAST_SECONDS / self._cost) if self._cost > 0 else 1
+        return max(1, min(self._size, max(share, least)))
 
     def window(self) -> int:
         """How many items may be drawn ahead of what a lazy consumer took."""

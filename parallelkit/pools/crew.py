@@ -288,7 +288,8 @@ class Crew:
                 call.users.add(worker)
                 fds.append(call.segment.fd)
         worker.calls.add(call.number)
-        worker.channel.send((protocol.TASK, call.number, call.packet, around), fds)
+        over = take_all(worker.over)
+        worker.channel.send((protocol.TASK, call.number, call.packet, around, over), fds)
 
     def close_call(self, call: Call) -> None:
         """End a call; give it up in the workers that still have chunks of it."""
@@ -311,13 +312,21 @@ class Crew:
             for worker in self.workers:
                 if call.number in worker.calls:
                     worker.calls.discard(call.number)
-                    try:
-                        worker.channel.send((protocol.FORGET, call.number))
-                    except Closed:
-                        pass
+                    worker.over.append(call.number)
+                    if call.segment is not None:
+                        self._forget(worker)
             self._feed_next()
             if self._closed and not self.calls:
                 self._let_go()
+
+    def _forget(self, worker: Worker) -> None:
+        """Tell a worker which calls are over. Small ones wait for the next call to be sent."""
+        over = take_all(worker.over)
+        if over:
+            try:
+                worker.channel.send((protocol.FORGET, over))
+            except Closed:
+                pass
 
     def _give_up(self, call: Call, busy: list[Worker]) -> None:
         """Free the workers that run items of `call`: ask, and after a moment's grace kill."""

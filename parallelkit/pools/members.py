@@ -78,7 +78,8 @@ class Worker:
         self.sent = 0  # segments known to it, by the highest id
         self.tickets: deque[Ticket] = deque()
         self.reserved = 0
-        self.calls: set[int] = set()
+        self.calls: set[int] = set()  # whose task it has
+        self.over: list[int] = []  # those among them that have ended, which it has yet to be told
         self.around: Surroundings | None = None
         self.ready = self.retired = self.dead = False
         self.sending = threading.Lock()

@@ -82,6 +82,12 @@ class Task:
         self.timeout = timeout
         self.blas_threads = blas_threads
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Plain tuples: a small call is a matter of microseconds.
+        state = dict(self.__dict__)
+        state["places"] = tuple(map(tuple, self.places))
+        return _task, (state,)
+
     def place(self, rank: int) -> Nesting:
         """Place of the worker `rank`."""
         return self.places[rank % len(self.places)]
@@ -157,6 +163,13 @@ class Task:
         if workers is None:
             return self.configured
         return {**self.configured, "workers": min(workers, place.cores) if workers > 0 else None}
+
+
+def _task(state: dict[str, Any]) -> Task:
+    task = Task.__new__(Task)
+    task.__dict__.update(state)
+    task.places = [Nesting(*place) for place in task.places]
+    return task
 
 
 # Not values.extend(map(call, items)): that would take a StopIteration of `call` for the end.

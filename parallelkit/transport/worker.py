@@ -10,7 +10,7 @@
                                        ◄─ REPLY values and exceptions (in parts, if it takes long)
     ABORT   a call is given up        ─►  (with SIGINT, to stop the item that runs)
                                        ◄─ SKIPPED for each of its chunks
-    FORGET  a call is over            ─►
+    FORGET  calls are over            ─►
 
 A worker that finds the channel closed ends. What it writes into its control block tells the
 parent, after its death, which chunk it had begun.
@@ -89,8 +89,7 @@ class _Worker:
             elif body[0] == TASK:
                 self._task(*body[1:])
             elif body[0] == FORGET:
-                self.tasks.pop(body[1], None)
-                self.aborted.discard(body[1])
+                self._forget(body[1])
                 if self.task_inbox.released:
                     self.channel.send((RELEASED, *self._released()))
             if self.max_items and self.items >= self.max_items:
@@ -145,7 +144,13 @@ class _Worker:
                 self.task_inbox.adopt(body[2], fd, private=True)
             self.queue.append(message)
 
-    def _task(self, call: int, packet: Packet, around: Any) -> None:
+    def _forget(self, calls: list[int]) -> None:
+        for call in calls:
+            self.tasks.pop(call, None)
+            self.aborted.discard(call)
+
+    def _task(self, call: int, packet: Packet, around: Any, over: list[int]) -> None:
+        self._forget(over)
         try:
             if around is not None:
                 Surroundings(*around).enter()
