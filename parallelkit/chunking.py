@@ -20,7 +20,9 @@ from typing import Any
 __all__ = ["Chunk", "Sizer", "Source", "Table"]
 
 TARGET_SECONDS = 0.015  # of work in a chunk: long beside a message (0.1 ms), short beside a wait
-LEAST_SECONDS = 0.002  # towards the end: to wait as long for the last worker costs less than messages
+LEAST_SECONDS = (
+    0.002  # towards the end: to wait as long for the last worker costs less than messages
+)
 LARGEST = 8192  # items; keeps latency and memory bounded where items cost nothing
 LARGEST_BYTES = 8 << 20
 FIRST = 16  # items of the first chunks; a worker gives back what takes too long

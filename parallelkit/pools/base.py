@@ -48,6 +48,10 @@ class Task(Protocol):
         """Run the items of a chunk, or its first ones; `stop` is asked between some of them."""
         ...
 
+    def state(self) -> tuple[Any, ...]:
+        """Return what a worker process makes its copy from."""
+        ...
+
     def threads(self, rank: int) -> int:
         """How many threads numerical libraries may use in the worker `rank`."""
         ...

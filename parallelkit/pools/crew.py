@@ -81,6 +81,7 @@ class Crew:
         self._hello, self._hello_segment = self._tasks.pack(hello)
         self._driver = Driver(self.lock, self._receive, self._bury)
         self.wait, self.poke = self._driver.wait, self._driver.poke
+        self.look = self._driver.look
         self.pid = os.getpid()
         try:
             self.host = Host(workers, start_method, self._add, self._fail)
@@ -212,7 +213,7 @@ class Crew:
             call = Call(self._numbers, pickled, current(), timeout)
             self.calls[call.number] = call
         if pickled.buffers:
-            self._driver.look()  # a segment of the last call may be free by now
+            self.look()  # a segment of the last call may be free by now
         return call
 
     def reserve(self, call: Call, depth: int) -> Worker | None:
@@ -238,6 +239,8 @@ class Crew:
 
     def sated(self, call: Call) -> None:
         """`call` wants no worker for now: let the next in turn have one."""
+        if not self._hungry:
+            return
         with self.lock:
             if call in self._hungry:
                 self._hungry.remove(call)
@@ -260,22 +263,27 @@ class Crew:
                 ticket = Ticket(self._numbers, call, chunk, pickled.nbytes)
                 worker.tickets.append(ticket)
                 call.tickets += 1
+            fds = []
+            if segment is not None and segment.id > worker.sent:
+                worker.sent = segment.id
+                fds.append(segment.fd)
+            body = (
+                *(protocol.CHUNK, call.number, ticket.number, worker.rank, chunk.size),
+                *(packet, bool(fds), take_all(worker.inbox.released)),
+                take_all(worker.outbox.forgotten),
+                self._task_for(call, worker, fds),
+            )
             try:
-                if call.number not in worker.calls:
-                    self._send_task(call, worker)
-                fds = []
-                if segment is not None and segment.id > worker.sent:
-                    worker.sent = segment.id
-                    fds.append(segment.fd)
-                released = take_all(worker.inbox.released)
-                forgotten = take_all(worker.outbox.forgotten)
-                head = protocol.CHUNK, call.number, ticket.number, worker.rank, chunk.size
-                worker.channel.send((*head, packet, released, forgotten), fds)
+                worker.channel.send(body, fds)
             except Closed:
                 pass  # the selector will tell, and the ticket be answered as not started
             return True
 
-    def _send_task(self, call: Call, worker: Worker) -> None:
+    def _task_for(self, call: Call, worker: Worker, fds: list[int]) -> tuple[Any, ...] | None:
+        """What goes with the first chunk of a call to a worker; may add to `fds`."""
+        if call.number in worker.calls:
+            return None
+        worker.calls.add(call.number)
         around = None
         if worker.around != call.around:
             around = tuple(call.around)
@@ -283,13 +291,10 @@ class Crew:
         with self.lock:
             if call.packet is None:
                 call.packet, call.segment = self._tasks.pack(call.pickled)
-            fds = []
             if call.segment is not None:
                 call.users.add(worker)
                 fds.append(call.segment.fd)
-        worker.calls.add(call.number)
-        over = take_all(worker.over)
-        worker.channel.send((protocol.TASK, call.number, call.packet, around, over), fds)
+        return call.packet, around, take_all(worker.over)
 
     def close_call(self, call: Call) -> None:
         """End a call; give it up in the workers that still have chunks of it."""

@@ -38,7 +38,7 @@ class ProcessPool:
         """Run all chunks of `source` in the workers."""
         crew = self._crew
         try:
-            pickled = pickling.dumps(task, crew.settings["max_nbytes"])
+            pickled = pickling.dumps(task.state(), crew.settings["max_nbytes"])
         except Exception as error:
             raise task.refusal(error) from error
         call = crew.open(pickled, task.timeout)
@@ -50,20 +50,21 @@ class ProcessPool:
                 if source.aborted is not None:
                     raise source.aborted
                 self._feed(call, source)
-                while call.inbox:
-                    answer = call.inbox.popleft()
-                    done = self._open(answer, source)
+                if call.inbox:
+                    done = self._open(call.inbox.popleft(), source)
                     if done is not None:
-                        crew.sated(call)
+                        crew.sated(call)  # the consumer may keep us waiting
                         yield done
-                        self._feed(call, source)
-                if call.failed is not None:
+                        if source.lazy:
+                            crew.look()
+                elif call.failed is not None:
                     raise call.failed
-                if source.finished and not call.tickets and not call.inbox:
+                elif source.finished and not call.tickets:
                     return
-                crew.wait(call, None if task.timeout is None else TIMEOUT_CHECK)
-                if task.timeout is not None:
-                    crew.end_overdue(call)
+                else:
+                    crew.wait(call, None if task.timeout is None else TIMEOUT_CHECK)
+                    if task.timeout is not None:
+                        crew.end_overdue(call)
         finally:
             source.wake = None
             crew.close_call(call)

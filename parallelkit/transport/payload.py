@@ -10,7 +10,7 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -54,7 +54,7 @@ class Task:
         Keywords that are the same for all items.
     stop_at_error : bool
         Whether the first exception ends a chunk.
-    places : list of Nesting
+    places : iterable of Nesting
         Place of each worker by its rank.
     configured : Mapping
         Options that calls inside the items inherit.
@@ -69,7 +69,7 @@ class Task:
         func: Callable[..., Any],
         frozen: Mapping[str, Any],
         stop_at_error: bool,
-        places: list[Nesting],
+        places: Iterable[tuple[int, int]],
         configured: Mapping[str, Any],
         timeout: float | None = None,
         blas_threads: int | None = None,
@@ -77,16 +77,18 @@ class Task:
         self.func = func
         self.frozen = frozen
         self.stop_at_error = stop_at_error
-        self.places = places
+        self.places = [Nesting(*place) for place in places]
         self.configured = configured
         self.timeout = timeout
         self.blas_threads = blas_threads
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Plain tuples: a small call is a matter of microseconds.
-        state = dict(self.__dict__)
-        state["places"] = tuple(map(tuple, self.places))
-        return _task, (state,)
+    def state(self) -> tuple[Any, ...]:
+        """Arguments of the constructor, as plain as can be: a small call is a matter of µs."""
+        places = tuple(map(tuple, self.places))
+        return (
+            *(self.func, self.frozen, self.stop_at_error, places),
+            *(self.configured, self.timeout, self.blas_threads),
+        )
 
     def place(self, rank: int) -> Nesting:
         """Place of the worker `rank`."""
@@ -163,13 +165,6 @@ class Task:
         if workers is None:
             return self.configured
         return {**self.configured, "workers": min(workers, place.cores) if workers > 0 else None}
-
-
-def _task(state: dict[str, Any]) -> Task:
-    task = Task.__new__(Task)
-    task.__dict__.update(state)
-    task.places = [Nesting(*place) for place in task.places]
-    return task
 
 
 # Not values.extend(map(call, items)): that would take a StopIteration of `call` for the end.

@@ -5,8 +5,9 @@
     parent                               worker
     HELLO   initializer, surroundings ─►
                                        ◄─ READY, or FAILED with what the initializer raised
-    TASK    function, frozen, place   ─►
-    CHUNK   columns of arguments      ─►
+    CHUNK   columns of arguments, and ─►
+            for the first of a call:
+            function, frozen, place
                                        ◄─ REPLY values and exceptions (in parts, if it takes long)
     ABORT   a call is given up        ─►  (with SIGINT, to stop the item that runs)
                                        ◄─ SKIPPED for each of its chunks
@@ -39,7 +40,7 @@ from .surroundings import Surroundings
 __all__ = ["serve"]
 
 # Kinds of messages; the first field of each.
-HELLO, TASK, CHUNK, ABORT, FORGET = range(5)
+HELLO, CHUNK, ABORT, FORGET = range(4)
 READY, FAILED, REPLY, SKIPPED, UNREADABLE, TIMEOUT, RETIRED, RELEASED = range(10, 18)
 
 CONTROL_BYTES = 64
@@ -86,8 +87,6 @@ class _Worker:
             body = message.body
             if body[0] == CHUNK:
                 self._chunk(*body[1:])
-            elif body[0] == TASK:
-                self._task(*body[1:])
             elif body[0] == FORGET:
                 self._forget(body[1])
                 if self.task_inbox.released:
@@ -134,14 +133,14 @@ class _Worker:
             if body[0] == ABORT:
                 self.aborted.add(body[1])
                 continue
-            fd = message.fds[0] if message.fds else None
             if body[0] == CHUNK:
-                packet, released, forgotten = body[5:8]
+                packet, fresh, released, forgotten, task = body[5:]
+                fds = message.fds
                 self.outbox.free(released)
                 self.inbox.forget(forgotten)
-                self.inbox.adopt(packet, fd)
-            elif body[0] == TASK:
-                self.task_inbox.adopt(body[2], fd, private=True)
+                self.inbox.adopt(packet, fds.pop(0) if fresh else None)
+                if task is not None:
+                    self.task_inbox.adopt(task[0], fds.pop(0) if fds else None, private=True)
             self.queue.append(message)
 
     def _forget(self, calls: list[int]) -> None:
@@ -149,16 +148,17 @@ class _Worker:
             self.tasks.pop(call, None)
             self.aborted.discard(call)
 
-    def _task(self, call: int, packet: Packet, around: Any, over: list[int]) -> None:
+    def _load(self, call: int, packet: Packet, around: Any, over: list[int]) -> None:
+        """Make the task of a call whose first chunk has come."""
         self._forget(over)
         try:
             if around is not None:
                 Surroundings(*around).enter()
             data, buffers = self.task_inbox.unpack(packet, copy=False)
-            self.tasks[call] = pickling.loads(data, buffers)
+            self.tasks[call] = Task(*pickling.loads(data, buffers))
             if not buffers:
                 self.task_inbox.done(packet)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
             self._send_failure(FAILED, call, error)
 
     def _chunk(
@@ -168,19 +168,22 @@ class _Worker:
         rank: int,
         size: int,
         packet: Packet,
-        *_: object,
+        *rest: Any,
     ) -> None:
         begin = time.perf_counter()
+        task_part = rest[-1]
+        self.words[CHUNK_BEGUN] = number
+        if task_part is not None:
+            self._load(call, *task_part)
         self._take()
         task = self.tasks.get(call)
-        if call in self.aborted or task is None:
-            self.inbox.done(packet)
-            self.channel.send((SKIPPED, number))
-            return
-        self.words[CHUNK_BEGUN] = number
         try:
+            if call in self.aborted or task is None:
+                self.inbox.done(packet)
+                self.channel.send((SKIPPED, number))
+                return
+            self.running = call
             try:
-                self.running = call
                 columns = self._columns(packet)
             except Interrupted:
                 raise
