@@ -18,11 +18,12 @@ from typing import Any, ClassVar
 from ..chunking import Chunk
 from ..errors import ParallelError, RemoteTraceback, WorkerDied
 from ..outcome import Lost
-from ..transport import pickling
+from ..transport import pickling, telling
 from ..transport import worker as protocol
 from ..transport.channel import Closed, Message
 from ..transport.segments import Outbox, Packet, take_all
 from ..transport.surroundings import current
+from ..transport.watch import NOBODY, WHOLE
 from .driver import Driver
 from .hosting import Host
 from .members import Answer, Call, Ticket, Worker, exit_code, interrupt, obituary
@@ -67,6 +68,7 @@ class Crew:
         self.workers: list[Worker] = []
         self.calls: dict[int, Call] = {}
         self._hungry: deque[Call] = deque()  # in the order in which they get workers
+        self._told: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._numbers = 0
         self._stillborn = 0
         self._folder: str | None = settings["temp_folder"]
@@ -149,6 +151,7 @@ class Crew:
             worker.channel.close()
             worker.outbox.close()
             worker.inbox.close()
+        self._retell()
 
     def _drain(self, worker: Worker) -> None:
         try:
@@ -268,7 +271,8 @@ class Crew:
                 worker.sent = segment.id
                 fds.append(segment.fd)
             body = (
-                *(protocol.CHUNK, call.number, ticket.number, worker.rank, chunk.size),
+                *(protocol.CHUNK, call.number, ticket.number, worker.rank),
+                *(chunk.start, chunk.size, call.timeout),
                 *(packet, bool(fds), take_all(worker.inbox.released)),
                 take_all(worker.outbox.forgotten),
                 self._task_for(call, worker, fds),
@@ -357,13 +361,20 @@ class Crew:
         with self.lock:
             for worker in self.workers:
                 begun = worker.times[protocol.ITEM_BEGUN]
-                if not worker.tickets or not begun or call.timeout is None:
+                if not begun or call.timeout is None:
                     continue
-                ticket = worker.tickets[0]
-                late = time.monotonic() - begun - call.timeout
-                if ticket.call is call and late > 2 * GRACE:
-                    self._expired(worker, ticket, worker.words[protocol.ITEM_OFFSET])
-                    worker.kill()
+                if time.monotonic() - begun - call.timeout < 2 * GRACE:
+                    continue
+                what = worker.words[protocol.ITEM_OFFSET]
+                number = worker.words[protocol.CHUNK_BEGUN]
+                for ticket in worker.tickets:
+                    if ticket.number == number and ticket.call is call:
+                        self._expired(worker, ticket, what)
+                        worker.kill()
+                        break
+                else:
+                    if what == NOBODY:
+                        worker.kill()
 
     # --- what workers send ------------------------------------------------------------------
 
@@ -376,6 +387,7 @@ class Crew:
         with self.lock:
             for message in messages:
                 self._route(worker, message)
+        self._retell()
 
     def _route(self, worker: Worker, message: Message) -> None:
         kind, *fields = message.body
@@ -440,6 +452,14 @@ class Crew:
     def _on_retired(self, worker: Worker, _: int | None) -> None:
         worker.retired = True
 
+    def _on_told(self, _: Worker, __: int | None, kind: str, fields: tuple[Any, ...]) -> None:
+        self._told.append((kind, fields))
+
+    def _retell(self) -> None:
+        """Log and warn what workers told; without the lock, since handlers may do anything."""
+        while self._told:
+            telling.retell(*self._told.popleft())
+
     def _on_released(self, worker: Worker, _: int | None, *segments: list[int]) -> None:
         self._free(worker, *segments)
 
@@ -452,6 +472,7 @@ class Crew:
         protocol.READY: _on_ready,
         protocol.RETIRED: _on_retired,
         protocol.RELEASED: _on_released,
+        protocol.TOLD: _on_told,
     }
 
     def _expired(self, worker: Worker, ticket: Ticket, offset: int) -> None:
@@ -459,6 +480,12 @@ class Crew:
         if ticket not in worker.tickets:
             return
         chunk, call = ticket.chunk, ticket.call
+        if offset == WHOLE:
+            whole = chunk.part(ticket.done, chunk.size)
+            self._deliver(call, Answer(whole, lost=Lost(_TIMED_OUT)))
+            worker.retired = True
+            self._close_ticket(worker, ticket)
+            return
         if ticket.done < offset:
             left = chunk.part(ticket.done, offset)
             self._deliver(call, Answer(left, lost=Lost(_NOT_RUN, False)))

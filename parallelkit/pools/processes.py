@@ -62,14 +62,19 @@ class ProcessPool:
                 elif source.finished and not call.tickets:
                     return
                 else:
-                    crew.wait(call, None if task.timeout is None else TIMEOUT_CHECK)
-                    if task.timeout is not None:
-                        crew.end_overdue(call)
+                    self._wait(call)
         finally:
             source.wake = None
             crew.close_call(call)
             if crew.broken is not None:
                 crew.close()
+
+    def _wait(self, call: Call) -> None:
+        if call.timeout is None:
+            self._crew.wait(call)
+        else:
+            self._crew.wait(call, TIMEOUT_CHECK)
+            self._crew.end_overdue(call)
 
     def _feed(self, call: Call, source: Source) -> None:
         """Send chunks while there are both chunks and workers."""

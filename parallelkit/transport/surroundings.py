@@ -1,4 +1,4 @@
-"""What functions find around them: working directory, import path, environment.
+"""What functions find around them: working directory, import path, environment, log levels.
 
 A worker that is kept warm was started under other surroundings than a later call's; it is told
 what has changed, so that the call runs as in a worker started just for it.
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .. import blas
+from . import telling
 
 __all__ = ["Surroundings", "current"]
 
@@ -27,11 +28,12 @@ _NOT_SHARED = tuple(
 
 
 class Surroundings(NamedTuple):
-    """Working directory (None where it has been removed), ``sys.path`` and environment."""
+    """Working directory (None where it has been removed), ``sys.path``, environment, log levels."""
 
     folder: str | None
     path: list[str]
     environment: dict[Any, Any]
+    log_levels: dict[str, int]
 
     def enter(self) -> None:
         """Make them those of this process."""
@@ -43,6 +45,7 @@ class Surroundings(NamedTuple):
         for name, value in self.environment.items():
             if _raw_environment.get(name) != value:
                 os.environ[_text(name)] = _text(value)
+        telling.set_levels(self.log_levels)
         if self.folder is not None:
             try:
                 os.chdir(self.folder)
@@ -59,7 +62,7 @@ def current() -> Surroundings:
     environment = dict(_raw_environment)
     for name in _NOT_SHARED:
         environment.pop(name, None)
-    return Surroundings(folder, list(sys.path), environment)
+    return Surroundings(folder, list(sys.path), environment, telling.levels())
 
 
 def _text(raw: Any) -> str:

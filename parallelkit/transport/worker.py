@@ -12,6 +12,7 @@
     ABORT   a call is given up        ─►  (with SIGINT, to stop the item that runs)
                                        ◄─ SKIPPED for each of its chunks
     FORGET  calls are over            ─►
+                                       ◄─ TOLD log records and warnings, at any time
 
 A worker that finds the channel closed ends. What it writes into its control block tells the
 parent, after its death, which chunk it had begun.
@@ -26,22 +27,23 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import blas, levels
 from ..outcome import Raised, Reply
-from . import pickling
+from . import pickling, telling
 from .channel import Channel, Closed, Message
-from .payload import Interrupted, Progress, Task
+from .payload import BUDGET, Interrupted, Progress, Task
 from .pickling import Pickled
 from .segments import Inbox, Outbox, Packet, Segment, take_all
 from .surroundings import Surroundings
+from .watch import NOBODY, WHOLE, Watch
 
 __all__ = ["serve"]
 
 # Kinds of messages; the first field of each.
 HELLO, CHUNK, ABORT, FORGET = range(4)
-READY, FAILED, REPLY, SKIPPED, UNREADABLE, TIMEOUT, RETIRED, RELEASED = range(10, 18)
+READY, FAILED, REPLY, SKIPPED, UNREADABLE, TIMEOUT, RETIRED, RELEASED, TOLD = range(10, 19)
 
 CONTROL_BYTES = 64
 # Fields of the control block, eight bytes each.
@@ -62,6 +64,17 @@ def serve(channel: Channel) -> None:
                 pass
 
 
+class _Order(NamedTuple):
+    """What a worker is to do: a chunk of a call, `size` items of its input from `start` on."""
+
+    call: int
+    number: int
+    rank: int
+    start: int
+    size: int
+    timeout: float | None
+
+
 class _Worker:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -74,7 +87,10 @@ class _Worker:
         self.sent = 0  # segments known to the parent, by the highest id
         self.items = 0
         self.threads = 0  # of numerical libraries
-        self.watch: _Watch | None = None
+        self.item: tuple[int, Progress] | None = None  # first index and progress of what runs
+        self.holding = self.interrupted = False
+        self.watch: Watch | None = None
+        self.number = 0  # of the chunk that is watched
 
     def run(self) -> None:
         signal.signal(signal.SIGINT, self._on_interrupt)
@@ -86,7 +102,7 @@ class _Worker:
             message = self.queue.popleft()
             body = message.body
             if body[0] == CHUNK:
-                self._chunk(*body[1:])
+                self._chunk(_Order(*body[1:7]), *body[7:])
             elif body[0] == FORGET:
                 self._forget(body[1])
                 if self.task_inbox.released:
@@ -113,6 +129,7 @@ class _Worker:
         if self.options["memory_limit"]:
             _limit_memory(self.options["memory_limit"])
         levels.settle(levels.Nesting(1, 1))
+        telling.forward(self._tell, self._index)
         try:
             self.inbox.adopt(packet, message.fds[1] if len(message.fds) > 1 else None)
             initializer, initargs = pickling.loads(*self.inbox.unpack(packet, copy=True))
@@ -134,7 +151,7 @@ class _Worker:
                 self.aborted.add(body[1])
                 continue
             if body[0] == CHUNK:
-                packet, fresh, released, forgotten, task = body[5:]
+                packet, fresh, released, forgotten, task = body[7:]
                 fds = message.fds
                 self.outbox.free(released)
                 self.inbox.forget(forgotten)
@@ -161,82 +178,93 @@ class _Worker:
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
             self._send_failure(FAILED, call, error)
 
-    def _chunk(
-        self,
-        call: int,
-        number: int,
-        rank: int,
-        size: int,
-        packet: Packet,
-        *rest: Any,
-    ) -> None:
+    def _chunk(self, order: _Order, packet: Packet, *rest: Any) -> None:
         begin = time.perf_counter()
-        task_part = rest[-1]
-        self.words[CHUNK_BEGUN] = number
-        if task_part is not None:
-            self._load(call, *task_part)
+        watch = self._watching(order)
+        self.words[CHUNK_BEGUN] = order.number
+        if rest[-1] is not None:
+            self._load(order.call, *rest[-1])
         self._take()
-        task = self.tasks.get(call)
+        task = self.tasks.get(order.call)
+        columns: list[tuple[Any, ...]] = []
         try:
-            if call in self.aborted or task is None:
+            if order.call in self.aborted or task is None:
                 self.inbox.done(packet)
-                self.channel.send((SKIPPED, number))
+                self.channel.send((SKIPPED, order.number))
                 return
-            self.running = call
+            self.running = order.call
             try:
-                columns = self._columns(packet)
+                columns.append(self._columns(packet))
             except Interrupted:
                 raise
             except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
                 self.running = None
-                self._send_failure(UNREADABLE, number, error)
+                self._send_failure(UNREADABLE, order.number, error)
                 return
-            self._share(task, rank)
-            self._run(task, call, number, rank, size, columns, begin)
+            self._share(task, order.rank)
+            self._run(task, order, columns, watch, begin)
         except Interrupted:
-            self.channel.send((SKIPPED, number))
+            self.channel.send((SKIPPED, order.number))
         finally:
-            self.running = None
+            self.running = self.item = None
             self.words[CHUNK_BEGUN] = 0
+            if watch is not None:
+                watch.mark(NOBODY)
+            columns.clear()  # what the arguments do at their end is watched as well
+            if watch is not None:
+                watch.end()
 
     def _run(
-        self, task: Task, call: int, number: int, rank: int, size: int, columns: Any, begin: float
+        self,
+        task: Task,
+        order: _Order,
+        columns: list[tuple[Any, ...]],
+        watch: Watch | None,
+        begin: float,
     ) -> None:
+        """Run the items of a chunk, and answer for them: at once, or in parts with a time limit."""
+        size = order.size
         if self.max_items:
             size = min(size, self.max_items - self.items)
-        mark = None
-        if task.timeout is not None:
-            self.watch = self.watch or _Watch(self)
-            mark = self.watch.mark
-        done = 0
-        while True:
-            progress = Progress(mark)
-            if mark is not None and self.watch is not None:
-                self.watch.begin(number, done, progress, task.timeout or 0.0)
-            self.running = call
-            reply = task.run(
-                tuple(column[done:] for column in columns) if done else columns,
-                size - done,
-                rank,
-                progress=progress,
-            )
-            if mark is not None and self.watch is not None:
-                self.watch.end()
+        done, final = 0, False
+        while not final:
+            progress = Progress(None if watch is None else watch.item)
+            self.item = order.start + done, progress
+            if watch is not None:
+                watch.items(progress, done)
+            self.running = order.call
+            rest = tuple(column[done:] for column in columns[0]) if done else columns[0]
+            reply = task.run(rest, size - done, order.rank, progress=progress)
+            del rest
+            if watch is not None:
+                watch.mark(WHOLE)
             done += len(reply.values)
             self.items += len(reply.values)
-            now = time.perf_counter()
-            final = (
-                mark is None
-                or done >= size
-                or bool(reply.raised and task.stop_at_error)
-                or now - begin > 0.05
-            )
-            reply = reply._replace(seconds=now - begin, final=final)
-            if final:
-                columns = ()
-            self.answer(number, reply)
-            if final:
-                return
+            seconds = time.perf_counter() - begin
+            failed = bool(reply.raised) and task.stop_at_error
+            final = watch is None or done >= size or failed or seconds > BUDGET
+            self.answer(order.number, reply._replace(seconds=seconds, final=final))
+
+    def _watching(self, order: _Order) -> Watch | None:
+        """Begin to watch a chunk whose call has a time limit."""
+        if order.timeout is None:
+            return None
+        if self.watch is None:
+            self.watch = Watch(self._mark, self._expire)
+        self.number = order.number
+        self.watch.begin(order.timeout)
+        return self.watch
+
+    def _mark(self, what: int, since: float) -> None:
+        self.words[ITEM_OFFSET] = what
+        self.times[ITEM_BEGUN] = since
+
+    def _expire(self, what: int, progress: Progress) -> None:
+        """Answer for the items that were finished, and tell what was not."""
+        if what < NOBODY and progress.values:
+            self.answer(self.number, Reply(progress.values, progress.raised, 0.0, False))
+        if what != NOBODY:
+            self.channel.send((TIMEOUT, self.number, what))
 
     def _share(self, task: Task, rank: int) -> None:
         """Take the place of the worker `rank`, with numerical libraries held to its share."""
@@ -313,9 +341,31 @@ class _Worker:
         pickled = pickling.dumps((pickling.portable(error), format_error(error)))
         self._send((kind, number), pickled, ())
 
+    def _tell(self, kind: str, fields: tuple[Any, ...]) -> None:
+        """Send what an item says; not to be torn apart by an interrupt."""
+        main = threading.current_thread() is threading.main_thread()
+        self.holding = self.holding or main
+        try:
+            self.channel.send((TOLD, kind, fields))
+        except Closed:
+            pass  # nobody listens any more
+        finally:
+            if main:
+                self.holding = False
+        if main and self.interrupted:
+            self.interrupted = False
+            self._on_interrupt()
+
+    def _index(self) -> int | None:
+        """Index of the item that runs, in the input of its call."""
+        return None if self.item is None else self.item[0] + len(self.item[1].values)
+
     def _on_interrupt(self, *_: object) -> None:
         """SIGINT: the parent gave a call up, or somebody pressed Ctrl-C, which is the parent's."""
         if self.running is None:
+            return
+        if self.holding:
+            self.interrupted = True
             return
         try:
             self._take()
@@ -324,69 +374,6 @@ class _Worker:
         if self.running in self.aborted:
             self.running = None
             raise Interrupted
-
-
-class _Watch(threading.Thread):
-    """Ends this process when an item has run longer than its time limit.
-
-    Before that it answers for the items that were finished, so that none is run again.
-    """
-
-    def __init__(self, worker: _Worker) -> None:
-        super().__init__(name="parallelkit-watch", daemon=True)
-        self._worker = worker
-        self._changed = threading.Condition()
-        self._deadline: float | None = None
-        self._state: tuple[int, int, Progress, float] | None = None
-        self._offset = 0
-        self.start()
-
-    def begin(self, number: int, done: int, progress: Progress, timeout: float) -> None:
-        self._state = number, done, progress, timeout
-
-    def mark(self, offset: int) -> None:
-        assert self._state is not None
-        _, done, _, timeout = self._state
-        now = time.monotonic()
-        self._worker.words[ITEM_OFFSET] = done + offset
-        self._worker.times[ITEM_BEGUN] = now
-        with self._changed:
-            self._offset = offset
-            sleeping = self._deadline is None
-            self._deadline = now + timeout
-            if sleeping:
-                self._changed.notify()
-
-    def end(self) -> None:
-        with self._changed:
-            self._deadline = None
-        self._worker.times[ITEM_BEGUN] = 0.0
-
-    def run(self) -> None:
-        with self._changed:
-            while True:
-                if self._deadline is None:
-                    self._changed.wait()
-                    continue
-                left = self._deadline - time.monotonic()
-                if left > 0:
-                    self._changed.wait(left)
-                    continue
-                assert self._state is not None
-                number, done, progress, _ = self._state
-                if len(progress.values) > self._offset:  # finished at the last moment
-                    self._deadline = None
-                    continue
-                self._expire(number, done, progress)
-
-    def _expire(self, number: int, done: int, progress: Progress) -> None:
-        worker = self._worker
-        try:
-            if progress.values:
-                worker.answer(number, Reply(progress.values, progress.raised, 0.0, False))
-            worker.channel.send((TIMEOUT, number, done + len(progress.values)))
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _limit_memory(nbytes: int) -> None:
