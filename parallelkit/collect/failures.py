@@ -52,12 +52,12 @@ class Failures:
         if chunk.size > 1:
             self._source.put_back(*(chunk.part(i, i + 1) for i in range(chunk.size)))
             return []
-        reason = lost.reason
-        again = isinstance(reason, (WorkerDied, *self._options.retry_on))
-        if again and chunk.attempts <= self._options.retries:
+        error = _explained(chunk, lost.reason, self._options)
+        again: tuple[type[BaseException], ...] = (WorkerDied, *self._options.retry_on)
+        wanted = any(isinstance(one, again) for one in (error, lost.reason))
+        if wanted and chunk.attempts <= self._options.retries:
             self._source.put_back(replace(chunk, attempts=chunk.attempts + 1))
             return []
-        error = _explained(chunk, reason, self._options)
         text = "".join(traceback.format_exception(error))
         return [self._failed(chunk, 0, error, text)]
 

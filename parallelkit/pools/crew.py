@@ -30,6 +30,7 @@ from .members import Answer, Call, Ticket, Worker, exit_code, interrupt, obituar
 
 __all__ = ["Crew"]
 
+MOST_FUTILE = 100  # deaths in a row of workers that have begun nothing, by whatever kills them
 GRACE = 0.2  # seconds for a worker to leave the item of a call that was given up
 
 
@@ -70,7 +71,7 @@ class Crew:
         self._hungry: deque[Call] = deque()  # in the order in which they get workers
         self._told: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._numbers = 0
-        self._stillborn = 0
+        self._futile = 0  # deaths since a worker answered or began something
         self._folder: str | None = settings["temp_folder"]
         self._tasks = Outbox(cap=512 << 20, folder=self._folder)
         self._over: dict[int, Call] = {}  # calls whose segment is still in use, by segment
@@ -133,6 +134,8 @@ class Crew:
                 ticket.call.tickets -= 1
                 rest = ticket.chunk.part(ticket.done, ticket.chunk.size)
                 started = ticket.number == begun or ticket.done > 0
+                if started:
+                    self._futile = 0
                 died = WorkerDied(obituary(worker.pid, code))
                 self._deliver(ticket.call, Answer(rest, lost=Lost(died, started)))
             worker.tickets.clear()
@@ -140,14 +143,12 @@ class Crew:
                 self._released(worker, call, number)
             for call in self.calls.values():
                 call.users.discard(worker)
-            if not worker.ready and not worker.retired:
-                self._stillborn += 1
-                if self._stillborn > 2 * self.size + 1:
-                    self._fail(
-                        WorkerDied(
-                            f"workers end before they are ready: {obituary(worker.pid, code)}"
-                        )
-                    )
+            idle = worker.ready or worker.retired  # else it has not even begun to live
+            self._futile += 1
+            most = MOST_FUTILE if idle else 2 * self.size + 1
+            if self._futile > most and self.broken is None:
+                how = obituary(worker.pid, code)
+                self._fail(WorkerDied(f"workers end before they do anything: {how}"))
             worker.channel.close()
             worker.outbox.close()
             worker.inbox.close()
@@ -407,6 +408,7 @@ class Crew:
     ) -> None:
         worker.inbox.adopt(packet, fd)
         self._free(worker, *segments)
+        self._futile = 0
         ticket = worker.ticket(number)
         chunk, begin = ticket.chunk, ticket.done
         ticket.done += count
@@ -446,7 +448,6 @@ class Crew:
 
     def _on_ready(self, worker: Worker, _: int | None) -> None:
         worker.ready = True
-        self._stillborn = 0
         self._feed_next()
 
     def _on_retired(self, worker: Worker, _: int | None) -> None:

@@ -17,6 +17,7 @@ import functools
 import secrets
 import weakref
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import FunctionType
 from typing import Any, cast
 
@@ -44,6 +45,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _exception(obj)
         if isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
             return _cached, (obj.__wrapped__, obj.cache_parameters())
+        if isinstance(obj, ContextVar):
+            return _variable, (_token_of(obj), obj.name, obj.get(_UNSET))
         if type(obj) in self.dispatch_table:
             return NotImplemented
         return _by_dill(obj)
@@ -188,6 +191,32 @@ def _rebuild(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
         pass
     error.args = args
     return error
+
+
+# --- context variables ------------------------------------------------------------------------
+
+_variables: dict[str, ContextVar[Any]] = {}  # worker: copies, by token; parent: the originals
+_variable_tokens: dict[ContextVar[Any], str] = {}
+_UNSET = "parallelkit: this context variable is not set"
+
+
+def _token_of(variable: ContextVar[Any]) -> str:
+    token = _variable_tokens.get(variable)
+    if token is None:
+        token = _variable_tokens[variable] = secrets.token_hex(8)
+        _variables[token] = variable
+    return token
+
+
+def _variable(token: str, name: str, value: Any) -> ContextVar[Any]:
+    """Worker: the copy of a variable of the parent, with the value that it has there."""
+    variable = _variables.get(token)
+    if variable is None:
+        variable = _variables[token] = ContextVar(name)
+        _variable_tokens[variable] = token
+    if in_worker_process() and value != _UNSET:
+        variable.set(value)
+    return variable
 
 
 # --- what names itself as a global ------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any
 from .. import levels, options
 from ..levels import Nesting
 from ..outcome import Raised, Reply
-from . import pickling
+from . import context, pickling
 
 __all__ = ["Interrupted", "Progress", "Task", "format_error"]
 
@@ -60,6 +60,8 @@ class Task:
         Options that calls inside the items inherit.
     timeout : float, optional
         Seconds per item.
+    variables : tuple
+        Context variables of the caller, in a process other than its own.
     blas_threads : int, optional
         Threads of numerical libraries within an item; by default the cores of the place.
     """
@@ -73,6 +75,7 @@ class Task:
         configured: Mapping[str, Any],
         timeout: float | None = None,
         blas_threads: int | None = None,
+        variables: context.Carried = (),
     ) -> None:
         self.func = func
         self.frozen = frozen
@@ -81,6 +84,7 @@ class Task:
         self.configured = configured
         self.timeout = timeout
         self.blas_threads = blas_threads
+        self.variables = variables
 
     def state(self) -> tuple[Any, ...]:
         """Arguments of the constructor, as plain as can be: a small call is a matter of µs."""
@@ -88,6 +92,7 @@ class Task:
         return (
             *(self.func, self.frozen, self.stop_at_error, places),
             *(self.configured, self.timeout, self.blas_threads),
+            context.carried(),
         )
 
     def place(self, rank: int) -> Nesting:
@@ -124,7 +129,7 @@ class Task:
                 if mark is not None:
                     mark(len(values))
                 try:
-                    apply(call, islice(items, batch), values.append)
+                    apply(call, islice(items, min(batch, size - len(values))), values.append)
                 except BaseException as error:
                     if _is_ours(error):
                         raise
@@ -145,7 +150,8 @@ class Task:
         token = levels.enter(place)
         inherited = options.inherit(self._inherited(place))
         try:
-            yield
+            with context.holding(self.variables):
+                yield
         finally:
             options.release(inherited)
             levels.leave(token)

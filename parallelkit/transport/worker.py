@@ -205,6 +205,11 @@ class _Worker:
             self._run(task, order, columns, watch, begin)
         except Interrupted:
             self.channel.send((SKIPPED, order.number))
+        except Closed:
+            raise
+        except Exception as error:  # noqa: BLE001 - an error of ours: no reason to end the worker
+            self.running = None
+            self._send_failure(UNREADABLE, order.number, error)
         finally:
             self.running = self.item = None
             self.words[CHUNK_BEGUN] = 0
