@@ -114,6 +114,7 @@ class Source:
         self.taken = 0  # by the consumer; counts only where lazy
         self.lazy = lazy
         self.wake: Callable[[], object] | None = None  # called when a wait for input is over
+        self.push: Callable[[], object] | None = None  # instead, where the caller may do the work
         self._again: deque[Chunk] = deque()
         self._lock = threading.Lock()
         self._closed = False

@@ -122,7 +122,8 @@ def _settled(
     for outcome in outcomes:
         assert outcome is not None
         for part in failures.settle(*outcome):
-            opened.update(part.items)
+            if part.error is None:  # the item that ends the call does not count as done
+                opened.update(part.items)
             yield part
 
 

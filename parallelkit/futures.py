@@ -79,7 +79,10 @@ class Submissions(Source):
                 self._queue.append((call, future))
             else:
                 future.set_exception(self._ended or ParallelError("the pool is closed"))
-        self._notify()
+        self._changed.set()
+        push = self.push or self.wake
+        if push is not None:
+            push()
         return future
 
     def wait(self) -> None:
@@ -87,15 +90,12 @@ class Submissions(Source):
         self._changed.wait()
         self._changed.clear()
 
-    def _notify(self) -> None:
-        self._changed.set()
-        if self.wake is not None:
-            self.wake()
-
     def close_soon(self) -> None:
         """Let the thread end when all that was submitted is done."""
         self.close()
-        self._notify()
+        self._changed.set()
+        if self.wake is not None:
+            self.wake()
 
     def join(self) -> None:
         """Take no more, and wait until all that was submitted is done."""

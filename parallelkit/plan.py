@@ -17,9 +17,11 @@ a share of one, no wish for workers    runs in place
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 
 from . import host
+from .errors import ParallelError
 from .levels import Nesting
 from .options import Options
 
@@ -67,6 +69,8 @@ def plan(options: Options, here: Nesting) -> Plan:
     if here.level > 0 and backend == "process":
         log.debug("a call below level 0 runs on threads instead of processes")
         backend = "thread"
+    if backend == "process" and sys.platform == "win32":
+        raise ParallelError("processes do not work on Windows yet; use backend='thread'")
     workers = _workers(options.workers, here.cores)
     if backend == "serial":
         workers = 1

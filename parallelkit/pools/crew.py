@@ -150,8 +150,7 @@ class Crew:
                 how = obituary(worker.pid, code)
                 self._fail(WorkerDied(f"workers end before they do anything: {how}"))
             worker.channel.close()
-            worker.outbox.close()
-            worker.inbox.close()
+            worker.outbox.close()  # the inbox stays for answers that are still to be read
         self._retell()
 
     def _drain(self, worker: Worker) -> None:
@@ -186,8 +185,7 @@ class Crew:
                 worker.dead = True
                 self._driver.remove(worker)
                 worker.channel.close()
-                worker.outbox.close()
-                worker.inbox.close()
+                worker.outbox.close()  # the inbox stays for answers that are still to be read
             self.workers.clear()
             if not self.calls:
                 self._let_go()
@@ -236,7 +234,7 @@ class Crew:
             if self._hungry:
                 self._hungry.popleft()
             worker = min(free, key=lambda w: (w.load, not w.ready))
-            worker.reserved += 1
+            worker.reserved.append(call)
             if len(free) > 1:
                 self._feed_next()
             return worker
@@ -250,16 +248,16 @@ class Crew:
                 self._hungry.remove(call)
             self._feed_next()
 
-    def unreserve(self, worker: Worker) -> None:
+    def unreserve(self, call: Call, worker: Worker) -> None:
         """Give a reserved place back unused."""
         with self.lock:
-            worker.reserved -= 1
+            worker.reserved.remove(call)
 
     def send(self, call: Call, worker: Worker, chunk: Chunk, pickled: pickling.Pickled) -> bool:
         """Send a chunk to a worker that was reserved for it; false if the worker is dead."""
         with worker.sending:
             with self.lock:
-                worker.reserved -= 1
+                worker.reserved.remove(call)
                 if worker.dead:
                     return False
                 self._numbers += 1
@@ -310,9 +308,7 @@ class Crew:
             if call in self._hungry:
                 self._hungry.remove(call)
             busy = [w for w in self.workers if any(t.call is call for t in w.tickets)]
-            while call.inbox:
-                self._deliver(call, call.inbox.popleft())
-            call.failed = None
+            self._clear(call)
         if busy and self.broken is None:
             self._give_up(call, busy)
         with self.lock:
@@ -328,6 +324,14 @@ class Crew:
             self._feed_next()
             if self._closed and not self.calls:
                 self._let_go()
+
+    def _clear(self, call: Call) -> None:
+        """Drop what was kept for a call, and give places back that Ctrl-C left reserved."""
+        for worker in self.workers:
+            worker.reserved = [other for other in worker.reserved if other is not call]
+        while call.inbox:
+            self._deliver(call, call.inbox.popleft())
+        call.failed = None
 
     def _forget(self, worker: Worker) -> None:
         """Tell a worker which calls are over. Small ones wait for the next call to be sent."""

@@ -77,7 +77,7 @@ class Worker:
         self.outbox, self.inbox = Outbox(folder=folder), Inbox()
         self.sent = 0  # segments known to it, by the highest id
         self.tickets: deque[Ticket] = deque()
-        self.reserved = 0
+        self.reserved: list[Call] = []  # a place for each, that a chunk is on its way to
         self.calls: set[int] = set()  # whose task it has
         self.over: list[int] = []  # those among them that have ended, which it has yet to be told
         self.around: Surroundings | None = None
@@ -89,7 +89,7 @@ class Worker:
     @property
     def load(self) -> int:
         """Chunks that it has or is about to get."""
-        return len(self.tickets) + self.reserved
+        return len(self.tickets) + len(self.reserved)
 
     def ticket(self, number: int) -> Ticket:
         """Ticket of a chunk that it has."""

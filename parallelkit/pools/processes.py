@@ -43,6 +43,7 @@ class ProcessPool:
             raise task.refusal(error) from error
         call = crew.open(pickled, task.timeout)
         source.wake = lambda: crew.poke(call)
+        source.push = lambda: self._push(call, source)
         try:
             self._feed(call, source)
             yield None
@@ -64,10 +65,16 @@ class ProcessPool:
                 else:
                     self._wait(call)
         finally:
-            source.wake = None
+            source.wake = source.push = None
             crew.close_call(call)
             if crew.broken is not None:
                 crew.close()
+
+    def _push(self, call: Call, source: Source) -> None:
+        """Send what has just been put into `source`, from the thread that put it there."""
+        self._feed(call, source)
+        if call.inbox:
+            self._crew.poke(call)
 
     def _wait(self, call: Call) -> None:
         if call.timeout is None:
@@ -89,13 +96,14 @@ class ProcessPool:
                 return
             chunk = source.take()
             if chunk is None:
-                crew.unreserve(worker)
+                crew.unreserve(call, worker)
                 break
             try:
                 pickled = pickling.dumps(chunk.columns, crew.settings["max_nbytes"])
             except BaseException as error:
-                crew.unreserve(worker)
+                crew.unreserve(call, worker)
                 if isinstance(error, KeyboardInterrupt):
+                    source.put_back(chunk)
                     raise
                 if chunk.size == 1:
                     columns = chunk.args(0)

@@ -68,7 +68,7 @@ class ThreadPool:
                 try:
                     outcome = job.finished.get(block=False)
                 except queue.Empty:
-                    if helping and job.step(0):
+                    if helping and job.help_out():
                         continue
                     if job.over():
                         return
@@ -121,6 +121,10 @@ class _Job:
         with self._lock:
             while self._idle_ranks and not self._stopped and not self._source.finished:
                 self._hand_out(partial(self._help, self._idle_ranks.pop()))
+
+    def help_out(self) -> bool:
+        """Run one chunk in the thread of the caller, if there is one."""
+        return self._context.run(self.step, 0)
 
     def _help(self, rank: int) -> None:
         self._context.copy().run(self._helping, rank)

@@ -1,4 +1,4 @@
-"""What functions find around them: working directory, import path, environment, log levels.
+"""What functions find around them: folder, import path, environment, log levels, filters.
 
 A worker that is kept warm was started under other surroundings than a later call's; it is told
 what has changed, so that the call runs as in a worker started just for it.
@@ -28,12 +28,13 @@ _NOT_SHARED = tuple(
 
 
 class Surroundings(NamedTuple):
-    """Working directory (None where it has been removed), ``sys.path``, environment, log levels."""
+    """Working directory (None where it has been removed), ``sys.path``, and so on."""
 
     folder: str | None
     path: list[str]
     environment: dict[Any, Any]
     log_levels: dict[str, int]
+    warning_filters: list[telling.Filter]
 
     def enter(self) -> None:
         """Make them those of this process."""
@@ -46,6 +47,7 @@ class Surroundings(NamedTuple):
             if _raw_environment.get(name) != value:
                 os.environ[_text(name)] = _text(value)
         telling.set_levels(self.log_levels)
+        telling.set_filters(self.warning_filters)
         if self.folder is not None:
             try:
                 os.chdir(self.folder)
@@ -62,7 +64,7 @@ def current() -> Surroundings:
     environment = dict(_raw_environment)
     for name in _NOT_SHARED:
         environment.pop(name, None)
-    return Surroundings(folder, list(sys.path), environment, telling.levels())
+    return Surroundings(folder, list(sys.path), environment, telling.levels(), telling.filters())
 
 
 def _text(raw: Any) -> str:

@@ -1,20 +1,24 @@
 """What items say beside their results: ``logging`` records and warnings, told in the parent.
 
-In a worker a handler on the root logger sends each record; the parent gives it to its own logger of
-that name, with that logger's handlers and filters. A record carries ``process`` (the worker's pid)
-and ``item`` (the index of the item that ran), for a formatter to use. Loggers are as talkative in
-the worker as in the parent when the call was made. Warnings go the same way, through the parent's
-filters; one that the filters turn into an error there is shown, not raised: its item is past it.
+In a worker a handler on the root logger sends each record; the parent gives it to its own logger
+of that name, with that logger's handlers and filters. A record carries ``process`` (the worker's
+pid) and ``item`` (the index of the item that ran), for a formatter to use. Loggers are as talkative
+in the worker as in the parent when the call was made. Warnings go the same way. A worker has the
+filters of its parent, so that a warning that is to be an error is one in the item.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["forward", "levels", "retell", "set_levels"]
+__all__ = ["Filter", "filters", "forward", "levels", "retell", "set_filters", "set_levels"]
+
+Filter = tuple[Any, str, type[Warning], str, int]
 
 LOG, WARNING = "log", "warning"
 _registry: dict[
@@ -41,6 +45,29 @@ def set_levels(wanted: Mapping[str, int]) -> None:
         logging.getLogger(name).setLevel(logging.NOTSET)
     for name, level in wanted.items():
         logging.getLogger(name or None).setLevel(level)
+
+
+def filters() -> list[Filter]:
+    """Warning filters of this process, as far as a worker can have them."""
+    return [
+        (action, _pattern(message), category, _pattern(module), lineno)
+        for action, message, category, module, lineno in warnings.filters
+        if isinstance(category, type) and category.__module__ != "__main__"
+    ]
+
+
+def set_filters(wanted: Sequence[Filter]) -> None:
+    """Give this process the filters `wanted`."""
+    if filters() != list(wanted):
+        warnings.resetwarnings()
+        for action, message, category, module, lineno in wanted:
+            warnings.filterwarnings(action, message, category, module, lineno, append=True)
+
+
+def _pattern(pattern: Any) -> str:
+    if isinstance(pattern, str):
+        return re.escape(pattern) + r"\Z"
+    return "" if pattern is None else str(pattern.pattern)
 
 
 def forward(send: Callable[[str, tuple[Any, ...]], None], item: Callable[[], int | None]) -> None:
@@ -105,7 +132,5 @@ def retell(kind: str, fields: tuple[Any, ...]) -> None:
 
 def _category(module: str, name: str) -> type[Warning]:
     """Find the class of a warning, without importing anything for it."""
-    import sys
-
     found = getattr(sys.modules.get(module), name, None)
     return found if isinstance(found, type) and issubclass(found, Warning) else UserWarning

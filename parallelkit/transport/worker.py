@@ -20,6 +20,7 @@ parent, after its death, which chunk it had begun.
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import signal
@@ -130,6 +131,9 @@ class _Worker:
             _limit_memory(self.options["memory_limit"])
         levels.settle(levels.Nesting(1, 1))
         telling.forward(self._tell, self._index)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # whole lines, whatever -u says
+                stream.reconfigure(line_buffering=True, write_through=False)
         try:
             self.inbox.adopt(packet, message.fds[1] if len(message.fds) > 1 else None)
             initializer, initargs = pickling.loads(*self.inbox.unpack(packet, copy=True))
