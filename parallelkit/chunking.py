@@ -79,6 +79,10 @@ class Sizer:
                 wish = min(wish, LARGEST_BYTES / self._bytes)
             self._size = max(1, min(int(wish), max(self._size, items) * GROWTH))
 
+    def first(self, there: int) -> int:
+        """Items of the next chunk where `there` are there, and more may come."""
+        return self._size if self._weight or self._fixed else -(-there // self._workers)
+
     @property
     def seconds(self) -> float:
         """What the next chunk is expected to take; 0.0 while nothing is known."""
@@ -124,13 +128,21 @@ class Source:
         """Return the next chunk, or None if there is none right now."""
         with self._lock:
             if self._again:
-                return self._again.popleft()
+                return self._next_again()
             if self._closed:
                 return None
             size = self.sizer.size(None if self.total is None else self.total - self.drawn)
             if self.lazy:
                 size = min(size, self.taken + self.sizer.window() - self.drawn)
             return self._draw(size) if size > 0 else None
+
+    def _next_again(self) -> Chunk:
+        """Return what was given back; cut, if the items turned out to be long."""
+        chunk, size = self._again.popleft(), self.sizer.size(None)
+        if chunk.size <= size:
+            return chunk
+        self._again.appendleft(chunk.part(size, chunk.size))
+        return chunk.part(0, size)
 
     def put_back(self, *chunks: Chunk) -> None:
         """Give chunks back, to be taken again before anything else."""

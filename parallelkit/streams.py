@@ -65,7 +65,7 @@ class Stream(Source):
 
     def _draw(self, size: int) -> Chunk | None:
         rows = self._rows
-        size = min(size, len(rows))
+        size = min(size, len(rows), self.sizer.first(len(rows)))
         if not size:
             self._starved = True
             # The feeder may have looked at the flag just before; look again.
@@ -190,12 +190,12 @@ def source_of(
     Iterators are drawn by a thread, or `inline` by whoever takes the chunks.
     """
     columns = [_column(position, iterable) for position, iterable in enumerate(iterables)]
-    lengths = [len(column) if hasattr(column, "__len__") else None for column in columns]
+    lengths = [_length(column) for column in columns]
     known = [length for length in lengths if length is not None]
     if strict and len(set(known)) > 1:
         told = ", ".join(_length_of(i, n) for i, n in enumerate(lengths))
         raise ValueError(f"inputs differ in length: {told} (strict=False cuts at the shortest)")
-    if all(map(_sliceable, columns)):
+    if all(map(_sliceable, columns)) and len(known) == len(columns):
         return Table(columns, min(known), sizer, lazy)
     return (Inline if inline else Stream)(columns, lengths, sizer, lazy, strict)
 
@@ -230,7 +230,15 @@ def _column(position: int, iterable: Any) -> Any:
     in_memory = type(iterable).__module__ in ("builtins", "collections") or hasattr(
         iterable, "keys"
     )
-    return list(iterator) if in_memory and hasattr(iterable, "__len__") else iterable
+    return list(iterator) if in_memory and _length(iterable) is not None else iterable
+
+
+def _length(column: Any) -> int | None:
+    """Number of items, where that can be known."""
+    try:
+        return len(column)
+    except (TypeError, OverflowError):  # it has none, or more than can be counted
+        return None
 
 
 def _sliceable(value: Any) -> bool:

@@ -65,14 +65,12 @@ class ThreadPool:
             while True:
                 if source.aborted is not None:
                     raise source.aborted
-                try:
-                    outcome = job.finished.get(block=False)
-                except queue.Empty:
+                if job.finished.empty():
                     if helping and job.help_out():
                         continue
                     if job.over():
                         return
-                    outcome = job.finished.get()
+                outcome = job.finished.get()
                 if isinstance(outcome, BaseException):
                     raise outcome
                 if outcome is not None:

@@ -45,6 +45,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _exception(obj)
         if isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
             return _cached, (obj.__wrapped__, obj.cache_parameters())
+        if isinstance(obj, functools.cached_property):  # before 3.12 it holds a lock
+            return functools.cached_property, (obj.func,), {"attrname": obj.attrname}
         if isinstance(obj, ContextVar):
             return _variable, (_token_of(obj), obj.name, obj.get(_UNSET))
         if type(obj) in self.dispatch_table:
@@ -87,7 +89,7 @@ def _token(cls: type) -> str:
 def _adopt(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
     """Worker: make a class of the parent, or find the one made before."""
     cls = make(*args)
-    if in_worker_process():
+    if in_worker_process() and cls not in _tokens:  # which has those that were made here
         _adopted[cls] = token
         _sent[token] = cls
     return cls
@@ -116,7 +118,11 @@ def _function(func: FunctionType, reduced: Any) -> Any:
     cloudpickle gives each pickle globals of its own; then what an initializer sets by a
     ``global`` statement would not be seen by the functions that come after it.
     """
-    if not isinstance(reduced, tuple) or in_worker_process():
+    if not isinstance(reduced, tuple):
+        return reduced
+    if hasattr(func, "registry") and hasattr(func, "dispatch"):  # functools.singledispatch
+        return _single_dispatch, (dict(func.registry),)
+    if in_worker_process():
         return reduced
     code, base, *rest = reduced[1]
     key = func.__module__, id(func.__globals__)
@@ -154,6 +160,13 @@ def _set_function(func: FunctionType, state: tuple[dict[str, Any], dict[str, Any
         space.received.update({n: v for n, v in brought.items() if isinstance(v, _ATOMS)})
         slots = {**slots, "__globals__": {**brought, **kept}}
     _cp._function_setstate(func, (attributes, slots))
+
+
+def _single_dispatch(registry: dict[type, Callable[..., Any]]) -> Callable[..., Any]:
+    func = functools.singledispatch(registry[object])
+    for kind, implementation in registry.items():
+        func.register(kind, implementation)
+    return func
 
 
 def _cached(func: Callable[..., Any], parameters: Mapping[str, Any]) -> Callable[..., Any]:

@@ -23,6 +23,7 @@ from . import context, pickling
 __all__ = ["Interrupted", "Progress", "Task", "format_error"]
 
 BUDGET = 0.05  # seconds after which a worker answers for what it has and gives the rest back
+UNCHECKED = 256  # part of a chunk that runs between two looks at the clock
 FLUSH = 0.001  # with a time limit: seconds of finished work at risk when the worker is ended
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -122,8 +123,9 @@ class Task:
         progress = progress or Progress()
         values, raised, mark = progress.values, progress.raised, progress.mark
         budget = BUDGET if mark is None else FLUSH
-        begin = now = time.perf_counter()
-        batch = 1
+        begin = time.perf_counter()
+        # A look at the clock for each item; in a large chunk, whose items are short, for a few.
+        batch = 1 if mark is not None else max(1, size // UNCHECKED)
         with self._standing(self.place(rank)):
             while len(values) < size:
                 if mark is not None:
@@ -137,11 +139,8 @@ class Task:
                     values.append(None)
                     if self.stop_at_error:
                         break
-                last, now = now, time.perf_counter()
-                if now - begin > budget or (stop is not None and stop()):
+                if time.perf_counter() - begin > budget or (stop is not None and stop()):
                     break
-                if mark is None:
-                    batch = batch * 4 if now - last < FLUSH else max(1, batch // 4)
         return Reply(values, raised, time.perf_counter() - begin, True)
 
     @contextmanager
