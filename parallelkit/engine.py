@@ -153,7 +153,7 @@ def _pool(options: Options, plan_: Plan) -> Pool:
             return SerialPool(setup)
         from .pools.threads import ThreadPool
 
-        return ThreadPool(plan_.workers, plan_.level, setup)
+        return ThreadPool(plan_.workers, plan_.level, setup, own=plan_.wished and plan_.level > 1)
     from .pools.processes import process_pool
 
     return process_pool(options, plan_.workers, options.start_method or default_start_method())

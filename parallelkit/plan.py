@@ -44,12 +44,15 @@ class Plan:
         Nesting level of the call's items.
     cores : int
         What the call has to share out among its workers.
+    wished : bool
+        Whether somebody asked for that number of workers, or it is just the share.
     """
 
     backend: str
     workers: int
     level: int
     cores: int
+    wished: bool = False
 
     def share(self, rank: int, items: int | None) -> Nesting:
         """Place of worker `rank`: its part of the cores, remainders to the first workers.
@@ -76,7 +79,7 @@ def plan(options: Options, here: Nesting) -> Plan:
         workers = 1
     elif backend == "thread" and workers == 1:
         backend = "serial"
-    return Plan(backend, workers, here.level + 1, here.cores)
+    return Plan(backend, workers, here.level + 1, here.cores, options.workers is not None)
 
 
 def _workers(wish: int | None, cores: int) -> int:
