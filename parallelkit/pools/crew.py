@@ -228,8 +228,7 @@ class Crew:
                 if self._stillborn > 2 * self.size + 1:
                     self._fail(WorkerDied(f"workers end before they are ready: {obituary(worker.pid, code)}"))
             worker.channel.close()
-            worker.outbox.close()
-            worker.inbox.close()
+            worker.outbox.close()  # the inbox stays for answers that are still to be read
 
     def _drain(self, worker: Worker) -> None:
         try:
@@ -265,7 +264,6 @@ class Crew:
                 self._selector.unregister(worker.sentinel)
                 worker.channel.close()
                 worker.outbox.close()
-                worker.inbox.close()
             self.workers.clear()
             if not self.calls:
                 self._let_go()
