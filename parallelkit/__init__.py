@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .levels import nesting
     from .options import configure
     from .outcome import Failure
+    from .transport.shared import is_shared, share, shared_empty
 
 __version__ = "0.1.0"
 
@@ -34,10 +35,13 @@ _HOME = {
     "cpu_count": "host",
     "delayed": "call",
     "imap": "api",
+    "is_shared": "transport.shared",
     "map": "api",
     "nesting": "levels",
     "parallel": "api",
     "run": "api",
+    "share": "transport.shared",
+    "shared_empty": "transport.shared",
     "shutdown": "engine",
     "starmap": "api",
     "uimap": "api",
@@ -54,10 +58,13 @@ __all__ = [
     "cpu_count",
     "delayed",
     "imap",
+    "is_shared",
     "map",
     "nesting",
     "parallel",
     "run",
+    "share",
+    "shared_empty",
     "shutdown",
     "starmap",
     "uimap",

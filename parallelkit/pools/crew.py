@@ -160,6 +160,7 @@ class Crew:
         except BaseException as error:
             raise pickling.refusal("initializer or initargs", (initializer, initargs), error) from error
         self._hello, self._hello_segment = self._tasks.pack(hello)
+        self._hello_shared = hello.shared
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
@@ -189,6 +190,7 @@ class Crew:
             fds = [worker.control_fd]
             if self._hello_segment is not None:
                 fds.append(self._hello_segment.fd)
+            fds += [memory.fd for memory in self._hello_shared]
             body = (protocol.HELLO, self._hello, tuple(worker.around), self.settings)
             try:
                 worker.channel.send(body, fds)
@@ -350,6 +352,7 @@ class Crew:
                 if segment is not None and segment.id > worker.sent:
                     worker.sent = segment.id
                     fds.append(segment.fd)
+                fds += [memory.fd for memory in pickled.shared]
                 released = take_all(worker.inbox.released)
                 forgotten = take_all(worker.outbox.forgotten)
                 head = protocol.CHUNK, call.number, ticket.number, worker.rank, chunk.size
@@ -370,6 +373,7 @@ class Crew:
             if call.segment is not None:
                 call.users.add(worker)
                 fds.append(call.segment.fd)
+            fds += [memory.fd for memory in call.pickled.shared]
         worker.calls.add(call.number)
         worker.channel.send((protocol.TASK, call.number, call.packet, around), fds)
 
@@ -507,10 +511,10 @@ class Crew:
 
     def _route(self, worker: Worker, message: Message) -> None:
         kind, *rest = message.body
-        fd = message.fds[0] if message.fds else None
+        fds = message.fds
         if kind == protocol.REPLY:
             number, packet, seconds, count, final, *segments = rest
-            worker.inbox.adopt(packet, fd)
+            worker.inbox.adopt(packet, fds)
             self._free(worker, *segments)
             ticket = next(t for t in worker.tickets if t.number == number)
             part = ticket.chunk.part(ticket.done, ticket.done + count) if (
@@ -529,7 +533,7 @@ class Crew:
             self._close_ticket(worker, ticket)
         elif kind == protocol.UNREADABLE:
             number, packet, *segments = rest
-            error = self._error(worker, packet, fd, segments)
+            error = self._error(worker, packet, fds, segments)
             ticket = next(t for t in worker.tickets if t.number == number)
             self._deliver(ticket.call, Answer(ticket.chunk, lost=Lost(error)))
             self._close_ticket(worker, ticket)
@@ -539,7 +543,7 @@ class Crew:
             self.expired(worker, ticket, offset)
         elif kind == protocol.FAILED:
             number, packet, *segments = rest
-            error = self._error(worker, packet, fd, segments)
+            error = self._error(worker, packet, fds, segments)
             if number == 0:
                 self._fail(error)
             elif number in self.calls:
@@ -570,9 +574,9 @@ class Crew:
         self._close_ticket(worker, ticket)
 
     def _error(
-        self, worker: Worker, packet: Packet, fd: int | None, segments: list[Any]
+        self, worker: Worker, packet: Packet, fds: list[int], segments: list[Any]
     ) -> BaseException:
-        worker.inbox.adopt(packet, fd)
+        worker.inbox.adopt(packet, fds)
         self._free(worker, *segments)
         try:
             error, text = pickling.loads(*worker.inbox.unpack(packet, copy=True))

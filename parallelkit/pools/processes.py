@@ -39,7 +39,7 @@ class ProcessPool:
         """Run all chunks of `source` in the workers."""
         crew = self._crew
         try:
-            pickled = pickling.dumps(task, crew.settings["max_nbytes"])
+            pickled = pickling.dumps(task, crew.settings["max_nbytes"], together=True)
         except BaseException as error:
             raise _task_refusal(task, error) from error
         call = crew.open(pickled, task.timeout)

@@ -34,6 +34,7 @@ from .channel import Channel, Closed, Message
 from .payload import Interrupted, Progress, Task
 from .pickling import Pickled
 from .segments import Inbox, Outbox, Packet, Segment, take_all
+from .shared import let_go
 from .surroundings import Surroundings
 
 __all__ = ["serve"]
@@ -91,6 +92,7 @@ class _Worker:
             elif body[0] == FORGET:
                 self.tasks.pop(body[1], None)
                 self.aborted.discard(body[1])
+                let_go()
                 if self.task_inbox.released:
                     self.channel.send((RELEASED, *self._released()))
             if self.max_items and self.items >= self.max_items:
@@ -116,7 +118,7 @@ class _Worker:
             _limit_memory(self.options["memory_limit"])
         levels.settle(levels.Nesting(1, 1))
         try:
-            self.inbox.adopt(packet, message.fds[1] if len(message.fds) > 1 else None)
+            self.inbox.adopt(packet, message.fds[1:])
             initializer, initargs = pickling.loads(*self.inbox.unpack(packet, copy=True))
             if initializer is not None:
                 initializer(*initargs)
@@ -135,14 +137,13 @@ class _Worker:
             if body[0] == ABORT:
                 self.aborted.add(body[1])
                 continue
-            fd = message.fds[0] if message.fds else None
             if body[0] == CHUNK:
                 packet, released, forgotten = body[5:8]
                 self.outbox.free(released)
                 self.inbox.forget(forgotten)
-                self.inbox.adopt(packet, fd)
+                self.inbox.adopt(packet, message.fds)
             elif body[0] == TASK:
-                self.task_inbox.adopt(body[2], fd, private=True)
+                self.task_inbox.adopt(body[2], message.fds, private=True)
             self.queue.append(message)
 
     def _task(self, call: int, packet: Packet, around: Any) -> None:
@@ -286,7 +287,7 @@ class _Worker:
         """Send a message with a packet and the ids of segments that are free."""
         packet, segment = self.outbox.pack(pickled)
         forgotten = take_all(self.outbox.forgotten)
-        fds = self._fds_for(segment)
+        fds = [*self._fds_for(segment), *(memory.fd for memory in pickled.shared)]
         self.channel.send((*head, packet, *tail, *self._released(), forgotten), fds)
 
     def _released(self) -> tuple[list[int], list[int]]:
