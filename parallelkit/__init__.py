@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .api import Pool, imap, map, parallel, run, starmap, uimap  # noqa: A004
+    from .blocks import map_blocks
     from .call import delayed
     from .engine import shutdown
     from .errors import ParallelError, TaskTimeout, TransportError, WorkerDied
@@ -37,6 +38,7 @@ _HOME = {
     "imap": "api",
     "is_shared": "transport.shared",
     "map": "api",
+    "map_blocks": "blocks",
     "nesting": "levels",
     "parallel": "api",
     "run": "api",
@@ -60,6 +62,7 @@ __all__ = [
     "imap",
     "is_shared",
     "map",
+    "map_blocks",
     "nesting",
     "parallel",
     "run",

@@ -23,6 +23,7 @@ NAMES = {
     "imap",
     "is_shared",
     "map",
+    "map_blocks",
     "nesting",
     "parallel",
     "run",

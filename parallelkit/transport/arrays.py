@@ -307,7 +307,7 @@ def _pickles_as_ndarray(kind: type) -> bool:
 
 
 class _File:
-    """Stands in a pickle for a mapped file; one for all views of it, so that they share it there."""
+    """Stands in a pickle for a mapped file; one for all views of it, so that they share it."""
 
     __slots__ = ("mode", "path")
 

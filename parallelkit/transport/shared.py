@@ -32,13 +32,26 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-__all__ = ["Shared", "is_shared", "let_go", "open_file", "share", "shared_empty"]
+__all__ = [
+    "FileMap",
+    "Shared",
+    "arrive",
+    "attach",
+    "home",
+    "is_shared",
+    "let_go",
+    "open_file",
+    "ready_to_write",
+    "share",
+    "shared_empty",
+]
 
 # What is mapped here, by name; and in a worker, what chunks of the running call used last: mapping
 # the same memory again for each chunk would cost its page faults each time.
 _mapped: weakref.WeakValueDictionary[object, Shared | FileMap] = weakref.WeakValueDictionary()
 _used_last: deque[Shared | FileMap] = deque(maxlen=2)
 # Most and present memory of the control group, in either version, as a container sees its own.
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
 _GROUP = "/sys/fs/cgroup/"
 _GROUP_LIMITS = (
     (_GROUP + "memory.max", _GROUP + "memory.current"),
@@ -71,8 +84,11 @@ class Shared(mmap.mmap):
             close(self.fd)
 
     @classmethod
-    def create(cls, size: int, folder: str | None) -> Shared:
-        """New memory, all of it reserved: what cannot be had is an error now, not a crash later."""
+    def create(cls, size: int, folder: str | None, reserve: bool = True) -> Shared:
+        """New memory, all of it reserved: what cannot be had is an error now, not a crash later.
+
+        Without `reserve`, see to it yourself, by `ready_to_write`, before a part is used.
+        """
         size = max(1, size)
         if folder is None and size > _available():
             raise MemoryError(f"no room for {size} bytes of shared memory: {_available()} are free")
@@ -82,7 +98,7 @@ class Shared(mmap.mmap):
             fd, path = tempfile.mkstemp(prefix="parallelkit-", dir=folder)
             os.unlink(path)
         try:
-            if hasattr(os, "posix_fallocate"):
+            if reserve and hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(fd, 0, size)
             else:
                 os.ftruncate(fd, size)
@@ -263,7 +279,9 @@ def share(array: ArrayLike) -> NDArray[Any]:
     return copy
 
 
-def shared_empty(shape: int | Sequence[int], dtype: DTypeLike = float) -> NDArray[Any]:
+def shared_empty(
+    shape: int | Sequence[int], dtype: DTypeLike = float, *, lazy: bool = False
+) -> NDArray[Any]:
     """Make an array in memory that all workers see; see :func:`share`.
 
     Parameters
@@ -271,11 +289,14 @@ def shared_empty(shape: int | Sequence[int], dtype: DTypeLike = float) -> NDArra
     shape : int or tuple of int
     dtype : dtype, optional
         Any but ``object``.
+    lazy : bool
+        Reserve no memory now, for an array of which only parts are used. Memory that cannot be
+        had when a part is written to ends the process, and raises nothing.
 
     Returns
     -------
     numpy.ndarray
-        Its memory is reserved, and zero.
+        Of zeros.
 
     Raises
     ------
@@ -304,16 +325,19 @@ def shared_empty(shape: int | Sequence[int], dtype: DTypeLike = float) -> NDArra
     nbytes = kind.itemsize
     for n in sizes:
         nbytes *= n
-    memory = Shared.create(nbytes, configured().get("temp_folder"))
+    memory = Shared.create(nbytes, configured().get("temp_folder"), not lazy)
     return np.ndarray(sizes, kind, memory)
 
 
-def is_shared(array: object) -> bool:
+def is_shared(array: object, *, writeable: bool = False) -> bool:
     """Tell whether an array lies in memory that crosses to workers by its name.
 
     Parameters
     ----------
     array : object
+    writeable : bool
+        Ask for memory into which workers can write for others to see: for memmaps, that the mode
+        is not "r" or "c".
 
     Returns
     -------
@@ -331,7 +355,44 @@ def is_shared(array: object) -> bool:
     np = sys.modules.get("numpy")
     if np is None or not isinstance(array, np.ndarray):
         return False
-    return isinstance(home(array), mmap.mmap)
+    below = home(array)
+    if not isinstance(below, mmap.mmap) or not writeable:
+        return isinstance(below, mmap.mmap)
+    if isinstance(below, Shared):
+        return bool(array.flags.writeable)
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    mode = below.mode if isinstance(below, FileMap) else getattr(root, "mode", None)
+    return bool(array.flags.writeable) and mode in ("r+", "w+")
+
+
+def ready_to_write(array: NDArray[Any]) -> None:
+    """Have the memory of a part of a shared array, all pages at once.
+
+    Raises
+    ------
+    MemoryError
+        If there is none.
+    """
+    from numpy.lib.array_utils import byte_bounds
+
+    memory = home(array)
+    if type(memory) is not Shared or not array.size:
+        return
+    low, high = (address - memory.address for address in byte_bounds(array))
+    if high - low > 2 * array.nbytes:
+        return  # mostly the memory of others
+    low -= low % mmap.PAGESIZE
+    try:
+        memory.madvise(_POPULATE_WRITE, low, high - low)
+    except (AttributeError, OSError, ValueError):
+        try:
+            os.posix_fallocate(memory.fd, low, high - low)
+        except AttributeError:
+            pass
+        except OSError as error:
+            raise MemoryError(f"no room for {high - low} bytes of shared memory: {error}") from None
 
 
 def _sound(kind: np.dtype[Any]) -> np.dtype[Any]:
