@@ -724,3 +724,39 @@ def test_is_shared_tells(file):
     assert pk.is_shared(table)
     assert pk.is_shared(np.asarray(table)[5:])
     assert not pk.is_shared(table + 1)
+
+
+# ---- many small arrays ----------------------------------------------------------------------------
+
+
+def test_many_small_arrays_are_still_themselves(process_pool):
+    """They cross as one, and arrive as arrays of their own, whatever kinds are mixed."""
+
+    def alone(array):
+        array += 1  # into no other's memory
+        return array
+
+    own = process_pool(chunksize=50)
+    lines = [np.full(10, float(i)) for i in range(200)]
+    for items in (
+        lines,
+        [line.reshape(2, 5) for line in lines],
+        list(np.array(lines)),
+        tuple(lines),
+    ):
+        results = own.map(alone, items)
+        assert [float(a.sum()) for a in results] == [10.0 * i + 10 for i in range(200)]
+        assert {a.shape for a in results} == {items[0].shape}
+        assert all(a.flags.owndata and a.flags.writeable for a in results)
+    mixed = [*lines, np.ones(10, "f4"), np.ones(9), np.ones((10, 1)), read_only(np.ones(10))]
+    for result, item in zip(own.map(identity, mixed * 2), mixed * 2, strict=True):
+        check_equal(result, item)
+    same = own.map(lambda pair: pair[0] is pair[1], [(line, line) for line in lines])
+    assert all(same)
+
+
+def test_small_views_of_shared_memory_are_not_copied_together(process_pool):
+    """Many rows of a shared array stay rows of it."""
+    table = pk.shared_empty((64, 4))
+    process_pool(chunksize=32).map(lambda row, i: row.fill(i), list(table), range(64))
+    assert table[:, 0].tolist() == list(range(64))
