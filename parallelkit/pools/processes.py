@@ -120,7 +120,9 @@ class ProcessPool:
             return chunk, Lost(error)
         finally:
             inbox.done(answer.packet)
-        source.sizer.observe(chunk.size, answer.seconds, answer.nbytes)
+        # Large results make small chunks too: what is copied out while it is still in the cache.
+        nbytes = max(answer.nbytes, answer.packet[2])
+        source.sizer.observe(chunk.size, answer.seconds, nbytes)
         return chunk, Reply(values, raised, answer.seconds, answer.final)
 
     def close(self) -> None:
