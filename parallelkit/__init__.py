@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .api import Pool, imap, map, parallel, run, starmap, uimap
+    from .blocks import map_blocks
     from .call import delayed
     from .engine import shutdown
     from .errors import ParallelError, TaskTimeout, TransportError, WorkerDied
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .levels import nesting
     from .options import configure
     from .outcome import Failure
+    from .transport.shared import is_shared, share, shared_empty
 
 __version__ = "0.1.0"
 
@@ -34,10 +36,14 @@ _HOME = {
     "cpu_count": "host",
     "delayed": "call",
     "imap": "api",
+    "is_shared": "transport.shared",
     "map": "api",
+    "map_blocks": "blocks",
     "nesting": "levels",
     "parallel": "api",
     "run": "api",
+    "share": "transport.shared",
+    "shared_empty": "transport.shared",
     "shutdown": "engine",
     "starmap": "api",
     "uimap": "api",
@@ -54,10 +60,14 @@ __all__ = [
     "cpu_count",
     "delayed",
     "imap",
+    "is_shared",
     "map",
+    "map_blocks",
     "nesting",
     "parallel",
     "run",
+    "share",
+    "shared_empty",
     "shutdown",
     "starmap",
     "uimap",

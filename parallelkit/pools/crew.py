@@ -82,6 +82,7 @@ class Crew:
                 "initializer or initargs", (initializer, initargs), error
             ) from error
         self._hello, self._hello_segment = self._tasks.pack(hello)
+        self._hello_shared = hello.shared
         self._driver = Driver(self.lock, self._receive, self._bury)
         self.wait, self.poke = self._driver.wait, self._driver.poke
         self.look = self._driver.look
@@ -109,6 +110,7 @@ class Crew:
             fds = [worker.control_fd]
             if self._hello_segment is not None:
                 fds.append(self._hello_segment.fd)
+            fds += [memory.fd for memory in self._hello_shared]
             body = (protocol.HELLO, self._hello, tuple(worker.around), self.settings)
             try:
                 worker.channel.send(body, fds)
@@ -213,6 +215,7 @@ class Crew:
                 raise self.broken
             self._numbers += 1
             call = Call(self._numbers, pickled, current(), timeout)
+            call.shares = bool(pickled.shared)
             self.calls[call.number] = call
         if pickled.buffers:
             self.look()  # a segment of the last call may be free by now
@@ -269,10 +272,14 @@ class Crew:
             if segment is not None and segment.id > worker.sent:
                 worker.sent = segment.id
                 fds.append(segment.fd)
+            fresh = bool(fds)
+            if pickled.shared:
+                call.shares = True
+                fds += [memory.fd for memory in pickled.shared]
             body = (
                 *(protocol.CHUNK, call.number, ticket.number, worker.rank),
                 *(chunk.start, chunk.size, call.timeout),
-                *(packet, bool(fds), take_all(worker.inbox.released)),
+                *(packet, fresh, take_all(worker.inbox.released)),
                 take_all(worker.outbox.forgotten),
                 self._task_for(call, worker, fds),
             )
@@ -297,6 +304,7 @@ class Crew:
             if call.segment is not None:
                 call.users.add(worker)
                 fds.append(call.segment.fd)
+            fds += [memory.fd for memory in call.pickled.shared]
         return call.packet, around, take_all(worker.over)
 
     def close_call(self, call: Call) -> None:
@@ -319,7 +327,7 @@ class Crew:
                 if call.number in worker.calls:
                     worker.calls.discard(call.number)
                     worker.over.append(call.number)
-                    if call.segment is not None:
+                    if call.segment is not None or call.shares:
                         self._forget(worker)
             self._feed_next()
             if self._closed and not self.calls:
@@ -396,13 +404,12 @@ class Crew:
 
     def _route(self, worker: Worker, message: Message) -> None:
         kind, *fields = message.body
-        fd = message.fds[0] if message.fds else None
-        self._ROUTES[kind](self, worker, fd, *fields)
+        self._ROUTES[kind](self, worker, message.fds, *fields)
 
     def _on_reply(
         self,
         worker: Worker,
-        fd: int | None,
+        fds: list[int],
         number: int,
         packet: Packet,
         seconds: float,
@@ -410,7 +417,7 @@ class Crew:
         final: bool,
         *segments: list[int],
     ) -> None:
-        worker.inbox.adopt(packet, fd)
+        worker.inbox.adopt(packet, fds)
         self._free(worker, *segments)
         self._futile = 0
         ticket = worker.ticket(number)
@@ -425,39 +432,39 @@ class Crew:
                 self._deliver(ticket.call, Answer(left, lost=Lost(_NOT_RUN, started=False)))
             self._close_ticket(worker, ticket)
 
-    def _on_skipped(self, worker: Worker, _: int | None, number: int) -> None:
+    def _on_skipped(self, worker: Worker, _: list[int], number: int) -> None:
         self._close_ticket(worker, worker.ticket(number))
 
     def _on_unreadable(
-        self, worker: Worker, fd: int | None, number: int, packet: Packet, *segments: list[int]
+        self, worker: Worker, fds: list[int], number: int, packet: Packet, *segments: list[int]
     ) -> None:
-        error = self._error(worker, packet, fd, segments)
+        error = self._error(worker, packet, fds, segments)
         ticket = worker.ticket(number)
         self._deliver(ticket.call, Answer(ticket.chunk, lost=Lost(error)))
         self._close_ticket(worker, ticket)
 
-    def _on_timeout(self, worker: Worker, _: int | None, number: int, offset: int) -> None:
+    def _on_timeout(self, worker: Worker, _: list[int], number: int, offset: int) -> None:
         self._expired(worker, worker.ticket(number), offset)
 
     def _on_failed(
-        self, worker: Worker, fd: int | None, number: int, packet: Packet, *segments: list[int]
+        self, worker: Worker, fds: list[int], number: int, packet: Packet, *segments: list[int]
     ) -> None:
         """A task that cannot be unpickled, or (number 0) an initializer that raised."""
-        error = self._error(worker, packet, fd, segments)
+        error = self._error(worker, packet, fds, segments)
         if number == 0:
             self._fail(error)
         elif number in self.calls:
             self.calls[number].failed = error
             self.calls[number].event.set()
 
-    def _on_ready(self, worker: Worker, _: int | None) -> None:
+    def _on_ready(self, worker: Worker, _: list[int]) -> None:
         worker.ready = True
         self._feed_next()
 
-    def _on_retired(self, worker: Worker, _: int | None) -> None:
+    def _on_retired(self, worker: Worker, _: list[int]) -> None:
         worker.retired = True
 
-    def _on_told(self, _: Worker, __: int | None, kind: str, fields: tuple[Any, ...]) -> None:
+    def _on_told(self, _: Worker, __: list[int], kind: str, fields: tuple[Any, ...]) -> None:
         self._told.append((kind, fields))
 
     def _retell(self) -> None:
@@ -465,7 +472,7 @@ class Crew:
         while self._told:
             telling.retell(*self._told.popleft())
 
-    def _on_released(self, worker: Worker, _: int | None, *segments: list[int]) -> None:
+    def _on_released(self, worker: Worker, _: list[int], *segments: list[int]) -> None:
         self._free(worker, *segments)
 
     _ROUTES: ClassVar[dict[int, Callable[..., None]]] = {
@@ -502,9 +509,13 @@ class Crew:
         self._close_ticket(worker, ticket)
 
     def _error(
-        self, worker: Worker, packet: Packet, fd: int | None, segments: tuple[list[int], ...]
+        self,
+        worker: Worker,
+        packet: Packet,
+        fds: list[int],
+        segments: tuple[list[int], ...],
     ) -> BaseException:
-        worker.inbox.adopt(packet, fd)
+        worker.inbox.adopt(packet, fds)
         self._free(worker, *segments)
         try:
             error, text = pickling.loads(*worker.inbox.unpack(packet, copy=True))

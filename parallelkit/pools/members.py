@@ -62,6 +62,7 @@ class Call:
     failed: BaseException | None = None
     packet: Packet | None = None
     segment: Segment | None = None
+    shares: bool = False  # memory that workers should let go of when it is over
     users: set[Worker] = field(default_factory=set)  # who has not released the segment
 
 

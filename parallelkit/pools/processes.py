@@ -38,7 +38,8 @@ class ProcessPool:
         """Run all chunks of `source` in the workers."""
         crew = self._crew
         try:
-            pickled = pickling.dumps(task.state(), crew.settings["max_nbytes"])
+            limit = crew.settings["max_nbytes"]
+            pickled = pickling.dumps(task.state(), limit, together=True)
         except Exception as error:
             raise task.refusal(error) from error
         call = crew.open(pickled, task.timeout)
@@ -133,7 +134,9 @@ class ProcessPool:
             return chunk, Lost(error)
         finally:
             inbox.done(answer.packet)
-        source.sizer.observe(chunk.size, answer.seconds, answer.nbytes)
+        # Large results make small chunks too: what is copied out while it is still in the cache.
+        nbytes = max(answer.nbytes, answer.packet[2])
+        source.sizer.observe(chunk.size, answer.seconds, nbytes)
         return chunk, Reply(values, raised, answer.seconds, answer.final)
 
     def close(self) -> None:

@@ -14,7 +14,9 @@ They go by value, by cloudpickle's reducers. What is done on top of those:
 from __future__ import annotations
 
 import functools
+import importlib
 import secrets
+import sys
 import weakref
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -38,6 +40,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             token = _adopted.get(obj)
             if token is not None:
                 return _own_class, (token,)
+            if obj.__module__ not in sys.modules and _imported(obj):
+                return NotImplemented
             return _class(obj, super().reducer_override(obj))
         if isinstance(obj, FunctionType):
             return _function(obj, super().reducer_override(obj))
@@ -76,6 +80,22 @@ def _class(cls: type, reduced: Any) -> Any:
         attributes = {k: v for k, v in state[0].items() if k not in ("__slots__", "__slotnames__")}
         state = (attributes, *state[1:])
     return (_adopt, (_token(cls), make, args), state, *rest)
+
+
+def _imported(cls: type) -> bool:
+    """Import the module that a class names itself by, if it is there, as pickle does.
+
+    A package may load that module only when it is asked for (``numpy.rec``); cloudpickle takes
+    what is not loaded for something that cannot be imported.
+    """
+    found: Any
+    try:
+        found = importlib.import_module(cls.__module__)
+        for name in cls.__qualname__.split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return False
+    return found is cls
 
 
 def _token(cls: type) -> str:

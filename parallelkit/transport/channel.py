@@ -86,14 +86,16 @@ class Channel:
         head = _HEADER.pack(len(data), len(fds))
         with self._sending:
             rest = memoryview(head + data)
-            ancillary = (
-                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-            )
+            left = list(fds)
             while rest:
                 try:
-                    if ancillary:
-                        sent = self._socket.sendmsg([rest], ancillary)
-                        ancillary = []
+                    if left:  # a few at a time, each lot with a byte of the message at least
+                        lot = array.array("i", left[:_MOST_FDS])
+                        part = rest if len(left) <= _MOST_FDS else rest[:1]
+                        sent = self._socket.sendmsg(
+                            [part], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, lot)]
+                        )
+                        del left[:_MOST_FDS]
                     else:
                         sent = self._socket.send(rest)
                 except BlockingIOError:

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import functools
 import pickle
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import TransportError
 from .byvalue import ByValuePickler
+
+if TYPE_CHECKING:
+    from .shared import Shared
 
 __all__ = ["Pickled", "dumps", "loads", "portable", "refusal"]
 
 
 class Pickled(NamedTuple):
-    """A pickle in pieces, and the large buffers that lie beside it."""
+    """A pickle in pieces, the large buffers that lie beside it, the shared memory that it names."""
 
     pieces: list[bytes]
     buffers: list[memoryview]
+    shared: Sequence[Shared] = ()
 
     @property
     def nbytes(self) -> int:
@@ -30,11 +35,16 @@ class Pickled(NamedTuple):
         return sum(map(len, self.pieces)) + sum(view.nbytes for view in self.buffers)
 
 
-def dumps(obj: object, max_nbytes: int = 1 << 16) -> Pickled:
+def dumps(obj: object, max_nbytes: int = 1 << 16, together: bool = False) -> Pickled:
     """Pickle `obj`; contiguous buffers of at least `max_nbytes` bytes stay apart.
+
+    Views of one array that are both at least that large stay views of one memory, smaller ones
+    where it is asked for by `together`.
 
     Raises whatever the pickling raises, see :func:`refusal`.
     """
+    if "numpy" in sys.modules:
+        return _dumps_with_arrays(obj, max_nbytes, together)
     pieces: list[bytes] = []
     buffers: list[memoryview] = []
 
@@ -48,6 +58,23 @@ def dumps(obj: object, max_nbytes: int = 1 << 16) -> Pickled:
 
     ByValuePickler(_Sink(pieces.append), protocol=5, buffer_callback=keep).dump(obj)
     return Pickled(pieces, buffers)
+
+
+def _dumps_with_arrays(obj: object, max_nbytes: int, together: bool) -> Pickled:
+    from .arrays import ArrayPickler, stacked
+
+    if type(obj) is tuple:  # columns of arguments, or results
+        obj = tuple([stacked(part) for part in obj])
+    pieces: list[bytes] = []
+    pickler = ArrayPickler(_Sink(pieces.append), max_nbytes, count=together)
+    pickler.dump(obj)
+    several = {owner for owner, count in pickler.owners.items() if count > 1}
+    if several:
+        pieces.clear()
+        pickler = ArrayPickler(_Sink(pieces.append), max_nbytes, several)
+        pickler.dump(obj)
+    pickler.finish()
+    return Pickled(pieces, pickler.buffers, pickler.shared)
 
 
 def loads(data: Any, buffers: Sequence[Any] = ()) -> Any:

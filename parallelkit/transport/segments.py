@@ -22,12 +22,16 @@ import ctypes
 import itertools
 import mmap
 import os
+import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .pickling import Pickled
+
+if TYPE_CHECKING:
+    from .shared import Shared
 
 __all__ = ["INLINE", "Inbox", "Outbox", "Packet", "Segment", "control_block", "take_all"]
 
@@ -36,8 +40,10 @@ SMALLEST = 1 << 16
 ALIGN = 64
 
 # What a message says of a pickle: (its bytes, or None and then: segment, its size, spans).
-# A span is (offset, length, read-only); the first is the pickle, the others its buffers.
-Packet = tuple[bytes | None, int, int, tuple[tuple[int, int, bool], ...]]
+# A span is (offset, length, read-only); the first is the pickle, the others its buffers. Last come
+# names and sizes of the shared memory whose descriptors go beside the message.
+Span = tuple[int, int, bool]
+Packet = tuple[bytes | None, int, int, tuple[Span, ...], tuple[tuple[str, int], ...]]
 
 
 class Segment:
@@ -129,32 +135,35 @@ class Outbox:
         The receiver needs ``segment.fd`` beside the message unless it is in ``segment.known``.
         Where no segment can be had the packet is whole in the message: slower, but it arrives.
         """
+        shared = tuple((memory.token, len(memory)) for memory in pickled.shared)
         if not pickled.buffers and sum(map(len, pickled.pieces)) <= INLINE:
-            return (b"".join(pickled.pieces), 0, 0, ()), None
-        spans, offset = [], sum(map(len, pickled.pieces))
+            return (b"".join(pickled.pieces), 0, 0, (), shared), None
         parts: list[Any] = list(pickled.pieces)
         offsets, at = [], 0
         for piece in pickled.pieces:
             offsets.append(at)
             at += len(piece)
-        spans.append((0, at, False))
-        for view in pickled.buffers:
-            offset = -(-at // ALIGN) * ALIGN
-            parts.append(view)
-            offsets.append(offset)
+        places, end = _arrange(pickled.buffers, at)
+        spans = [(0, at, False)]
+        reached = 0  # what overlaps is written once
+        for offset, view in sorted(zip(places, pickled.buffers, strict=True), key=_begin):
+            if offset + view.nbytes > reached:
+                parts.append(view)
+                offsets.append(offset)
+                reached = offset + view.nbytes
+        for offset, view in zip(places, pickled.buffers, strict=True):
             spans.append((offset, view.nbytes, view.readonly))
-            at = offset + view.nbytes
         try:
-            segment = self._lease(at)
+            segment = self._lease(end)
         except OSError:
-            return _whole(parts, offsets, at, spans), None
+            return (*_whole(parts, offsets, end, spans), shared), None
         try:
             segment.write(parts, offsets)
         except OSError:
             del self._leased[segment.id]
             segment.close()
-            return _whole(parts, offsets, at, spans), None
-        return (None, segment.id, segment.size, tuple(spans)), segment
+            return (*_whole(parts, offsets, end, spans), shared), None
+        return (None, segment.id, segment.size, tuple(spans), shared), segment
 
     def free(self, ids: Sequence[int]) -> None:
         """Take segments back that no receiver uses any more."""
@@ -188,9 +197,39 @@ class Outbox:
         return segment
 
 
+def _begin(placed: tuple[int, memoryview]) -> tuple[int, int]:
+    offset, view = placed
+    return offset, -view.nbytes
+
+
+def _arrange(buffers: Sequence[memoryview], at: int) -> tuple[list[int], int]:
+    """Offsets for buffers from `at` on, and where the last one ends.
+
+    Those that overlap in memory overlap in the same way there: views of one array stay that.
+    """
+    if len(buffers) > 1 and "numpy" in sys.modules:
+        from .arrays import bounds
+
+        ranges = [bounds(view) for view in buffers]
+    else:
+        ends = [0, *itertools.accumulate(view.nbytes for view in buffers)]
+        ranges = list(itertools.pairwise(ends))
+    places = [0] * len(buffers)
+    group_begin = group_end = shift = -1
+    for i in sorted(range(len(buffers)), key=lambda i: ranges[i]):
+        begin, end = ranges[i]
+        if begin >= group_end:  # a group of its own
+            offset = -(-at // ALIGN) * ALIGN + begin % ALIGN
+            group_begin, group_end, shift = begin, end, offset
+        places[i] = shift + begin - group_begin
+        group_end = max(group_end, end)
+        at = max(at, places[i] + end - begin)
+    return places, at
+
+
 def _whole(
-    parts: Sequence[Any], offsets: Sequence[int], size: int, spans: Sequence[tuple[int, int, bool]]
-) -> Packet:
+    parts: Sequence[Any], offsets: Sequence[int], size: int, spans: Sequence[Span]
+) -> tuple[bytes, int, int, tuple[Span, ...]]:
     data = bytearray(size)
     for part, offset in zip(parts, offsets, strict=True):
         data[offset : offset + len(part)] = part
@@ -213,16 +252,22 @@ class Inbox:
 
     def __init__(self) -> None:
         self._maps: dict[int, mmap.mmap] = {}
+        self._held: dict[int, list[Shared]] = {}  # by packets that were not read yet
         self._private = False
         self.released: list[int] = []
 
-    def adopt(self, packet: Packet, fd: int | None, private: bool = False) -> None:
-        """Map the segment of a packet as it arrives; takes `fd` over.
+    def adopt(self, packet: Packet, fds: Sequence[int], private: bool = False) -> None:
+        """Map the segment of a packet as it arrives, and the shared memory; takes `fds` over.
 
         A private map is copy-on-write, for one packet only.
         """
-        data, number, size, _ = packet
-        if fd is not None:
+        data, number, size, _, shared = packet
+        if shared:
+            from .shared import arrive
+
+            fds, rest = fds[: len(fds) - len(shared)], fds[len(fds) - len(shared) :]
+            self._held[id(packet)] = arrive(shared, rest)
+        for fd in fds:
             try:
                 if data is None:
                     flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
@@ -238,28 +283,37 @@ class Inbox:
 
     def unpack(self, packet: Packet, copy: bool) -> tuple[Any, list[Any]]:
         """Return the pickle of a packet and its buffers."""
-        data, number, _, spans = packet
+        data, number, _, spans, _ = packet
+        held = self._held.pop(id(packet), None)
         if data is not None:
             if not spans:
-                return data, []
+                return data, _Buffers((), held)
             whole = memoryview(bytearray(data))
-            return whole[: spans[0][1]], [_span(whole, span) for span in spans[1:]]
+            views = [_span(whole, span) for span in spans[1:]]
+            return whole[: spans[0][1]], _Buffers(views, held)
         memory = self._maps.pop(number) if self._private else self._maps[number]
         begin, length, _ = spans[0]
         pickled = memoryview(memory)[begin : begin + length]
         if copy:
-            return pickled, [_copied(memory, span) for span in spans[1:]]
+            return pickled, _Buffers(_copied(memory, spans[1:]), held)
         release = _Countdown(len(spans) - 1, number, self.released.append)
-        return pickled, [_viewed(memory, span, release) for span in spans[1:]]
+        return pickled, _Buffers([_viewed(memory, span, release) for span in spans[1:]], held)
 
     def done(self, packet: Packet) -> None:
-        """Tell that a copied packet, or one without buffers, has been read."""
+        """Tell that a copied packet, or one without buffers, has been read, or will not be."""
+        self._held.pop(id(packet), None)
         if packet[0] is None:
             self.released.append(packet[1])
 
-    def close(self) -> None:
-        """Unmap everything that nobody views."""
-        self._maps.clear()
+
+class _Buffers(list[Any]):
+    """The buffers of a packet; as long as they are there, so is the shared memory that it names."""
+
+    __slots__ = ("held",)
+
+    def __init__(self, views: Sequence[Any], held: object) -> None:
+        super().__init__(views)
+        self.held = held
 
 
 class _Countdown:
@@ -285,20 +339,37 @@ def take_all(ids: list[int]) -> list[int]:
     return taken
 
 
-def _span(whole: memoryview, span: tuple[int, int, bool]) -> memoryview:
+def _span(whole: memoryview, span: Span) -> memoryview:
     offset, length, readonly = span
     view = whole[offset : offset + length]
     return view.toreadonly() if readonly else view
 
 
-def _copied(memory: mmap.mmap, span: tuple[int, int, bool]) -> Any:
-    """Copy one buffer into memory of its own, as numpy allocates it (with huge pages)."""
+def _copied(memory: mmap.mmap, spans: Sequence[Span]) -> list[memoryview]:
+    """Copy buffers into memory of their own, as numpy allocates it (with huge pages).
+
+    Those that overlap are copied as one.
+    """
     import numpy as np
 
-    offset, length, readonly = span
-    own = memoryview(np.empty(length, np.uint8))  # type: ignore[arg-type]  # until 3.12 knows Buffer
-    own[:] = memoryview(memory)[offset : offset + length]
-    return own.toreadonly() if readonly else own
+    copies: list[Any] = [None] * len(spans)
+    order = sorted(range(len(spans)), key=lambda i: spans[i])
+    while order:
+        begin, end = spans[order[0]][0], -1
+        count = 0
+        for i in order:
+            if count and spans[i][0] >= end:
+                break
+            end = max(end, spans[i][0] + spans[i][1])
+            count += 1
+        fresh: Any = np.empty(end - begin, np.uint8)
+        own = memoryview(fresh)
+        own[:] = memoryview(memory)[begin:end]
+        for i in order[:count]:
+            offset, length, readonly = spans[i]
+            copies[i] = _span(own, (offset - begin, length, readonly))
+        del order[:count]
+    return copies
 
 
 def _viewed(memory: mmap.mmap, span: tuple[int, int, bool], release: Callable[[], None]) -> Any:

@@ -37,6 +37,7 @@ from .channel import Channel, Closed, Message
 from .payload import BUDGET, Interrupted, Progress, Task
 from .pickling import Pickled
 from .segments import Inbox, Outbox, Packet, Segment, take_all
+from .shared import let_go
 from .surroundings import Surroundings
 from .watch import NOBODY, WHOLE, Watch
 
@@ -106,6 +107,7 @@ class _Worker:
                 self._chunk(_Order(*body[1:7]), *body[7:])
             elif body[0] == FORGET:
                 self._forget(body[1])
+                let_go()
                 if self.task_inbox.released:
                     self.channel.send((RELEASED, *self._released()))
             if self.max_items and self.items >= self.max_items:
@@ -135,7 +137,7 @@ class _Worker:
             if isinstance(stream, io.TextIOWrapper):  # whole lines, whatever -u says
                 stream.reconfigure(line_buffering=True, write_through=False)
         try:
-            self.inbox.adopt(packet, message.fds[1] if len(message.fds) > 1 else None)
+            self.inbox.adopt(packet, message.fds[1:])
             initializer, initargs = pickling.loads(*self.inbox.unpack(packet, copy=True))
             if initializer is not None:
                 initializer(*initargs)
@@ -159,9 +161,10 @@ class _Worker:
                 fds = message.fds
                 self.outbox.free(released)
                 self.inbox.forget(forgotten)
-                self.inbox.adopt(packet, fds.pop(0) if fresh else None)
+                count = int(fresh) + len(packet[-1])  # its segment, and shared memory
+                self.inbox.adopt(packet, fds[:count])
                 if task is not None:
-                    self.task_inbox.adopt(task[0], fds.pop(0) if fds else None, private=True)
+                    self.task_inbox.adopt(task[0], fds[count:], private=True)
             self.queue.append(message)
 
     def _forget(self, calls: list[int]) -> None:
@@ -331,7 +334,7 @@ class _Worker:
         """Send a message with a packet and the ids of segments that are free."""
         packet, segment = self.outbox.pack(pickled)
         forgotten = take_all(self.outbox.forgotten)
-        fds = self._fds_for(segment)
+        fds = [*self._fds_for(segment), *(memory.fd for memory in pickled.shared)]
         self.channel.send((*head, packet, *tail, *self._released(), forgotten), fds)
 
     def _released(self) -> tuple[list[int], list[int]]:
