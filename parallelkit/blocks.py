@@ -24,7 +24,7 @@ from .api import Pool
 from .levels import nesting
 from .options import Options, configured
 from .plan import plan
-from .transport.shared import is_shared, ready_to_write, shared_empty
+from .transport.shared import is_shared, new_array, ready_to_write, writes_through
 
 __all__ = ["map_blocks"]
 
@@ -255,14 +255,14 @@ class _Result:
         if self._out is not None:
             if self._out.shape == tuple(shape) and self._out.dtype == value.dtype:
                 self._target = self._out
-                self._direct = not self.processes or is_shared(self._out, writeable=True)
+                self._direct = not self.processes or writes_through(self._out)
             return
         self._direct = not value.dtype.hasobject
         self._target = self._new(shape, value.dtype, reserve=False)
 
     def _new(self, shape: Sequence[int], dtype: np.dtype[Any], reserve: bool = True) -> Array:
         if self.processes and dtype.kind in "biufcmMSUV" and not dtype.hasobject:
-            return shared_empty(shape, dtype) if reserve else shared_empty(shape, dtype, lazy=True)
+            return new_array(shape, dtype, reserve)
         return np.empty(shape, dtype)
 
     def _checked_axes(self, index: Index, value: Array) -> list[int]:

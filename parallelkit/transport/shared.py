@@ -40,10 +40,12 @@ __all__ = [
     "home",
     "is_shared",
     "let_go",
+    "new_array",
     "open_file",
     "ready_to_write",
     "share",
     "shared_empty",
+    "writes_through",
 ]
 
 # What is mapped here, by name; and in a worker, what chunks of the running call used last: mapping
@@ -279,9 +281,7 @@ def share(array: ArrayLike) -> NDArray[Any]:
     return copy
 
 
-def shared_empty(
-    shape: int | Sequence[int], dtype: DTypeLike = float, *, lazy: bool = False
-) -> NDArray[Any]:
+def shared_empty(shape: int | Sequence[int], dtype: DTypeLike = float) -> NDArray[Any]:
     """Make an array in memory that all workers see; see :func:`share`.
 
     Parameters
@@ -289,14 +289,11 @@ def shared_empty(
     shape : int or tuple of int
     dtype : dtype, optional
         Any but ``object``.
-    lazy : bool
-        Reserve no memory now, for an array of which only parts are used. Memory that cannot be
-        had when a part is written to ends the process, and raises nothing.
 
     Returns
     -------
     numpy.ndarray
-        Of zeros.
+        Of zeros; its memory is reserved.
 
     Raises
     ------
@@ -316,6 +313,11 @@ def shared_empty(
     array([[7, 7, 7],
            [8, 8, 8]])
     """
+    return new_array(shape, dtype)
+
+
+def new_array(shape: int | Sequence[int], dtype: DTypeLike, reserve: bool = True) -> NDArray[Any]:
+    """Make a shared array; without `reserve` call `ready_to_write` before a part is used."""
     import numpy as np
 
     kind = _sound(np.dtype(dtype))
@@ -325,19 +327,16 @@ def shared_empty(
     nbytes = kind.itemsize
     for n in sizes:
         nbytes *= n
-    memory = Shared.create(nbytes, configured().get("temp_folder"), not lazy)
+    memory = Shared.create(nbytes, configured().get("temp_folder"), reserve)
     return np.ndarray(sizes, kind, memory)
 
 
-def is_shared(array: object, *, writeable: bool = False) -> bool:
+def is_shared(array: object) -> bool:
     """Tell whether an array lies in memory that crosses to workers by its name.
 
     Parameters
     ----------
     array : object
-    writeable : bool
-        Ask for memory into which workers can write for others to see: for memmaps, that the mode
-        is not "r" or "c".
 
     Returns
     -------
@@ -355,9 +354,14 @@ def is_shared(array: object, *, writeable: bool = False) -> bool:
     np = sys.modules.get("numpy")
     if np is None or not isinstance(array, np.ndarray):
         return False
+    return isinstance(home(array), mmap.mmap)
+
+
+def writes_through(array: NDArray[Any]) -> bool:
+    """Whether what a worker writes into an array is seen by all others."""
+    import numpy as np
+
     below = home(array)
-    if not isinstance(below, mmap.mmap) or not writeable:
-        return isinstance(below, mmap.mmap)
     if isinstance(below, Shared):
         return bool(array.flags.writeable)
     root = array
