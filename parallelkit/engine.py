@@ -188,5 +188,6 @@ def shutdown() -> None:
     """
     for name in ("processes", "threads"):
         module = sys.modules.get(f"{__package__}.pools.{name}")
-        if module is not None:
-            module.shutdown()
+        end = getattr(module, "shutdown", None)  # a thread may be importing it at this moment
+        if end is not None:
+            end()

@@ -67,7 +67,10 @@ class Options:
             )
         if self.initializer is not None and not callable(self.initializer):
             raise TypeError(f"initializer must be callable, not {self.initializer!r}")
-        object.__setattr__(self, "initargs", tuple(self.initargs))
+        object.__setattr__(self, "initargs", _tuple("initargs", self.initargs))
+        if type(self.strict) is not bool:
+            raise TypeError(f"strict must be True or False, not {self.strict!r}")
+        _folder("temp_folder", self.temp_folder)
         retry_on: Any = self.retry_on
         if not isinstance(retry_on, tuple):
             retry_on = (retry_on,)
@@ -272,6 +275,18 @@ def _seconds(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a number of seconds or None, not {value!r}")
     if not value > 0:
         raise ValueError(f"{name} must be more than 0 seconds, not {value!r}")
+
+
+def _tuple(name: str, value: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a tuple, not {value!r}") from None
+
+
+def _folder(name: str, value: str | None) -> None:
+    if value is not None and not os.path.isdir(value):
+        raise ValueError(f"{name} must be a folder that exists, not {value!r}")
 
 
 def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..chunking import Chunk
-from ..errors import ParallelError, RemoteTraceback, WorkerDied
+from ..errors import ParallelError, RemoteTraceback, TransportError, WorkerDied
 from ..outcome import Lost
 from ..transport import pickling, telling
 from ..transport import worker as protocol
@@ -134,6 +134,8 @@ class Crew:
             begun = worker.words[protocol.CHUNK_BEGUN]
             for ticket in worker.tickets:
                 ticket.call.tickets -= 1
+                if self._closed:
+                    continue  # the call fails as a whole
                 rest = ticket.chunk.part(ticket.done, ticket.chunk.size)
                 started = ticket.number == begun or ticket.done > 0
                 if started:
@@ -330,8 +332,8 @@ class Crew:
                     if call.segment is not None or call.shares:
                         self._forget(worker)
             self._feed_next()
-            if self._closed and not self.calls:
-                self._let_go()
+            if self._closed and not self.calls and not self.workers:
+                self._let_go()  # else close() does, which is under way in another thread
 
     def _clear(self, call: Call) -> None:
         """Drop what was kept for a call, and give places back that Ctrl-C left reserved."""
@@ -417,7 +419,12 @@ class Crew:
         final: bool,
         *segments: list[int],
     ) -> None:
-        worker.inbox.adopt(packet, fds)
+        lost = None
+        try:
+            worker.inbox.adopt(packet, fds)
+        except OSError as error:
+            worker.inbox.done(packet)
+            lost = Lost(TransportError(f"a result could not be received ({error}); see ulimit -n"))
         self._free(worker, *segments)
         self._futile = 0
         ticket = worker.ticket(number)
@@ -425,7 +432,10 @@ class Crew:
         ticket.done += count
         part = chunk if count == chunk.size else chunk.part(begin, ticket.done)
         nbytes = ticket.nbytes * count // chunk.size
-        self._deliver(ticket.call, Answer(part, nbytes, worker, packet, seconds, final))
+        if lost is None:
+            self._deliver(ticket.call, Answer(part, nbytes, worker, packet, seconds, final))
+        else:
+            self._deliver(ticket.call, Answer(part, lost=lost))
         if final:
             if ticket.done < chunk.size:
                 left = chunk.part(ticket.done, chunk.size)
@@ -452,9 +462,13 @@ class Crew:
         """A task that cannot be unpickled, or (number 0) an initializer that raised."""
         error = self._error(worker, packet, fds, segments)
         if number == 0:
+            error.add_note("in the initializer of a worker")
             self._fail(error)
         elif number in self.calls:
-            self.calls[number].failed = error
+            told = f"the function or a keyword could not be unpickled in a worker: {error!r}"
+            failed = TransportError(told)
+            failed.__cause__ = error
+            self.calls[number].failed = failed
             self.calls[number].event.set()
 
     def _on_ready(self, worker: Worker, _: list[int]) -> None:

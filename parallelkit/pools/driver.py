@@ -59,8 +59,11 @@ class Driver:
 
     def remove(self, worker: Worker) -> None:
         """Listen to it no more."""
-        self._selector.unregister(worker.channel)
-        self._selector.unregister(worker.sentinel)
+        for end in (worker.channel, worker.sentinel):
+            try:
+                self._selector.unregister(end)
+            except (KeyError, ValueError, RuntimeError):
+                pass  # closed already
 
     def wait(self, call: Call, timeout: float | None = None) -> None:
         """Wait until something may have come for `call`, driving if nobody else does."""

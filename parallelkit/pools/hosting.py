@@ -40,6 +40,7 @@ from multiprocess import (
 )
 from multiprocess import process as mp_process
 
+from ..errors import ParallelError
 from ..transport.birth import Newborn, live
 
 __all__ = ["Host"]
@@ -85,6 +86,11 @@ class Host:
         if self.closed or os.getpid() != self._pid:
             return
         self.closed = True
+        pool = self._pool.__state__.get(self._pool._id)
+        if pool is not None:
+            # Its task handler waits for this from its worker handler, which is gone where a
+            # replacement could not be started.
+            pool._taskqueue.put(None)
         self._pool.terminate()
         self._pool.join()
         self._pool.clear()
@@ -156,12 +162,18 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
                     super().start()
                 finally:
                     self._theirs.close()
+            self._on_start(self, self._ours)
         except OSError as error:
+            if self._popen is not None:
+                self.kill()
             if self._on_failure is None:
                 raise
             self._on_failure(error)
             raise SystemExit from None  # ends the pool's own thread without a word
-        self._on_start(self, self._ours)
+
+    def terminate(self) -> None:
+        """End the process, also one that is stopped or takes no notice of SIGTERM."""
+        self.kill()
 
     def run(self) -> None:
         """In a forked child: close what belongs to the parent, and serve."""
@@ -229,11 +241,23 @@ class _Passing(_Polled):
             stream.write(cargo)
 
 
+def _room_for(descriptors: int) -> None:
+    """Raise OSError if there is none, before a fork server is asked that would stumble over it."""
+    spare: list[int] = []
+    try:
+        for _ in range(descriptors):
+            spare.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401 - all are to be closed
+    finally:
+        for fd in spare:
+            os.close(fd)
+
+
 class _ForkServerPopen(_Passing, popen_forkserver.Popen):  # type: ignore[misc]
     """Start by a fork server of our own, which has loaded what every worker needs."""
 
     def _launch(self, process: Any) -> None:
         cargo = self._cargo(process)
+        _room_for(6)
         sentinel, pipe = _server.connect_to_new_process(self._fds)
         self._own(sentinel, pipe, cargo)
         self.pid = forkserver.read_signed(sentinel)
@@ -288,7 +312,10 @@ class _ForkServer(forkserver.ForkServer):  # type: ignore[misc]
             if self._forkserver_pid is not None:
                 pid = self._forkserver_pid
                 self.disown()
-                os.waitpid(pid, 0)
+                try:
+                    os.waitpid(pid, 0)
+                except ChildProcessError:
+                    pass  # the user ignores SIGCHLD: the kernel has taken its exit code
 
     def disown(self) -> None:
         """Forget the server; it ends when nobody else holds its pipe."""
@@ -303,7 +330,7 @@ class _ForkServer(forkserver.ForkServer):  # type: ignore[misc]
         with self._lock:
             resource_tracker.ensure_running()
             if self._forkserver_pid is not None:
-                if os.waitpid(self._forkserver_pid, os.WNOHANG)[0] == 0:
+                if _runs(self._forkserver_pid):
                     return
                 self.disown()
             alive, self._forkserver_alive_fd = os.pipe()
@@ -331,15 +358,37 @@ class _ForkServer(forkserver.ForkServer):  # type: ignore[misc]
         On Linux the socket's file is removed at once; an O_PATH descriptor still leads to it. (An
         abstract address has no file either, but every user of the machine may connect to it.)
         """
-        with tempfile.TemporaryDirectory(prefix="parallelkit-") as folder:
-            path = os.path.join(folder, "fork")
-            if not hasattr(os, "O_PATH") or not os.path.isdir("/proc/self/fd"):
-                path = os.path.join(util.get_temp_dir(), f"fork-{next(_ids)}")
-            listener.bind(path)
-            if os.path.dirname(path) == folder:
-                self._door = os.open(path, os.O_PATH | os.O_CLOEXEC)
-                path = f"/proc/self/fd/{self._door}"
-            self._forkserver_address = path
+        error: OSError | None = None
+        for place in (None, "/dev/shm", "/var/tmp", "."):  # noqa: S108 - for a moment
+            try:
+                with tempfile.TemporaryDirectory(prefix="parallelkit-", dir=place) as folder:
+                    self._bind_in(listener, folder)
+            except OSError as problem:
+                error = error or problem
+            else:
+                return
+        raise ParallelError(
+            f"no folder for the socket of the fork server ({error}); set TMPDIR to one that can "
+            "be written, or use start_method='spawn'"
+        )
+
+    def _bind_in(self, listener: socket.socket, folder: str) -> None:
+        path = os.path.join(folder, "fork")
+        if not hasattr(os, "O_PATH") or not os.path.isdir("/proc/self/fd"):
+            path = os.path.join(util.get_temp_dir(), f"fork-{next(_ids)}")
+        listener.bind(path)
+        if os.path.dirname(path) == folder:
+            self._door = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            path = f"/proc/self/fd/{self._door}"
+        self._forkserver_address = path
+
+
+def _runs(pid: int) -> bool:
+    """Whether a child of this process is still there."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == 0
+    except ChildProcessError:  # reaped by somebody else, or SIGCHLD is ignored
+        return os.path.exists(f"/proc/{pid}")
 
 
 def _after_fork() -> None:

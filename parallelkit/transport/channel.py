@@ -18,6 +18,7 @@ two sides that write to each other at once cannot block each other.
 from __future__ import annotations
 
 import array
+import os
 import pickle
 import select
 import socket
@@ -168,14 +169,14 @@ class Channel:
                 break
             with memoryview(buffer) as view:
                 body = pickle.loads(view[at + _HEADER.size : end])
-            self._arrived.append(Message(body, [self._fds.popleft() for _ in range(count)]))
+            self._arrived.append(
+                Message(body, [self._fds.popleft() for _ in range(min(count, len(self._fds)))])
+            )
             at = end
         del buffer[:at]
 
 
 def _close_fd(fd: int) -> None:
-    import os
-
     try:
         os.close(fd)
     except OSError:
