@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .api import Pool, imap, map, parallel, run, starmap, uimap  # noqa: A004
+    from .api import Pool, imap, map, parallel, run, starmap, uimap
     from .blocks import map_blocks
     from .call import delayed
     from .engine import shutdown

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from . import engine
 from .call import Call, Delayed, apply_call, apply_row
 from .chunking import Source
 from .errors import ParallelError
 from .futures import Submissions, in_thread
+from .levels import nesting
 from .options import Options, Resolver
 
 __all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
@@ -62,7 +63,7 @@ class Pool:
         self._resolve = Resolver({**{k: v for k, v in given.items() if v is not None}, **options})
         self._closed = False
         self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
-        self._submissions: Submissions | None = None
+        self._submissions: dict[int, Submissions] = {}  # by level, so that none waits for itself
         self._pid = os.getpid()
 
     def map(self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:
@@ -137,18 +138,23 @@ class Pool:
         """
         if not callable(func):
             raise TypeError(f"the function must be callable, not {func!r}")
-        options = self._options()
-        if self._submissions is None or not self._submissions.alive or self._pid != os.getpid():
-            self._pid = os.getpid()
-            self._submissions = Submissions(options)
-            weakref.finalize(self, self._submissions.close_soon)
-        return self._submissions.put(Delayed(func, args, kwargs))
+        options, level = self._options(), nesting().level
+        if self._pid != os.getpid():  # a fork has no threads of its parent
+            self._pid, self._submissions = os.getpid(), {}
+        submissions = self._submissions.get(level)
+        if submissions is None or not submissions.alive:
+            submissions = self._submissions[level] = Submissions(options)
+            weakref.finalize(self, submissions.close_soon)
+        return submissions.put(Delayed(func, args, kwargs))
 
     def close(self) -> None:
         """Take no more calls; wait for what was submitted. Workers stay warm for other pools."""
         self._closed = True
-        if self._submissions is not None and self._pid == os.getpid():
-            self._submissions.join()
+        for submissions in self._own_submissions():
+            submissions.join()
+
+    def _own_submissions(self) -> list[Submissions]:
+        return list(self._submissions.values()) if self._pid == os.getpid() else []
 
     def terminate(self) -> None:
         """Take no more calls, and end those that run: they fail with :class:`ParallelError`."""
@@ -156,11 +162,11 @@ class Pool:
         error = ParallelError("the pool was terminated")
         for source in list(self._sources):
             source.abort(error)
-        if self._submissions is not None and self._pid == os.getpid():
-            self._submissions.abort(error)
-            self._submissions.join()
+        for submissions in self._own_submissions():
+            submissions.abort(error)
+            submissions.join()
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -180,7 +186,9 @@ class Pool:
         return f"<parallelkit.Pool workers={options.workers}, backend={options.backend!r}{state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a Pool cannot be sent to a worker; call pk.map there, or make a Pool there")
+        raise TypeError(
+            "a Pool cannot be sent to a worker; call pk.map there, or make a Pool there"
+        )
 
     def _options(self) -> Options:
         if self._closed:
@@ -191,7 +199,7 @@ class Pool:
 _default = Pool()
 
 
-def map(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:  # noqa: A001
+def map(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:
     """Call `func` with the elements of `iterables`, in parallel; return a list in input order.
 
     Parameters

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .host import cpu_count
+
 __all__ = ["VARIABLES", "hold", "lent", "set_default"]
 
 VARIABLES = (
@@ -68,11 +70,11 @@ def lent(threads: int) -> Iterator[None]:
     finally:
         with _lock:
             _borrowers -= 1
-            for library in libraries:
-                if library.user_api == "openmp":
-                    library.set_num_threads(own[library.filepath])
-                elif _borrowers == 0:
-                    library.set_num_threads(_before[library.filepath])
+            _held.state = None
+            for library in _loaded():  # those loaded within the block get what they would have had
+                before = own if library.user_api == "openmp" else _before
+                if library.user_api == "openmp" or _borrowers == 0:
+                    library.set_num_threads(before.get(library.filepath, cpu_count()))
 
 
 def _loaded() -> list[Any]:

@@ -40,8 +40,15 @@ class Call:
         if isinstance(self.func, functools.partial) and self.func.func is apply_row:
             if isinstance(args[0], Mapping):
                 return (), {**args[0], **self.frozen}
-            return tuple(args[0]), self.frozen
+            return _elements(args[0]), self.frozen
         return args, self.frozen
+
+
+def _elements(row: Any) -> tuple[Any, ...]:
+    try:
+        return tuple(row)
+    except TypeError:  # which is then what its item raised, too
+        return (row,)
 
 
 def apply_row(func: Callable[..., Any], row: Any, /, **frozen: Any) -> Any:
@@ -67,6 +74,7 @@ class Delayed:
     kwargs: Mapping[str, Any]
 
     def __call__(self) -> Any:
+        """Make the call."""
         return self.func(*self.args, **self.kwargs)
 
 

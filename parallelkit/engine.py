@@ -19,7 +19,7 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from .call import Call
-from .chunking import Sizer, Source, source_of
+from .chunking import Sizer, Source
 from .collect.failures import Failures
 from .collect.ordering import Part, gathered, in_order
 from .collect.progress import Bar, bar
@@ -30,6 +30,7 @@ from .outcome import Lost, Reply
 from .plan import Plan, plan
 from .pools.base import Pool, Setup
 from .pools.serial import SerialPool
+from .streams import source_of
 from .transport.payload import Task
 
 __all__ = ["Watch", "gather", "run_source", "shutdown", "stream"]
@@ -121,7 +122,8 @@ def _settled(
     for outcome in outcomes:
         assert outcome is not None
         for part in failures.settle(*outcome):
-            opened.update(part.items)
+            if part.error is None:  # the item that ends the call does not count as done
+                opened.update(part.items)
             yield part
 
 
@@ -132,7 +134,15 @@ def run_source(
     inherited = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
     places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]
     stop_at_error = options.on_error == "raise" and not options.retry_on
-    task = Task(call.func, call.frozen, stop_at_error, places, inherited, options.timeout, options.blas_threads)
+    task = Task(
+        call.func,
+        call.frozen,
+        stop_at_error,
+        places,
+        inherited,
+        options.timeout,
+        options.blas_threads,
+    )
     return _pool(options, plan_).run(task, source)
 
 
@@ -143,7 +153,7 @@ def _pool(options: Options, plan_: Plan) -> Pool:
             return SerialPool(setup)
         from .pools.threads import ThreadPool
 
-        return ThreadPool(plan_.workers, plan_.level, setup)
+        return ThreadPool(plan_.workers, plan_.level, setup, own=plan_.wished and plan_.level > 1)
     from .pools.processes import process_pool
 
     return process_pool(options, plan_.workers, options.start_method or default_start_method())

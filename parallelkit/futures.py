@@ -79,7 +79,10 @@ class Submissions(Source):
                 self._queue.append((call, future))
             else:
                 future.set_exception(self._ended or ParallelError("the pool is closed"))
-        self._notify()
+        self._changed.set()
+        push = self.push or self.wake
+        if push is not None:
+            push()
         return future
 
     def wait(self) -> None:
@@ -87,22 +90,19 @@ class Submissions(Source):
         self._changed.wait()
         self._changed.clear()
 
-    def _notify(self) -> None:
-        self._changed.set()
-        if self.wake is not None:
-            self.wake()
-
     def close_soon(self) -> None:
         """Let the thread end when all that was submitted is done."""
         self.close()
-        self._notify()
+        self._changed.set()
+        if self.wake is not None:
+            self.wake()
 
     def join(self) -> None:
         """Take no more, and wait until all that was submitted is done."""
         self.close_soon()
         self._thread.join()
 
-    def _draw(self, size: int) -> Chunk | None:
+    def _draw(self, size: int) -> Chunk | None:  # noqa: ARG002 - one call at a time
         while self._queue:
             call, future = self._queue.popleft()
             if future.set_running_or_notify_cancel():

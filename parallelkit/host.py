@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import sys
@@ -53,6 +54,7 @@ def default_start_method() -> str:
     return start_methods()[0]
 
 
+@functools.cache  # read once: it takes longer than a small call
 def _cgroup_quota(proc: Path = Path("/proc/self/cgroup"), root: Path | None = None) -> float | None:
     """Cores that the cgroups of this process grant, or None where nothing limits them.
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from . import host
 
@@ -68,7 +68,9 @@ class Options:
         if self.initializer is not None and not callable(self.initializer):
             raise TypeError(f"initializer must be callable, not {self.initializer!r}")
         object.__setattr__(self, "initargs", tuple(self.initargs))
-        retry_on = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
+        retry_on: Any = self.retry_on
+        if not isinstance(retry_on, tuple):
+            retry_on = (retry_on,)
         for kind in retry_on:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                 raise TypeError(f"retry_on must name exception types, not {kind!r}")
@@ -124,6 +126,7 @@ class Resolver:
         self._options = Options(**{**configured(), **own})
 
     def __call__(self) -> Options:
+        """Return the options as they are now."""
         # A call costs microseconds, checking sixteen options too: so only when something changed.
         key = (_environment(), tuple(_process.items()), _block())
         if key != self._key:
@@ -174,7 +177,7 @@ class configure:  # noqa: N801 - reads as the function that it is used as
         self._before = {name: _process[name] for name in options if name in _process}
         _process.update(options)
 
-    def __enter__(self) -> configure:
+    def __enter__(self) -> Self:
         # What the plain call set for the whole process moves to this block alone.
         for name in self._options:
             _process.pop(name, None)
@@ -222,8 +225,7 @@ _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
 # os.environ.get takes a microsecond for each variable that is not set; its dictionary does not.
 _raw: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
 _RAW_NAMES = tuple(
-    name if _raw is os.environ else os.environ.encodekey(name)  # type: ignore[attr-defined]
-    for name in _VARIABLES
+    name if _raw is os.environ else os.environ.encodekey(name) for name in _VARIABLES
 )
 _last_environment: tuple[list[Any], dict[str, Any]] = ([None] * len(_VARIABLES), {})
 

@@ -17,9 +17,11 @@ a share of one, no wish for workers    runs in place
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass
 
 from . import host
+from .errors import ParallelError
 from .levels import Nesting
 from .options import Options
 
@@ -42,12 +44,15 @@ class Plan:
         Nesting level of the call's items.
     cores : int
         What the call has to share out among its workers.
+    wished : bool
+        Whether somebody asked for that number of workers, or it is just the share.
     """
 
     backend: str
     workers: int
     level: int
     cores: int
+    wished: bool = False
 
     def share(self, rank: int, items: int | None) -> Nesting:
         """Place of worker `rank`: its part of the cores, remainders to the first workers.
@@ -67,12 +72,14 @@ def plan(options: Options, here: Nesting) -> Plan:
     if here.level > 0 and backend == "process":
         log.debug("a call below level 0 runs on threads instead of processes")
         backend = "thread"
+    if backend == "process" and sys.platform == "win32":
+        raise ParallelError("processes do not work on Windows yet; use backend='thread'")
     workers = _workers(options.workers, here.cores)
     if backend == "serial":
         workers = 1
     elif backend == "thread" and workers == 1:
         backend = "serial"
-    return Plan(backend, workers, here.level + 1, here.cores)
+    return Plan(backend, workers, here.level + 1, here.cores, options.workers is not None)
 
 
 def _workers(wish: int | None, cores: int) -> int:

@@ -199,6 +199,7 @@ def test_inner_configure_stays_inside(pool):
 
 def test_arithmetic_libraries_get_the_share(concurrent_pool):
     """BLAS and OpenMP use no more threads within an item than the worker's share of the cores."""
+    pytest.importorskip("numpy")
 
     def threads(_):
         import numpy as np

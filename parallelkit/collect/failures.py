@@ -52,12 +52,12 @@ class Failures:
         if chunk.size > 1:
             self._source.put_back(*(chunk.part(i, i + 1) for i in range(chunk.size)))
             return []
-        reason = lost.reason
-        again = isinstance(reason, WorkerDied) or isinstance(reason, self._options.retry_on)
-        if again and chunk.attempts <= self._options.retries:
+        error = _explained(chunk, lost.reason, self._options)
+        again: tuple[type[BaseException], ...] = (WorkerDied, *self._options.retry_on)
+        wanted = any(isinstance(one, again) for one in (error, lost.reason))
+        if wanted and chunk.attempts <= self._options.retries:
             self._source.put_back(replace(chunk, attempts=chunk.attempts + 1))
             return []
-        error = _explained(chunk, reason, self._options)
         text = "".join(traceback.format_exception(error))
         return [self._failed(chunk, 0, error, text)]
 
@@ -110,10 +110,11 @@ def _explained(chunk: Chunk, reason: BaseException, options: Options) -> BaseExc
     if isinstance(reason, ParallelError):
         return reason
     if isinstance(reason, TimeoutError) and options.timeout is not None:
-        return TaskTimeout(f"item {chunk.start} ran longer than timeout={options.timeout:g} seconds")
-    error = TransportError(
-        f"item {chunk.start} or its result could not be unpickled: {type(reason).__name__}: {reason}"
-    )
+        return TaskTimeout(
+            f"item {chunk.start} ran longer than timeout={options.timeout:g} seconds"
+        )
+    told = f"{type(reason).__name__}: {reason}"
+    error = TransportError(f"item {chunk.start} or its result could not be unpickled: {told}")
     error.__cause__ = reason
     return error
 

@@ -21,7 +21,6 @@ class Part(NamedTuple):
     error: BaseException | None = None
 
 
-
 def in_order(parts: Iterable[Part]) -> Generator[Part, None, None]:
     """Yield parts by their index; what comes early waits."""
     waiting: dict[int, Part] = {}
@@ -29,9 +28,9 @@ def in_order(parts: Iterable[Part]) -> Generator[Part, None, None]:
     for part in parts:
         waiting[part.start] = part
         while due in waiting:
-            part = waiting.pop(due)
-            due += part.items
-            yield part
+            ready = waiting.pop(due)
+            due += ready.items
+            yield ready
 
 
 def gathered(parts: Iterable[Part]) -> list[Any]:

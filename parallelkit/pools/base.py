@@ -35,8 +35,29 @@ Done = tuple[Chunk, Reply | Lost]
 class Task(Protocol):
     """What a pool knows of the task: it runs chunks."""
 
-    def run(self, columns: tuple[Any, ...], size: int, rank: int) -> Reply:
-        """Run the items of a chunk, or its first ones."""
+    timeout: float | None  # seconds per item
+    stop_at_error: bool  # whether the first item that fails ends its chunk
+
+    def run(
+        self,
+        columns: tuple[Any, ...],
+        size: int,
+        rank: int,
+        stop: Callable[[], bool] | None = None,
+    ) -> Reply:
+        """Run the items of a chunk, or its first ones; `stop` is asked between some of them."""
+        ...
+
+    def state(self) -> tuple[Any, ...]:
+        """Return what a worker process makes its copy from."""
+        ...
+
+    def threads(self, rank: int) -> int:
+        """How many threads numerical libraries may use in the worker `rank`."""
+        ...
+
+    def refusal(self, error: BaseException) -> BaseException:
+        """Error to raise for `error`, which came up when the task was pickled."""
         ...
 
 
@@ -51,30 +72,29 @@ class Setup:
 
     _done = threading.local()
 
-    def __init__(self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]) -> None:
-        self._initializer = initializer
-        self._initargs = initargs
+    def __init__(
+        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ) -> None:
+        self._identity = initializer, *initargs
 
     def __call__(self) -> None:
         """Run it, if this thread has not yet."""
-        if self._initializer is None:
+        initializer, *initargs = self._identity
+        done: list[tuple[Any, ...]] = self._done.__dict__.setdefault("identities", [])
+        if initializer is None or any(_same(self._identity, other) for other in done):
             return
-        done: list[Setup] = self._done.__dict__.setdefault("setups", [])
-        if any(
-            other._initializer is self._initializer
-            and len(other._initargs) == len(self._initargs)
-            and all(map(operator.is_, other._initargs, self._initargs))
-            for other in done
-        ):
-            return
-        self._initializer(*self._initargs)
-        done.append(self)
+        initializer(*initargs)
+        done.append(self._identity)
+
+
+def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))
 
 
 class Pool(Protocol):
     """What the engine knows of a pool."""
 
-    def run(self, task: Any, source: Source) -> Generator[Done | None, None, None]:
+    def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source`."""
         ...
 

@@ -1,116 +1,37 @@
-"""The workers of one process pool as the parent sees them, and who may use them when.
+"""The workers of one process pool as the parent sees them, and which call may use them when.
 
-Who waits, drives: a thread that waits for its own call reads what *all* workers have sent and
-routes it to the calls that it belongs to. One thread drives at a time; when its call is done,
-another waiting thread takes over. So there is no thread between a worker's answer and the caller.
-
-::
-
-    worker sockets ─┐                       ┌─► call A's inbox   (A drives)
-    process ends   ─┼─► selector ─► route ──┤
-    wake pipe      ─┘                       └─► call B's inbox, B's event
+A crew is shared: by calls, threads and pools with the same settings. Calls that want a worker
+stand in line; each takes one when it is its turn, and lines up again for the next. What a worker
+sends is routed here (see `driver` for who reads it) and unpickled by the call that it is for.
 """
 
 from __future__ import annotations
 
 import os
-import selectors
-import signal
 import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from multiprocessing.connection import wait as wait_for
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from ..chunking import Chunk
 from ..errors import ParallelError, RemoteTraceback, WorkerDied
 from ..outcome import Lost
-from ..transport import pickling
+from ..transport import pickling, telling
 from ..transport import worker as protocol
-from ..transport.channel import Channel, Closed, Message
-from ..transport.segments import Inbox, Outbox, Packet, Segment, control_block, take_all
-from ..transport.surroundings import Surroundings, current
+from ..transport.channel import Closed, Message
+from ..transport.segments import Outbox, Packet, take_all
+from ..transport.surroundings import current
+from ..transport.watch import NOBODY, WHOLE
+from .driver import Driver
 from .hosting import Host
+from .members import Answer, Call, Ticket, Worker, exit_code, interrupt, obituary
 
-__all__ = ["Answer", "Call", "Crew", "Ticket"]
+__all__ = ["Crew"]
 
+MOST_FUTILE = 100  # deaths in a row of workers that have begun nothing, by whatever kills them
 GRACE = 0.2  # seconds for a worker to leave the item of a call that was given up
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """A chunk that a worker has."""
-
-    number: int
-    call: Call
-    chunk: Chunk
-    nbytes: int
-    done: int = 0  # items answered so far
-
-
-@dataclass(slots=True)
-class Answer:
-    """What came for a ticket: part of a reply still to be unpickled, or a loss."""
-
-    chunk: Chunk
-    nbytes: int = 0
-    worker: Worker | None = None
-    packet: Packet | None = None
-    seconds: float = 0.0
-    final: bool = True
-    lost: Lost | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """One call's state in the crew."""
-
-    number: int
-    pickled: pickling.Pickled
-    around: Surroundings
-    timeout: float | None
-    inbox: deque[Answer] = field(default_factory=deque)
-    tickets: int = 0
-    event: threading.Event = field(default_factory=threading.Event)
-    poked: bool = False
-    failed: BaseException | None = None
-    packet: Packet | None = None
-    segment: Segment | None = None
-    users: set[Worker] = field(default_factory=set)  # who has not released the segment
-
-
-class Worker:
-    """A worker process: its channel, its segments, its tickets."""
-
-    def __init__(self, process: Any, sock: socket.socket, rank: int, folder: str | None) -> None:
-        self.process = process
-        self.sentinel: int = process.sentinel
-        self.pid: int = process.pid
-        self.channel = Channel(sock)
-        self.rank = rank
-        self.outbox, self.inbox = Outbox(folder=folder), Inbox()
-        self.sent = 0  # segments known to it, by the highest id
-        self.tickets: deque[Ticket] = deque()
-        self.reserved = 0
-        self.calls: set[int] = set()
-        self.around: Surroundings | None = None
-        self.ready = self.retired = self.dead = False
-        self.sending = threading.Lock()
-        self.control_fd, control = control_block(protocol.CONTROL_BYTES)
-        self.words, self.times = control.cast("Q"), control.cast("d")
-
-    @property
-    def load(self) -> int:
-        """Chunks that it has or is about to get."""
-        return len(self.tickets) + self.reserved
-
-    def kill(self) -> None:
-        """End the process, whatever it does."""
-        if not self.dead:
-            self.process.kill()
 
 
 class Crew:
@@ -147,25 +68,24 @@ class Crew:
         self.lock = threading.RLock()
         self.workers: list[Worker] = []
         self.calls: dict[int, Call] = {}
-        self._leader: Call | None = None
-        self._waiting: list[Call] = []
         self._hungry: deque[Call] = deque()  # in the order in which they get workers
+        self._told: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._numbers = 0
-        self._stillborn = 0
+        self._futile = 0  # deaths since a worker answered or began something
         self._folder: str | None = settings["temp_folder"]
         self._tasks = Outbox(cap=512 << 20, folder=self._folder)
         self._over: dict[int, Call] = {}  # calls whose segment is still in use, by segment
         try:
             hello = pickling.dumps((initializer, initargs))
         except BaseException as error:
-            raise pickling.refusal("initializer or initargs", (initializer, initargs), error) from error
+            raise pickling.refusal(
+                "initializer or initargs", (initializer, initargs), error
+            ) from error
         self._hello, self._hello_segment = self._tasks.pack(hello)
         self._hello_shared = hello.shared
-        self._selector = selectors.DefaultSelector()
-        self._wake_in, self._wake_out = socket.socketpair()
-        for end in (self._wake_in, self._wake_out):
-            end.setblocking(False)
-        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self._driver = Driver(self.lock, self._receive, self._bury)
+        self.wait, self.poke = self._driver.wait, self._driver.poke
+        self.look = self._driver.look
         self.pid = os.getpid()
         try:
             self.host = Host(workers, start_method, self._add, self._fail)
@@ -196,11 +116,10 @@ class Crew:
                 worker.channel.send(body, fds)
             except Closed:
                 pass  # it is dead already; the selector will tell
-            self._selector.register(worker.channel, selectors.EVENT_READ, worker)
-            self._selector.register(worker.sentinel, selectors.EVENT_READ, worker)
+            self._driver.add(worker)
             self._feed_next()
         os.close(worker.control_fd)
-        self._poke()
+        self._driver.nudge()
 
     def _bury(self, worker: Worker) -> None:
         """Take a dead worker out; what it had begun is lost, what it had not is not."""
@@ -209,15 +128,16 @@ class Crew:
                 return
             self._drain(worker)
             worker.dead = True
-            self._selector.unregister(worker.channel)
-            self._selector.unregister(worker.sentinel)
+            self._driver.remove(worker)
             self.workers.remove(worker)
-            code = _exit_code(worker.process)
+            code = exit_code(worker.process)
             begun = worker.words[protocol.CHUNK_BEGUN]
             for ticket in worker.tickets:
                 ticket.call.tickets -= 1
                 rest = ticket.chunk.part(ticket.done, ticket.chunk.size)
                 started = ticket.number == begun or ticket.done > 0
+                if started:
+                    self._futile = 0
                 died = WorkerDied(obituary(worker.pid, code))
                 self._deliver(ticket.call, Answer(rest, lost=Lost(died, started)))
             worker.tickets.clear()
@@ -225,12 +145,15 @@ class Crew:
                 self._released(worker, call, number)
             for call in self.calls.values():
                 call.users.discard(worker)
-            if not worker.ready and not worker.retired:
-                self._stillborn += 1
-                if self._stillborn > 2 * self.size + 1:
-                    self._fail(WorkerDied(f"workers end before they are ready: {obituary(worker.pid, code)}"))
+            idle = worker.ready or worker.retired  # else it has not even begun to live
+            self._futile += 1
+            most = MOST_FUTILE if idle else 2 * self.size + 1
+            if self._futile > most and self.broken is None:
+                how = obituary(worker.pid, code)
+                self._fail(WorkerDied(f"workers end before they do anything: {how}"))
             worker.channel.close()
             worker.outbox.close()  # the inbox stays for answers that are still to be read
+        self._retell()
 
     def _drain(self, worker: Worker) -> None:
         try:
@@ -249,7 +172,7 @@ class Crew:
             for call in self.calls.values():
                 call.failed = call.failed or error
                 call.event.set()
-        self._poke()
+        self._driver.nudge()
 
     def close(self) -> None:
         """End the workers. Calls that are under way fail."""
@@ -262,10 +185,9 @@ class Crew:
         with self.lock:
             for worker in list(self.workers):
                 worker.dead = True
-                self._selector.unregister(worker.channel)
-                self._selector.unregister(worker.sentinel)
+                self._driver.remove(worker)
                 worker.channel.close()
-                worker.outbox.close()
+                worker.outbox.close()  # the inbox stays for answers that are still to be read
             self.workers.clear()
             if not self.calls:
                 self._let_go()
@@ -282,9 +204,7 @@ class Crew:
 
     def _let_go(self) -> None:
         self._tasks.close()
-        self._selector.close()
-        self._wake_in.close()
-        self._wake_out.close()
+        self._driver.close()
 
     # --- calls ---------------------------------------------------------------------------------
 
@@ -297,7 +217,7 @@ class Crew:
             call = Call(self._numbers, pickled, current(), timeout)
             self.calls[call.number] = call
         if pickled.buffers:
-            self._look()  # a segment of the last call may be free by now
+            self.look()  # a segment of the last call may be free by now
         return call
 
     def reserve(self, call: Call, depth: int) -> Worker | None:
@@ -316,28 +236,30 @@ class Crew:
             if self._hungry:
                 self._hungry.popleft()
             worker = min(free, key=lambda w: (w.load, not w.ready))
-            worker.reserved += 1
+            worker.reserved.append(call)
             if len(free) > 1:
                 self._feed_next()
             return worker
 
     def sated(self, call: Call) -> None:
         """`call` wants no worker for now: let the next in turn have one."""
+        if not self._hungry:
+            return
         with self.lock:
             if call in self._hungry:
                 self._hungry.remove(call)
             self._feed_next()
 
-    def unreserve(self, worker: Worker) -> None:
+    def unreserve(self, call: Call, worker: Worker) -> None:
         """Give a reserved place back unused."""
         with self.lock:
-            worker.reserved -= 1
+            worker.reserved.remove(call)
 
     def send(self, call: Call, worker: Worker, chunk: Chunk, pickled: pickling.Pickled) -> bool:
         """Send a chunk to a worker that was reserved for it; false if the worker is dead."""
         with worker.sending:
             with self.lock:
-                worker.reserved -= 1
+                worker.reserved.remove(call)
                 if worker.dead:
                     return False
                 self._numbers += 1
@@ -345,23 +267,31 @@ class Crew:
                 ticket = Ticket(self._numbers, call, chunk, pickled.nbytes)
                 worker.tickets.append(ticket)
                 call.tickets += 1
+            fds = []
+            if segment is not None and segment.id > worker.sent:
+                worker.sent = segment.id
+                fds.append(segment.fd)
+            fresh = bool(fds)
+            fds += [memory.fd for memory in pickled.shared]
+            worker.sharing |= bool(pickled.shared or call.pickled.shared)
+            body = (
+                *(protocol.CHUNK, call.number, ticket.number, worker.rank),
+                *(chunk.start, chunk.size, call.timeout),
+                *(packet, fresh, take_all(worker.inbox.released)),
+                take_all(worker.outbox.forgotten),
+                self._task_for(call, worker, fds),
+            )
             try:
-                if call.number not in worker.calls:
-                    self._send_task(call, worker)
-                fds = []
-                if segment is not None and segment.id > worker.sent:
-                    worker.sent = segment.id
-                    fds.append(segment.fd)
-                fds += [memory.fd for memory in pickled.shared]
-                released = take_all(worker.inbox.released)
-                forgotten = take_all(worker.outbox.forgotten)
-                head = protocol.CHUNK, call.number, ticket.number, worker.rank, chunk.size
-                worker.channel.send((*head, packet, released, forgotten), fds)
+                worker.channel.send(body, fds)
             except Closed:
                 pass  # the selector will tell, and the ticket be answered as not started
             return True
 
-    def _send_task(self, call: Call, worker: Worker) -> None:
+    def _task_for(self, call: Call, worker: Worker, fds: list[int]) -> tuple[Any, ...] | None:
+        """What goes with the first chunk of a call to a worker; may add to `fds`."""
+        if call.number in worker.calls:
+            return None
+        worker.calls.add(call.number)
         around = None
         if worker.around != call.around:
             around = tuple(call.around)
@@ -369,13 +299,11 @@ class Crew:
         with self.lock:
             if call.packet is None:
                 call.packet, call.segment = self._tasks.pack(call.pickled)
-            fds = []
             if call.segment is not None:
                 call.users.add(worker)
                 fds.append(call.segment.fd)
             fds += [memory.fd for memory in call.pickled.shared]
-        worker.calls.add(call.number)
-        worker.channel.send((protocol.TASK, call.number, call.packet, around), fds)
+        return call.packet, around, take_all(worker.over)
 
     def close_call(self, call: Call) -> None:
         """End a call; give it up in the workers that still have chunks of it."""
@@ -386,9 +314,7 @@ class Crew:
             if call in self._hungry:
                 self._hungry.remove(call)
             busy = [w for w in self.workers if any(t.call is call for t in w.tickets)]
-            while call.inbox:
-                self._deliver(call, call.inbox.popleft())
-            call.failed = None
+            self._clear(call)
         if busy and self.broken is None:
             self._give_up(call, busy)
         with self.lock:
@@ -398,13 +324,30 @@ class Crew:
             for worker in self.workers:
                 if call.number in worker.calls:
                     worker.calls.discard(call.number)
-                    try:
-                        worker.channel.send((protocol.FORGET, call.number))
-                    except Closed:
-                        pass
+                    worker.over.append(call.number)
+                    if call.segment is not None or worker.sharing:
+                        self._forget(worker)
             self._feed_next()
             if self._closed and not self.calls:
                 self._let_go()
+
+    def _clear(self, call: Call) -> None:
+        """Drop what was kept for a call, and give places back that Ctrl-C left reserved."""
+        for worker in self.workers:
+            worker.reserved = [other for other in worker.reserved if other is not call]
+        while call.inbox:
+            self._deliver(call, call.inbox.popleft())
+        call.failed = None
+
+    def _forget(self, worker: Worker) -> None:
+        """Tell a worker which calls are over. Small ones wait for the next call to be sent."""
+        over = take_all(worker.over)
+        worker.sharing = False
+        if over:
+            try:
+                worker.channel.send((protocol.FORGET, over))
+            except Closed:
+                pass
 
     def _give_up(self, call: Call, busy: list[Worker]) -> None:
         """Free the workers that run items of `call`: ask, and after a moment's grace kill."""
@@ -415,7 +358,7 @@ class Crew:
                 except Closed:
                     continue
                 if worker.ready:
-                    _interrupt(worker.pid)
+                    interrupt(worker.pid)
             deadline = time.monotonic() + GRACE
             while call.tickets and (left := deadline - time.monotonic()) > 0:
                 self.wait(call, left)
@@ -430,74 +373,22 @@ class Crew:
         with self.lock:
             for worker in self.workers:
                 begun = worker.times[protocol.ITEM_BEGUN]
-                if not worker.tickets or not begun or call.timeout is None:
+                if not begun or call.timeout is None:
                     continue
-                ticket = worker.tickets[0]
-                late = time.monotonic() - begun - call.timeout
-                if ticket.call is call and late > 2 * GRACE:
-                    self.expired(worker, ticket, worker.words[protocol.ITEM_OFFSET])
-                    worker.kill()
+                if time.monotonic() - begun - call.timeout < 2 * GRACE:
+                    continue
+                what = worker.words[protocol.ITEM_OFFSET]
+                number = worker.words[protocol.CHUNK_BEGUN]
+                for ticket in worker.tickets:
+                    if ticket.number == number and ticket.call is call:
+                        self._expired(worker, ticket, what)
+                        worker.kill()
+                        break
+                else:
+                    if what == NOBODY:
+                        worker.kill()
 
-    # --- waiting and driving -------------------------------------------------------------------
-
-    def wait(self, call: Call, timeout: float | None = None) -> None:
-        """Wait until something may have come for `call`, driving if nobody else does."""
-        with self.lock:
-            if call.inbox or call.poked or call.failed:
-                call.poked = False
-                return
-            leads = self._leader is None
-            if leads:
-                self._leader = call
-            self._waiting.append(call)
-        try:
-            if leads:
-                self._drive(timeout)
-            else:
-                call.event.wait(timeout)
-                call.event.clear()
-        finally:
-            with self.lock:
-                self._waiting.remove(call)
-                call.poked = False
-                if leads:
-                    self._leader = None
-                if self._leader is None and self._waiting:
-                    # Whoever leaves sees to it that somebody drives. That may turn out to leave
-                    # too, and sees to it then.
-                    self._waiting[0].event.set()
-
-    def poke(self, call: Call) -> None:
-        """End the wait of `call`: its input has something."""
-        call.poked = True
-        call.event.set()
-        if self._leader is call:
-            self._poke()
-
-    def _poke(self) -> None:
-        try:
-            self._wake_in.send(b"x")
-        except (BlockingIOError, OSError):
-            pass  # full: it will wake; closed: nobody waits
-
-    def _drive(self, timeout: float | None) -> None:
-        for key, _ in self._selector.select(timeout):
-            worker = key.data
-            if worker is None:
-                try:
-                    self._wake_out.recv(4096)
-                except BlockingIOError:
-                    pass
-            elif key.fileobj is worker.channel:
-                self._receive(worker)
-            else:
-                self._bury(worker)
-
-    def _look(self) -> None:
-        """Take in what has already come, if nobody drives."""
-        with self.lock:
-            if self._leader is None:
-                self._drive(0)
+    # --- what workers send ------------------------------------------------------------------
 
     def _receive(self, worker: Worker) -> None:
         try:
@@ -508,61 +399,104 @@ class Crew:
         with self.lock:
             for message in messages:
                 self._route(worker, message)
+        self._retell()
 
     def _route(self, worker: Worker, message: Message) -> None:
-        kind, *rest = message.body
-        fds = message.fds
-        if kind == protocol.REPLY:
-            number, packet, seconds, count, final, *segments = rest
-            worker.inbox.adopt(packet, fds)
-            self._free(worker, *segments)
-            ticket = next(t for t in worker.tickets if t.number == number)
-            part = ticket.chunk.part(ticket.done, ticket.done + count) if (
-                count < ticket.chunk.size
-            ) else ticket.chunk
-            ticket.done += count
-            nbytes = ticket.nbytes * count // max(1, ticket.chunk.size)
-            self._deliver(ticket.call, Answer(part, nbytes, worker, packet, seconds, final))
-            if final:
-                if ticket.done < ticket.chunk.size:
-                    left = ticket.chunk.part(ticket.done, ticket.chunk.size)
-                    self._deliver(ticket.call, Answer(left, lost=Lost(_NOT_RUN, False)))
-                self._close_ticket(worker, ticket)
-        elif kind == protocol.SKIPPED:
-            ticket = next(t for t in worker.tickets if t.number == rest[0])
-            self._close_ticket(worker, ticket)
-        elif kind == protocol.UNREADABLE:
-            number, packet, *segments = rest
-            error = self._error(worker, packet, fds, segments)
-            ticket = next(t for t in worker.tickets if t.number == number)
-            self._deliver(ticket.call, Answer(ticket.chunk, lost=Lost(error)))
-            self._close_ticket(worker, ticket)
-        elif kind == protocol.TIMEOUT:
-            number, offset = rest
-            ticket = next(t for t in worker.tickets if t.number == number)
-            self.expired(worker, ticket, offset)
-        elif kind == protocol.FAILED:
-            number, packet, *segments = rest
-            error = self._error(worker, packet, fds, segments)
-            if number == 0:
-                self._fail(error)
-            elif number in self.calls:
-                self.calls[number].failed = error
-                self.calls[number].event.set()
-        elif kind == protocol.READY:
-            worker.ready = True
-            self._stillborn = 0
-            self._feed_next()
-        elif kind == protocol.RETIRED:
-            worker.retired = True
-        elif kind == protocol.RELEASED:
-            self._free(worker, *rest, ())
+        kind, *fields = message.body
+        self._ROUTES[kind](self, worker, message.fds, *fields)
 
-    def expired(self, worker: Worker, ticket: Ticket, offset: int) -> None:
+    def _on_reply(
+        self,
+        worker: Worker,
+        fds: list[int],
+        number: int,
+        packet: Packet,
+        seconds: float,
+        count: int,
+        final: bool,
+        *segments: list[int],
+    ) -> None:
+        worker.inbox.adopt(packet, fds)
+        self._free(worker, *segments)
+        self._futile = 0
+        ticket = worker.ticket(number)
+        chunk, begin = ticket.chunk, ticket.done
+        ticket.done += count
+        part = chunk if count == chunk.size else chunk.part(begin, ticket.done)
+        nbytes = ticket.nbytes * count // chunk.size
+        self._deliver(ticket.call, Answer(part, nbytes, worker, packet, seconds, final))
+        if final:
+            if ticket.done < chunk.size:
+                left = chunk.part(ticket.done, chunk.size)
+                self._deliver(ticket.call, Answer(left, lost=Lost(_NOT_RUN, started=False)))
+            self._close_ticket(worker, ticket)
+
+    def _on_skipped(self, worker: Worker, _: list[int], number: int) -> None:
+        self._close_ticket(worker, worker.ticket(number))
+
+    def _on_unreadable(
+        self, worker: Worker, fds: list[int], number: int, packet: Packet, *segments: list[int]
+    ) -> None:
+        error = self._error(worker, packet, fds, segments)
+        ticket = worker.ticket(number)
+        self._deliver(ticket.call, Answer(ticket.chunk, lost=Lost(error)))
+        self._close_ticket(worker, ticket)
+
+    def _on_timeout(self, worker: Worker, _: list[int], number: int, offset: int) -> None:
+        self._expired(worker, worker.ticket(number), offset)
+
+    def _on_failed(
+        self, worker: Worker, fds: list[int], number: int, packet: Packet, *segments: list[int]
+    ) -> None:
+        """A task that cannot be unpickled, or (number 0) an initializer that raised."""
+        error = self._error(worker, packet, fds, segments)
+        if number == 0:
+            self._fail(error)
+        elif number in self.calls:
+            self.calls[number].failed = error
+            self.calls[number].event.set()
+
+    def _on_ready(self, worker: Worker, _: list[int]) -> None:
+        worker.ready = True
+        self._feed_next()
+
+    def _on_retired(self, worker: Worker, _: list[int]) -> None:
+        worker.retired = True
+
+    def _on_told(self, _: Worker, __: list[int], kind: str, fields: tuple[Any, ...]) -> None:
+        self._told.append((kind, fields))
+
+    def _retell(self) -> None:
+        """Log and warn what workers told; without the lock, since handlers may do anything."""
+        while self._told:
+            telling.retell(*self._told.popleft())
+
+    def _on_released(self, worker: Worker, _: list[int], *segments: list[int]) -> None:
+        self._free(worker, *segments)
+
+    _ROUTES: ClassVar[dict[int, Callable[..., None]]] = {
+        protocol.REPLY: _on_reply,
+        protocol.SKIPPED: _on_skipped,
+        protocol.UNREADABLE: _on_unreadable,
+        protocol.TIMEOUT: _on_timeout,
+        protocol.FAILED: _on_failed,
+        protocol.READY: _on_ready,
+        protocol.RETIRED: _on_retired,
+        protocol.RELEASED: _on_released,
+        protocol.TOLD: _on_told,
+    }
+
+    def _expired(self, worker: Worker, ticket: Ticket, offset: int) -> None:
         """Settle a ticket whose item at `offset` ran too long; its worker is about to end."""
         if ticket not in worker.tickets:
             return
         chunk, call = ticket.chunk, ticket.call
+        if offset == WHOLE:
+            whole = chunk.part(ticket.done, chunk.size)
+            self._deliver(call, Answer(whole, lost=Lost(_TIMED_OUT)))
+            worker.retired = True
+            self._close_ticket(worker, ticket)
+            return
         if ticket.done < offset:
             left = chunk.part(ticket.done, offset)
             self._deliver(call, Answer(left, lost=Lost(_NOT_RUN, False)))
@@ -574,7 +508,7 @@ class Crew:
         self._close_ticket(worker, ticket)
 
     def _error(
-        self, worker: Worker, packet: Packet, fds: list[int], segments: list[Any]
+        self, worker: Worker, packet: Packet, fds: list[int], segments: tuple[list[int], ...]
     ) -> BaseException:
         worker.inbox.adopt(packet, fds)
         self._free(worker, *segments)
@@ -595,24 +529,23 @@ class Crew:
     def _deliver(self, call: Call, answer: Answer) -> None:
         if call.number in self.calls:
             call.inbox.append(answer)
-            if self._leader is not call:
-                call.event.set()
+            call.event.set()
         elif answer.worker is not None and answer.packet is not None:
             answer.worker.inbox.done(answer.packet)
 
     def _feed_next(self) -> None:
         """Wake the call whose turn it is to get a worker."""
         if self._hungry:
-            call = self._hungry[0]
-            call.poked = True
-            call.event.set()
-            if self._leader is call:
-                self._poke()
+            self._driver.poke(self._hungry[0])
 
     # --- segments ------------------------------------------------------------------------------
 
     def _free(
-        self, worker: Worker, chunks: list[int], tasks: list[int], forgotten: list[int]
+        self,
+        worker: Worker,
+        chunks: list[int],
+        tasks: list[int],
+        forgotten: Sequence[int] = (),
     ) -> None:
         worker.outbox.free(chunks)
         worker.inbox.forget(forgotten)
@@ -634,41 +567,3 @@ class Crew:
 
 _NOT_RUN = ParallelError("not run")
 _TIMED_OUT = TimeoutError("ran too long")
-
-
-def obituary(pid: int, code: int | None) -> str:
-    """How a worker ended, and what that may mean."""
-    if code is not None and code < 0:
-        try:
-            how = f"signal {signal.Signals(-code).name}"
-        except ValueError:
-            how = f"signal {-code}"
-    else:
-        how = f"exit code {code}"
-    advice = ""
-    if code == -signal.SIGKILL:
-        advice = "; out of memory? (memory_limit= makes that a MemoryError of the item)"
-    elif code == -signal.SIGSEGV:
-        advice = "; a crash in compiled code, or a recursion too deep for the C stack"
-    return f"worker process {pid} ended by {how}{advice}"
-
-
-def _exit_code(process: Any) -> int | None:
-    """Exit code of a process that has hung up. It may still be on its way out."""
-    for patience in (1.0, 1.0):
-        deadline = time.monotonic() + patience
-        wait_for([process.sentinel], patience)
-        while time.monotonic() < deadline:
-            code: int | None = process.exitcode
-            if code is not None:
-                return code
-            time.sleep(0.001)
-        process.kill()  # it lives on without us
-    return None
-
-
-def _interrupt(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGINT)
-    except ProcessLookupError:
-        pass

@@ -89,13 +89,15 @@ class Host:
         self._pool.join()
         self._pool.clear()
 
-
     def disown(self, processes: list[Any]) -> None:
         """In a forked child: see to it that its end does not end the parent's workers."""
         self.closed = True
         for process in processes:
             mp_process._children.discard(process)
-        self._pool._serve()._state = "TERMINATE"  # or its __del__ would warn of a running pool
+        # Not by _serve(), which would start a new pool where there is none any more.
+        pool = self._pool.__state__.get(self._pool._id)
+        if pool is not None:
+            pool._state = "TERMINATE"  # or its __del__ would warn of a running pool
 
 
 class _Context(context.BaseContext):  # type: ignore[misc]
@@ -107,7 +109,7 @@ class _Context(context.BaseContext):  # type: ignore[misc]
         self._on_failure = on_failure
         self._creator = threading.current_thread()
 
-    def Process(self, *args: Any, **kwargs: Any) -> _Process:  # noqa: N802 - the base's name
+    def Process(self, *_: Any, **__: Any) -> _Process:  # noqa: N802 - the base's name
         """A worker; what the pool wants to run in it is of no interest."""
         replaces = threading.current_thread() is not self._creator
         return _Process(
@@ -163,7 +165,8 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
 
     def run(self) -> None:
         """In a forked child: close what belongs to the parent, and serve."""
-        assert self._ours is not None and self._theirs is not None
+        assert self._ours is not None
+        assert self._theirs is not None
         self._ours.close()
         live(socket.socket(fileno=self._theirs.detach()))
 
@@ -268,6 +271,9 @@ class _ForkServer(forkserver.ForkServer):  # type: ignore[misc]
     """A fork server of our own: with our preloads, and with nothing in the file system."""
 
     _door: int | None = None  # Linux: a descriptor that stands for the socket's file
+    _forkserver_alive_fd: int | None
+    _forkserver_pid: int | None
+    _forkserver_address: str | None
 
     def start(self) -> None:
         """Start it if it does not run; do not wait for it."""

@@ -12,14 +12,13 @@ from collections.abc import Generator
 from typing import Any
 
 from ..chunking import Source
-from ..errors import ParallelError
 from ..options import Options
 from ..outcome import Lost, Reply
 from ..transport import pickling
-from ..transport.payload import Task
 from . import hosting
-from .base import Done
-from .crew import Answer, Call, Crew
+from .base import Done, Task
+from .crew import Crew
+from .members import Answer, Call
 
 __all__ = ["ProcessPool", "shutdown"]
 
@@ -39,11 +38,12 @@ class ProcessPool:
         """Run all chunks of `source` in the workers."""
         crew = self._crew
         try:
-            pickled = pickling.dumps(task, crew.settings["max_nbytes"], together=True)
-        except BaseException as error:
-            raise _task_refusal(task, error) from error
+            pickled = pickling.dumps(task.state(), crew.settings["max_nbytes"], together=True)
+        except Exception as error:
+            raise task.refusal(error) from error
         call = crew.open(pickled, task.timeout)
         source.wake = lambda: crew.poke(call)
+        source.push = lambda: self._push(call, source)
         try:
             self._feed(call, source)
             yield None
@@ -51,25 +51,37 @@ class ProcessPool:
                 if source.aborted is not None:
                     raise source.aborted
                 self._feed(call, source)
-                while call.inbox:
-                    answer = call.inbox.popleft()
-                    done = self._open(answer, source)
+                if call.inbox:
+                    done = self._open(call.inbox.popleft(), source)
                     if done is not None:
-                        crew.sated(call)
+                        crew.sated(call)  # the consumer may keep us waiting
                         yield done
-                        self._feed(call, source)
-                if call.failed is not None:
+                        if source.lazy:
+                            crew.look()
+                elif call.failed is not None:
                     raise call.failed
-                if source.finished and not call.tickets and not call.inbox:
+                elif source.finished and not call.tickets:
                     return
-                crew.wait(call, None if task.timeout is None else TIMEOUT_CHECK)
-                if task.timeout is not None:
-                    crew.end_overdue(call)
+                else:
+                    self._wait(call)
         finally:
-            source.wake = None
+            source.wake = source.push = None
             crew.close_call(call)
             if crew.broken is not None:
                 crew.close()
+
+    def _push(self, call: Call, source: Source) -> None:
+        """Send what has just been put into `source`, from the thread that put it there."""
+        self._feed(call, source)
+        if call.inbox:
+            self._crew.poke(call)
+
+    def _wait(self, call: Call) -> None:
+        if call.timeout is None:
+            self._crew.wait(call)
+        else:
+            self._crew.wait(call, TIMEOUT_CHECK)
+            self._crew.end_overdue(call)
 
     def _feed(self, call: Call, source: Source) -> None:
         """Send chunks while there are both chunks and workers."""
@@ -84,13 +96,14 @@ class ProcessPool:
                 return
             chunk = source.take()
             if chunk is None:
-                crew.unreserve(worker)
+                crew.unreserve(call, worker)
                 break
             try:
                 pickled = pickling.dumps(chunk.columns, crew.settings["max_nbytes"])
             except BaseException as error:
-                crew.unreserve(worker)
+                crew.unreserve(call, worker)
                 if isinstance(error, KeyboardInterrupt):
+                    source.put_back(chunk)
                     raise
                 if chunk.size == 1:
                     columns = chunk.args(0)
@@ -128,16 +141,6 @@ class ProcessPool:
     def close(self) -> None:
         """End the workers."""
         self._crew.close()
-
-
-def _task_refusal(task: Task, error: BaseException) -> BaseException:
-    """Name what of the task it is that cannot be pickled."""
-    for name, value in task.frozen.items():
-        try:
-            pickling.dumps(value)
-        except BaseException as problem:  # noqa: BLE001
-            return pickling.refusal(f"keyword {name!r}", value, problem)
-    return pickling.refusal(f"function {task.func!r}", task.func, error)
 
 
 # --- crews that are kept warm -------------------------------------------------------------------

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import Generator
 
 from ..chunking import Source
-from ..transport.payload import Task
-from .base import Done, Setup
+from .base import Done, Setup, Task
 
 __all__ = ["SerialPool"]
 
@@ -26,6 +26,7 @@ class SerialPool:
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source`; one item at a time where the consumer is lazy."""
         self._setup()
+        context = contextvars.copy_context()  # what items set is gone afterwards, as anywhere
         yield None
         while not source.finished:
             if source.aborted is not None:
@@ -34,7 +35,7 @@ class SerialPool:
             if chunk is None:
                 source.wait()
                 continue
-            reply = task.run(chunk.columns, chunk.size, 0)
+            reply = context.run(task.run, chunk.columns, chunk.size, 0)
             done = len(reply.values)
             if done < chunk.size and not (reply.raised and task.stop_at_error):
                 source.put_back(chunk.part(done, chunk.size))

@@ -19,14 +19,13 @@ import itertools
 import os
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Generator
-from typing import Any
+from functools import partial
 
 from .. import blas
 from ..chunking import Chunk, Source
-from ..outcome import Reply
-from ..transport.payload import Task
-from .base import Done, Setup
+from .base import Done, Setup, Task
 
 __all__ = ["ThreadPool", "shutdown"]
 
@@ -41,52 +40,56 @@ class ThreadPool:
         Nesting level of the items; each level has helpers of its own.
     setup : Setup
         The user's initializer.
+    own : bool
+        Whether each call has helpers to itself, as many as were asked for. Otherwise calls of
+        the same level share them, so that many calls make no more threads than one.
     """
 
-    def __init__(self, workers: int, level: int, setup: Setup) -> None:
+    def __init__(self, workers: int, level: int, setup: Setup, own: bool) -> None:
         self._workers = workers
         self._level = level
         self._setup = setup
+        self._own = own
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in threads, this one included where that serves."""
         helping = not source.lazy or self._level > 1
-        with blas.lent(task.threads(0)):
-            yield from self._run(task, source, helping)
-
-    def _run(
-        self, task: Task, source: Source, helping: bool
-    ) -> Generator[Done | None, None, None]:
         helpers = self._workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)
-        job = _Job(task, source, range(helping, helping + helpers), self._hand_out, self._setup)
+        crew = _engage(self._level, self._workers - helping, self._own) if helpers > 0 else None
+        hand_out = _nobody if crew is None else crew.put
+        job = _Job(task, source, range(helping, helping + helpers), hand_out, self._setup)
         try:
-            if helping:
-                self._setup()
-            job.engage()
-            yield None
-            while True:
-                if source.aborted is not None:
-                    raise source.aborted
-                try:
-                    outcome = job.finished.get(block=False)
-                except queue.Empty:
-                    if helping and job.step(0):
-                        continue
-                    if job.over():
-                        return
-                    outcome = job.finished.get()
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                if outcome is not None:
-                    yield outcome
-                    job.engage()
+            with blas.lent(task.threads(0)):
+                yield from self._collect(job, source, helping)
         finally:
             job.close()
+            if crew is not None and self._own:
+                crew.dismiss()
 
-    def _hand_out(self, work: Callable[[], None]) -> None:
-        _helpers(self._level, self._workers).put(work)
+    def _collect(
+        self, job: _Job, source: Source, helping: bool
+    ) -> Generator[Done | None, None, None]:
+        """Yield what the threads of a job hand in; run chunks here in between, if `helping`."""
+        if helping:
+            self._setup()
+        job.engage()
+        yield None
+        while True:
+            if source.aborted is not None:
+                raise source.aborted
+            if job.finished.empty():
+                if helping and job.help_out():
+                    continue
+                if job.over():
+                    return
+            outcome = job.finished.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if outcome is not None:
+                yield outcome
+                job.engage()
 
     def close(self) -> None:
         """Nothing to end: helpers are shared."""
@@ -124,12 +127,17 @@ class _Job:
         """Let all helpers look for chunks."""
         with self._lock:
             while self._idle_ranks and not self._stopped and not self._source.finished:
-                rank = self._idle_ranks.pop()
-                self._hand_out(lambda rank=rank: self._context.copy().run(self._help, rank))
+                self._hand_out(partial(self._help, self._idle_ranks.pop()))
+
+    def help_out(self) -> bool:
+        """Run one chunk in the thread of the caller, if there is one."""
+        return self._context.run(self.step, 0)
 
     def _help(self, rank: int) -> None:
+        self._context.copy().run(self._helping, rank)
+
+    def _helping(self, rank: int) -> None:
         try:
-            blas.hold(self._task.threads(rank))
             self._setup()
         except BaseException as error:  # noqa: BLE001 - an initializer's: the caller must know
             self.finished.put(error)
@@ -148,6 +156,7 @@ class _Job:
                 return False
             self._running += 1
         try:
+            blas.hold(self._task.threads(rank))  # also what has been loaded since
             self.finished.put(self._run(chunk, rank))
         except KeyboardInterrupt as error:
             if threading.current_thread() is threading.main_thread():
@@ -189,50 +198,92 @@ class _Job:
 class _Helpers:
     """Threads of one level, hosted by a pathos pool, that run what is put to them."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, key: tuple[int, int]) -> None:
         from pathos.threading import ThreadPool as PathosThreadPool
 
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads = threads
-        self.put = self._queue.put
+        self._key = key
+        self._busy = 0  # put and not finished
+        self._dismissed = False
         self._pool = PathosThreadPool(
-            nodes=threads,
+            nodes=key[1],
             id=f"parallelkit-{os.getpid()}-{next(_ids)}",
             # The initializer is the helper's whole life: pathos owns the thread, its queue is idle.
             initializer=self._serve,
         )
 
-    def _serve(self) -> None:
-        while (work := self._queue.get()) is not None:
-            work()
-            del work
+    def put(self, work: Callable[[], None]) -> None:
+        """Let one of the threads run `work`."""
+        with _lock:
+            self._busy += 1
+        self._queue.put(work)
+
+    def dismiss(self) -> None:
+        """Be free for another call, when all that was put is finished."""
+        with _lock:
+            self._dismissed = True
+            self._settle()
+
+    def engage(self) -> None:
+        """Belong to one call until it dismisses these threads."""
+        self._dismissed = False
 
     def close(self) -> None:
-        for _ in range(self._threads):
-            self.put(None)
+        """End the threads; what they run is waited for."""
+        for _ in range(self._key[1]):
+            self._queue.put(None)
         self._pool.close()
         self._pool.join()
         self._pool.clear()
 
+    def _serve(self) -> None:
+        while (work := self._queue.get()) is not None:
+            work()
+            del work
+            with _lock:
+                self._busy -= 1
+                self._settle()
+
+    def _settle(self) -> None:
+        if self._dismissed and not self._busy and self not in _idle[self._key]:
+            _idle[self._key].append(self)
+
 
 _ids = itertools.count()
 _lock = threading.Lock()
-_levels: dict[tuple[int, int], _Helpers] = {}
+_shared: dict[tuple[int, int], _Helpers] = {}  # by level and number of threads
+_owned: list[_Helpers] = []
+_idle: defaultdict[tuple[int, int], list[_Helpers]] = defaultdict(list)  # of the owned ones
 
 
-def _helpers(level: int, workers: int) -> _Helpers:
+def _engage(level: int, threads: int, own: bool) -> _Helpers:
+    """Helpers of a level: those that its calls share, or some for one call alone."""
+    key = level, threads
     with _lock:
-        helpers = _levels.get((level, workers))
-        if helpers is None:
-            helpers = _levels[level, workers] = _Helpers(workers if level == 1 else workers - 1)
+        if not own:
+            if key not in _shared:
+                _shared[key] = _Helpers(key)
+            return _shared[key]
+        if _idle[key]:
+            helpers = _idle[key].pop()
+        else:
+            helpers = _Helpers(key)
+            _owned.append(helpers)
+        helpers.engage()
         return helpers
+
+
+def _nobody(work: Callable[[], None]) -> None:
+    """Stand for helpers where none are needed: there are no ranks to give work to."""
 
 
 def shutdown() -> None:
     """End all helpers; items that still run are waited for."""
     with _lock:
-        helpers = list(_levels.values())
-        _levels.clear()
+        helpers = [*_shared.values(), *_owned]
+        _shared.clear()
+        _owned.clear()
+        _idle.clear()
     for helper in helpers:
         helper.close()
 
@@ -241,7 +292,9 @@ def _after_fork() -> None:
     """In a forked child the threads are gone: forget them."""
     global _lock
     _lock = threading.Lock()
-    _levels.clear()
+    _shared.clear()
+    _owned.clear()
+    _idle.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -19,6 +19,7 @@ import secrets
 import sys
 import weakref
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import FunctionType
 from typing import Any, cast
 
@@ -48,6 +49,10 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _exception(obj)
         if isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
             return _cached, (obj.__wrapped__, obj.cache_parameters())
+        if isinstance(obj, functools.cached_property):  # before 3.12 it holds a lock
+            return functools.cached_property, (obj.func,), {"attrname": obj.attrname}
+        if isinstance(obj, ContextVar):
+            return _variable, (_token_of(obj), obj.name, obj.get(_UNSET))
         if type(obj) in self.dispatch_table:
             return NotImplemented
         return _by_dill(obj)
@@ -104,14 +109,14 @@ def _token(cls: type) -> str:
 def _adopt(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
     """Worker: make a class of the parent, or find the one made before."""
     cls = make(*args)
-    if in_worker_process():
+    if in_worker_process() and cls not in _tokens:  # which has those that were made here
         _adopted[cls] = token
         _sent[token] = cls
     return cls
 
 
 def _own_class(token: str) -> type:
-    """Parent: the class that was sent under `token`. (In the worker: its copy, in a round trip.)"""
+    """Class that was sent under `token`; in a worker, where things make a round trip, its copy."""
     return _sent[token]
 
 
@@ -133,7 +138,11 @@ def _function(func: FunctionType, reduced: Any) -> Any:
     cloudpickle gives each pickle globals of its own; then what an initializer sets by a
     ``global`` statement would not be seen by the functions that come after it.
     """
-    if not isinstance(reduced, tuple) or in_worker_process():
+    if not isinstance(reduced, tuple):
+        return reduced
+    if hasattr(func, "registry") and hasattr(func, "dispatch"):  # functools.singledispatch
+        return _single_dispatch, (dict(func.registry),)
+    if in_worker_process():
         return reduced
     code, base, *rest = reduced[1]
     key = func.__module__, id(func.__globals__)
@@ -173,8 +182,16 @@ def _set_function(func: FunctionType, state: tuple[dict[str, Any], dict[str, Any
     _cp._function_setstate(func, (attributes, slots))
 
 
+def _single_dispatch(registry: dict[type, Callable[..., Any]]) -> Callable[..., Any]:
+    func = functools.singledispatch(registry[object])
+    for kind, implementation in registry.items():
+        func.register(kind, implementation)
+    return func
+
+
 def _cached(func: Callable[..., Any], parameters: Mapping[str, Any]) -> Callable[..., Any]:
-    return functools.lru_cache(**parameters)(func)
+    cached: Callable[..., Any] = functools.lru_cache(**parameters)(func)
+    return cached
 
 
 def _importable(obj: Any) -> bool:
@@ -209,6 +226,32 @@ def _rebuild(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
     return error
 
 
+# --- context variables ------------------------------------------------------------------------
+
+_variables: dict[str, ContextVar[Any]] = {}  # worker: copies, by token; parent: the originals
+_variable_tokens: dict[ContextVar[Any], str] = {}
+_UNSET = "parallelkit: this context variable is not set"
+
+
+def _token_of(variable: ContextVar[Any]) -> str:
+    token = _variable_tokens.get(variable)
+    if token is None:
+        token = _variable_tokens[variable] = secrets.token_hex(8)
+        _variables[token] = variable
+    return token
+
+
+def _variable(token: str, name: str, value: Any) -> ContextVar[Any]:
+    """Worker: the copy of a variable of the parent, with the value that it has there."""
+    variable = _variables.get(token)
+    if variable is None:
+        variable = _variables[token] = ContextVar(name)
+        _variable_tokens[variable] = token
+    if in_worker_process() and value != _UNSET:
+        variable.set(value)
+    return variable
+
+
 # --- what names itself as a global ------------------------------------------------------------
 
 
@@ -216,8 +259,8 @@ def _by_dill(obj: Any) -> Any:
     """Reduce by dill what would travel as a bare name of ``__main__``; leave all else alone."""
     if getattr(obj, "__module__", None) != "__main__":
         return NotImplemented
-    reduce = type(obj).__reduce_ex__
-    if reduce is object.__reduce_ex__ and type(obj).__reduce__ is object.__reduce__:
+    kind: Any = type(obj)
+    if kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
         return NotImplemented
     if not isinstance(obj.__reduce_ex__(5), str):
         return NotImplemented

@@ -54,6 +54,7 @@ class Channel:
         self._socket = sock
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
+        self._scratch = memoryview(bytearray(_READ))
         self._buffer = bytearray()
         self._fds: deque[int] = deque()
         self._arrived: deque[Message] = deque()
@@ -140,22 +141,22 @@ class Channel:
         """Read all that the kernel has, and cut it into messages."""
         while not self._ended:
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(_READ, _ANCILLARY)
+                count, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], _ANCILLARY)
             except BlockingIOError:
                 break
             except OSError:
-                data, ancillary = b"", []
+                count, ancillary = 0, []
             for level, kind, raw in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     fds = array.array("i")
                     fds.frombytes(raw[: len(raw) - len(raw) % fds.itemsize])
                     self._fds.extend(fds)
-            if not data:
+            if not count:
                 self._ended = True
                 break
-            self._buffer += data
+            self._buffer += self._scratch[:count]
             self._cut()
-            if len(data) < _READ and not ancillary:
+            if count < _READ and not ancillary:
                 break
 
     def _cut(self) -> None:

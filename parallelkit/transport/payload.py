@@ -10,17 +10,20 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 from .. import levels, options
 from ..levels import Nesting
 from ..outcome import Raised, Reply
+from . import context, pickling
 
 __all__ = ["Interrupted", "Progress", "Task", "format_error"]
 
 BUDGET = 0.05  # seconds after which a worker answers for what it has and gives the rest back
+UNCHECKED = 256  # part of a chunk that runs between two looks at the clock
 FLUSH = 0.001  # with a time limit: seconds of finished work at risk when the worker is ended
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -52,12 +55,14 @@ class Task:
         Keywords that are the same for all items.
     stop_at_error : bool
         Whether the first exception ends a chunk.
-    places : list of Nesting
+    places : iterable of Nesting
         Place of each worker by its rank.
     configured : Mapping
         Options that calls inside the items inherit.
     timeout : float, optional
         Seconds per item.
+    variables : tuple
+        Context variables of the caller, in a process other than its own.
     blas_threads : int, optional
         Threads of numerical libraries within an item; by default the cores of the place.
     """
@@ -67,18 +72,29 @@ class Task:
         func: Callable[..., Any],
         frozen: Mapping[str, Any],
         stop_at_error: bool,
-        places: list[Nesting],
+        places: Iterable[tuple[int, int]],
         configured: Mapping[str, Any],
         timeout: float | None = None,
         blas_threads: int | None = None,
+        variables: context.Carried = (),
     ) -> None:
         self.func = func
         self.frozen = frozen
         self.stop_at_error = stop_at_error
-        self.places = places
+        self.places = [Nesting(*place) for place in places]
         self.configured = configured
         self.timeout = timeout
         self.blas_threads = blas_threads
+        self.variables = variables
+
+    def state(self) -> tuple[Any, ...]:
+        """Arguments of the constructor, as plain as can be: a small call is a matter of µs."""
+        places = tuple(map(tuple, self.places))
+        return (
+            *(self.func, self.frozen, self.stop_at_error, places),
+            *(self.configured, self.timeout, self.blas_threads),
+            context.carried(),
+        )
 
     def place(self, rank: int) -> Nesting:
         """Place of the worker `rank`."""
@@ -103,45 +119,50 @@ class Task:
         """
         call = functools.partial(self.func, **self.frozen) if self.frozen else self.func
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
+        apply = _apply if len(columns) == 1 else _apply_row
         progress = progress or Progress()
         values, raised, mark = progress.values, progress.raised, progress.mark
-        append = values.append
         budget = BUDGET if mark is None else FLUSH
-        place = self.place(rank)
-        token = levels.enter(place)
-        inherited = options.inherit(self._inherited(place))
-        begin = now = time.perf_counter()
-        batch = 1
-        try:
+        begin = time.perf_counter()
+        # A look at the clock for each item; in a large chunk, whose items are short, for a few.
+        batch = 1 if mark is not None else max(1, size // UNCHECKED)
+        with self._standing(self.place(rank)):
             while len(values) < size:
                 if mark is not None:
                     mark(len(values))
                 try:
-                    # Not extend(map(call, items)): a StopIteration of `call` would end it in silence.
-                    if len(columns) == 1:
-                        for item in islice(items, batch):
-                            append(call(item))
-                    else:
-                        for item in islice(items, batch):
-                            append(call(*item))
+                    apply(call, islice(items, min(batch, size - len(values))), values.append)
                 except BaseException as error:
-                    if isinstance(error, KeyboardInterrupt) and not levels.in_worker_process():
-                        raise
-                    if isinstance(error, Interrupted):
+                    if _is_ours(error):
                         raise
                     raised.append(Raised(len(values), error, format_error(error)))
                     values.append(None)
                     if self.stop_at_error:
                         break
-                last, now = now, time.perf_counter()
-                if now - begin > budget or (stop is not None and stop()):
+                if time.perf_counter() - begin > budget or (stop is not None and stop()):
                     break
-                if mark is None:
-                    batch = batch * 4 if now - last < FLUSH else max(1, batch // 4)
+        return Reply(values, raised, time.perf_counter() - begin, True)
+
+    @contextmanager
+    def _standing(self, place: Nesting) -> Iterator[None]:
+        """Stand at `place`, with what is configured around the call."""
+        token = levels.enter(place)
+        inherited = options.inherit(self._inherited(place))
+        try:
+            with context.holding(self.variables):
+                yield
         finally:
             options.release(inherited)
             levels.leave(token)
-        return Reply(values, raised, time.perf_counter() - begin, True)
+
+    def refusal(self, error: BaseException) -> BaseException:
+        """Error that names what of the task could not be pickled."""
+        for name, value in self.frozen.items():
+            try:
+                pickling.dumps(value)
+            except Exception as problem:  # noqa: BLE001 - a user's __reduce__ may raise anything
+                return pickling.refusal(f"keyword {name!r}", value, problem)
+        return pickling.refusal(f"function {self.func!r}", self.func, error)
 
     def _inherited(self, place: Nesting) -> Mapping[str, Any]:
         """What is configured holds below too; a number of workers only within the share."""
@@ -149,6 +170,28 @@ class Task:
         if workers is None:
             return self.configured
         return {**self.configured, "workers": min(workers, place.cores) if workers > 0 else None}
+
+
+# Not values.extend(map(call, items)): that would take a StopIteration of `call` for the end.
+
+
+def _apply(call: Callable[[Any], Any], items: Iterator[Any], append: Callable[[Any], None]) -> None:
+    for item in items:
+        append(call(item))
+
+
+def _apply_row(
+    call: Callable[..., Any], rows: Iterator[Any], append: Callable[[Any], None]
+) -> None:
+    for row in rows:
+        append(call(*row))
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an exception that comes up in an item is not the item's."""
+    if isinstance(error, KeyboardInterrupt):
+        return not levels.in_worker_process()
+    return isinstance(error, Interrupted)
 
 
 def format_error(error: BaseException) -> str:

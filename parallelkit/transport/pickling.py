@@ -63,7 +63,7 @@ def dumps(obj: object, max_nbytes: int = 1 << 16, together: bool = False) -> Pic
 def _dumps_with_arrays(obj: object, max_nbytes: int, together: bool) -> Pickled:
     from .arrays import ArrayPickler, stacked
 
-    if type(obj) is tuple:  # columns of arguments, or results
+    if type(obj) is tuple and not together:  # columns of arguments, or results
         obj = tuple([stacked(part) for part in obj])
     pieces: list[bytes] = []
     pickler = ArrayPickler(_Sink(pieces.append), max_nbytes, count=together)
@@ -146,9 +146,8 @@ def _parts(obj: object) -> list[tuple[str, object]]:
     if isinstance(obj, functools.partial):
         return [(".func", obj.func), (".args", obj.args), (".keywords", obj.keywords)]
     parts = [(f".{name}", value) for name, value in getattr(obj, "__dict__", {}).items()]
-    for slot in getattr(type(obj), "__slots__", ()):
-        if isinstance(slot, str) and hasattr(obj, slot):
-            parts.append((f".{slot}", getattr(obj, slot)))
+    slots = [s for s in getattr(type(obj), "__slots__", ()) if isinstance(s, str)]
+    parts += [(f".{slot}", getattr(obj, slot)) for slot in slots if hasattr(obj, slot)]
     closure = getattr(obj, "__closure__", None)
     if closure:
         names = obj.__code__.co_freevars  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ _NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _before = {name: os.environ.get(name) for name in _NAMES}
 os.environ.update(dict.fromkeys(_NAMES, "1"))
 try:
-    import numpy  # noqa: F401
+    import numpy as np  # noqa: F401
 except ImportError:
     pass
 for _name, _value in _before.items():

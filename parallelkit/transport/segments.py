@@ -76,10 +76,10 @@ class Segment:
         """
         if self.view is None:
             for part, offset in zip(parts, offsets, strict=True):
-                rest = memoryview(part).cast("B")
+                rest, at = memoryview(part).cast("B"), offset
                 while rest:
-                    done = os.pwrite(self.fd, rest, offset)
-                    rest, offset = rest[done:], offset + done
+                    done = os.pwrite(self.fd, rest, at)
+                    rest, at = rest[done:], at + done
             return
         for part, offset in zip(parts, offsets, strict=True):
             self.view[offset : offset + len(part)] = part
@@ -384,4 +384,3 @@ def _viewed(memory: mmap.mmap, span: tuple[int, int, bool], release: Callable[[]
     weakref.finalize(block, release).atexit = False
     view = memoryview(block).cast("B")
     return view.toreadonly() if readonly else view
-

@@ -1,4 +1,4 @@
-"""What functions find around them: working directory, import path, environment.
+"""What functions find around them: folder, import path, environment, log levels, filters.
 
 A worker that is kept warm was started under other surroundings than a later call's; it is told
 what has changed, so that the call runs as in a worker started just for it.
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .. import blas
+from . import telling
 
 __all__ = ["Surroundings", "current"]
 
@@ -21,17 +22,19 @@ _raw_environment: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
 
 # How many threads numerical libraries may use is set in each worker by its share.
 _NOT_SHARED = tuple(
-    name if _raw_environment is os.environ else os.environ.encodekey(name)  # type: ignore[attr-defined]
+    name if _raw_environment is os.environ else os.environ.encodekey(name)
     for name in blas.VARIABLES
 )
 
 
 class Surroundings(NamedTuple):
-    """Working directory (None where it has been removed), ``sys.path`` and environment."""
+    """Working directory (None where it has been removed), ``sys.path``, and so on."""
 
     folder: str | None
     path: list[str]
     environment: dict[Any, Any]
+    log_levels: dict[str, int]
+    warning_filters: list[telling.Filter]
 
     def enter(self) -> None:
         """Make them those of this process."""
@@ -43,6 +46,8 @@ class Surroundings(NamedTuple):
         for name, value in self.environment.items():
             if _raw_environment.get(name) != value:
                 os.environ[_text(name)] = _text(value)
+        telling.set_levels(self.log_levels)
+        telling.set_filters(self.warning_filters)
         if self.folder is not None:
             try:
                 os.chdir(self.folder)
@@ -59,7 +64,7 @@ def current() -> Surroundings:
     environment = dict(_raw_environment)
     for name in _NOT_SHARED:
         environment.pop(name, None)
-    return Surroundings(folder, list(sys.path), environment)
+    return Surroundings(folder, list(sys.path), environment, telling.levels(), telling.filters())
 
 
 def _text(raw: Any) -> str:

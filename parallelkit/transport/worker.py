@@ -5,12 +5,14 @@
     parent                               worker
     HELLO   initializer, surroundings ─►
                                        ◄─ READY, or FAILED with what the initializer raised
-    TASK    function, frozen, place   ─►
-    CHUNK   columns of arguments      ─►
+    CHUNK   columns of arguments, and ─►
+            for the first of a call:
+            function, frozen, place
                                        ◄─ REPLY values and exceptions (in parts, if it takes long)
     ABORT   a call is given up        ─►  (with SIGINT, to stop the item that runs)
                                        ◄─ SKIPPED for each of its chunks
-    FORGET  a call is over            ─►
+    FORGET  calls are over            ─►
+                                       ◄─ TOLD log records and warnings, at any time
 
 A worker that finds the channel closed ends. What it writes into its control block tells the
 parent, after its death, which chunk it had begun.
@@ -18,6 +20,7 @@ parent, after its death, which chunk it had begun.
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import signal
@@ -25,23 +28,24 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import blas, levels
 from ..outcome import Raised, Reply
-from . import pickling
+from . import pickling, telling
 from .channel import Channel, Closed, Message
-from .payload import Interrupted, Progress, Task
+from .payload import BUDGET, Interrupted, Progress, Task
 from .pickling import Pickled
 from .segments import Inbox, Outbox, Packet, Segment, take_all
 from .shared import let_go
 from .surroundings import Surroundings
+from .watch import NOBODY, WHOLE, Watch
 
 __all__ = ["serve"]
 
 # Kinds of messages; the first field of each.
-HELLO, TASK, CHUNK, ABORT, FORGET = range(5)
-READY, FAILED, REPLY, SKIPPED, UNREADABLE, TIMEOUT, RETIRED, RELEASED = range(10, 18)
+HELLO, CHUNK, ABORT, FORGET = range(4)
+READY, FAILED, REPLY, SKIPPED, UNREADABLE, TIMEOUT, RETIRED, RELEASED, TOLD = range(10, 19)
 
 CONTROL_BYTES = 64
 # Fields of the control block, eight bytes each.
@@ -62,6 +66,17 @@ def serve(channel: Channel) -> None:
                 pass
 
 
+class _Order(NamedTuple):
+    """What a worker is to do: a chunk of a call, `size` items of its input from `start` on."""
+
+    call: int
+    number: int
+    rank: int
+    start: int
+    size: int
+    timeout: float | None
+
+
 class _Worker:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
@@ -74,7 +89,10 @@ class _Worker:
         self.sent = 0  # segments known to the parent, by the highest id
         self.items = 0
         self.threads = 0  # of numerical libraries
-        self.watch: _Watch | None = None
+        self.item: tuple[int, Progress] | None = None  # first index and progress of what runs
+        self.holding = self.interrupted = False
+        self.watch: Watch | None = None
+        self.number = 0  # of the chunk that is watched
 
     def run(self) -> None:
         signal.signal(signal.SIGINT, self._on_interrupt)
@@ -86,13 +104,9 @@ class _Worker:
             message = self.queue.popleft()
             body = message.body
             if body[0] == CHUNK:
-                self._chunk(*body[1:])
-            elif body[0] == TASK:
-                self._task(*body[1:])
+                self._chunk(_Order(*body[1:7]), *body[7:])
             elif body[0] == FORGET:
-                self.tasks.pop(body[1], None)
-                self.aborted.discard(body[1])
-                let_go()
+                self._forget(body[1])
                 if self.task_inbox.released:
                     self.channel.send((RELEASED, *self._released()))
             if self.max_items and self.items >= self.max_items:
@@ -117,6 +131,10 @@ class _Worker:
         if self.options["memory_limit"]:
             _limit_memory(self.options["memory_limit"])
         levels.settle(levels.Nesting(1, 1))
+        telling.forward(self._tell, self._index)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # whole lines, whatever -u says
+                stream.reconfigure(line_buffering=True, write_through=False)
         try:
             self.inbox.adopt(packet, message.fds[1:])
             initializer, initargs = pickling.loads(*self.inbox.unpack(packet, copy=True))
@@ -138,99 +156,128 @@ class _Worker:
                 self.aborted.add(body[1])
                 continue
             if body[0] == CHUNK:
-                packet, released, forgotten = body[5:8]
+                packet, fresh, released, forgotten, task = body[7:]
+                fds = message.fds
                 self.outbox.free(released)
                 self.inbox.forget(forgotten)
-                self.inbox.adopt(packet, message.fds)
-            elif body[0] == TASK:
-                self.task_inbox.adopt(body[2], message.fds, private=True)
+                mine = int(fresh) + len(packet[4])  # shared memory goes with what names it
+                self.inbox.adopt(packet, fds[:mine])
+                if task is not None:
+                    self.task_inbox.adopt(task[0], fds[mine:], private=True)
             self.queue.append(message)
 
-    def _task(self, call: int, packet: Packet, around: Any) -> None:
+    def _forget(self, calls: list[int]) -> None:
+        for call in calls:
+            self.tasks.pop(call, None)
+            self.aborted.discard(call)
+        if calls:
+            let_go()
+
+    def _load(self, call: int, packet: Packet, around: Any, over: list[int]) -> None:
+        """Make the task of a call whose first chunk has come."""
+        self._forget(over)
         try:
             if around is not None:
                 Surroundings(*around).enter()
             data, buffers = self.task_inbox.unpack(packet, copy=False)
-            self.tasks[call] = pickling.loads(data, buffers)
+            self.tasks[call] = Task(*pickling.loads(data, buffers))
             if not buffers:
                 self.task_inbox.done(packet)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
             self._send_failure(FAILED, call, error)
 
-    def _chunk(
-        self,
-        call: int,
-        number: int,
-        rank: int,
-        size: int,
-        packet: Packet,
-        released: object,
-        forgotten: object,
-    ) -> None:
+    def _chunk(self, order: _Order, packet: Packet, *rest: Any) -> None:
         begin = time.perf_counter()
+        watch = self._watching(order)
+        self.words[CHUNK_BEGUN] = order.number
+        if rest[-1] is not None:
+            self._load(order.call, *rest[-1])
         self._take()
-        task = self.tasks.get(call)
-        if call in self.aborted or task is None:
-            self.inbox.done(packet)
-            self.channel.send((SKIPPED, number))
-            return
-        self.words[CHUNK_BEGUN] = number
+        task = self.tasks.get(order.call)
+        columns: list[tuple[Any, ...]] = []
         try:
+            if order.call in self.aborted or task is None:
+                self.inbox.done(packet)
+                self.channel.send((SKIPPED, order.number))
+                return
+            self.running = order.call
             try:
-                self.running = call
-                columns = self._columns(packet)
+                columns.append(self._columns(packet))
             except Interrupted:
                 raise
             except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
                 self.running = None
-                self._send_failure(UNREADABLE, number, error)
+                self._send_failure(UNREADABLE, order.number, error)
                 return
-            self._share(task, rank)
-            self._run(task, call, number, rank, size, columns, begin)
+            self._share(task, order.rank)
+            self._run(task, order, columns, watch, begin)
         except Interrupted:
-            self.channel.send((SKIPPED, number))
-        finally:
+            self.channel.send((SKIPPED, order.number))
+        except Closed:
+            raise
+        except Exception as error:  # noqa: BLE001 - an error of ours: no reason to end the worker
             self.running = None
+            self._send_failure(UNREADABLE, order.number, error)
+        finally:
+            self.running = self.item = None
             self.words[CHUNK_BEGUN] = 0
+            if watch is not None:
+                watch.mark(NOBODY)
+            columns.clear()  # what the arguments do at their end is watched as well
+            if watch is not None:
+                watch.end()
 
     def _run(
-        self, task: Task, call: int, number: int, rank: int, size: int, columns: Any, begin: float
+        self,
+        task: Task,
+        order: _Order,
+        columns: list[tuple[Any, ...]],
+        watch: Watch | None,
+        begin: float,
     ) -> None:
+        """Run the items of a chunk, and answer for them: at once, or in parts with a time limit."""
+        size = order.size
         if self.max_items:
             size = min(size, self.max_items - self.items)
-        mark = None
-        if task.timeout is not None:
-            self.watch = self.watch or _Watch(self)
-            mark = self.watch.mark
-        done = 0
-        while True:
-            progress = Progress(mark)
-            if mark is not None and self.watch is not None:
-                self.watch.begin(number, done, progress, task.timeout or 0.0)
-            self.running = call
-            reply = task.run(
-                tuple(column[done:] for column in columns) if done else columns,
-                size - done,
-                rank,
-                progress=progress,
-            )
-            if mark is not None and self.watch is not None:
-                self.watch.end()
+        done, final = 0, False
+        while not final:
+            progress = Progress(None if watch is None else watch.item)
+            self.item = order.start + done, progress
+            if watch is not None:
+                watch.items(progress, done)
+            self.running = order.call
+            rest = tuple(column[done:] for column in columns[0]) if done else columns[0]
+            reply = task.run(rest, size - done, order.rank, progress=progress)
+            del rest
+            if watch is not None:
+                watch.mark(WHOLE)
             done += len(reply.values)
             self.items += len(reply.values)
-            now = time.perf_counter()
-            final = (
-                mark is None
-                or done >= size
-                or bool(reply.raised and task.stop_at_error)
-                or now - begin > 0.05
-            )
-            reply = reply._replace(seconds=now - begin, final=final)
-            if final:
-                columns = ()
-            self._reply(number, reply)
-            if final:
-                return
+            seconds = time.perf_counter() - begin
+            failed = bool(reply.raised) and task.stop_at_error
+            final = watch is None or done >= size or failed or seconds > BUDGET
+            self.answer(order.number, reply._replace(seconds=seconds, final=final))
+
+    def _watching(self, order: _Order) -> Watch | None:
+        """Begin to watch a chunk whose call has a time limit."""
+        if order.timeout is None:
+            return None
+        if self.watch is None:
+            self.watch = Watch(self._mark, self._expire)
+        self.number = order.number
+        self.watch.begin(order.timeout)
+        return self.watch
+
+    def _mark(self, what: int, since: float) -> None:
+        self.words[ITEM_OFFSET] = what
+        self.times[ITEM_BEGUN] = since
+
+    def _expire(self, what: int, progress: Progress) -> None:
+        """Answer for the items that were finished, and tell what was not."""
+        if what < NOBODY and progress.values:
+            self.answer(self.number, Reply(progress.values, progress.raised, 0.0, False))
+        if what != NOBODY:
+            self.channel.send((TIMEOUT, self.number, what))
 
     def _share(self, task: Task, rank: int) -> None:
         """Take the place of the worker `rank`, with numerical libraries held to its share."""
@@ -250,7 +297,8 @@ class _Worker:
 
     # --- answers -----------------------------------------------------------------------------
 
-    def _reply(self, number: int, reply: Reply) -> None:
+    def answer(self, number: int, reply: Reply) -> None:
+        """Send what came of a chunk, or of a part of it."""
         raised = [r._replace(exception=pickling.portable(r.exception)) for r in reply.raised]
         try:
             pickled = pickling.dumps((reply.values, raised), self.max_nbytes)
@@ -306,9 +354,31 @@ class _Worker:
         pickled = pickling.dumps((pickling.portable(error), format_error(error)))
         self._send((kind, number), pickled, ())
 
-    def _on_interrupt(self, signum: int, frame: object) -> None:
+    def _tell(self, kind: str, fields: tuple[Any, ...]) -> None:
+        """Send what an item says; not to be torn apart by an interrupt."""
+        main = threading.current_thread() is threading.main_thread()
+        self.holding = self.holding or main
+        try:
+            self.channel.send((TOLD, kind, fields))
+        except Closed:
+            pass  # nobody listens any more
+        finally:
+            if main:
+                self.holding = False
+        if main and self.interrupted:
+            self.interrupted = False
+            self._on_interrupt()
+
+    def _index(self) -> int | None:
+        """Index of the item that runs, in the input of its call."""
+        return None if self.item is None else self.item[0] + len(self.item[1].values)
+
+    def _on_interrupt(self, *_: object) -> None:
         """SIGINT: the parent gave a call up, or somebody pressed Ctrl-C, which is the parent's."""
         if self.running is None:
+            return
+        if self.holding:
+            self.interrupted = True
             return
         try:
             self._take()
@@ -317,69 +387,6 @@ class _Worker:
         if self.running in self.aborted:
             self.running = None
             raise Interrupted
-
-
-class _Watch(threading.Thread):
-    """Ends this process when an item has run longer than its time limit.
-
-    Before that it answers for the items that were finished, so that none is run again.
-    """
-
-    def __init__(self, worker: _Worker) -> None:
-        super().__init__(name="parallelkit-watch", daemon=True)
-        self._worker = worker
-        self._changed = threading.Condition()
-        self._deadline: float | None = None
-        self._state: tuple[int, int, Progress, float] | None = None
-        self._offset = 0
-        self.start()
-
-    def begin(self, number: int, done: int, progress: Progress, timeout: float) -> None:
-        self._state = number, done, progress, timeout
-
-    def mark(self, offset: int) -> None:
-        assert self._state is not None
-        number, done, _, timeout = self._state
-        now = time.monotonic()
-        self._worker.words[ITEM_OFFSET] = done + offset
-        self._worker.times[ITEM_BEGUN] = now
-        with self._changed:
-            self._offset = offset
-            sleeping = self._deadline is None
-            self._deadline = now + timeout
-            if sleeping:
-                self._changed.notify()
-
-    def end(self) -> None:
-        with self._changed:
-            self._deadline = None
-        self._worker.times[ITEM_BEGUN] = 0.0
-
-    def run(self) -> None:
-        with self._changed:
-            while True:
-                if self._deadline is None:
-                    self._changed.wait()
-                    continue
-                left = self._deadline - time.monotonic()
-                if left > 0:
-                    self._changed.wait(left)
-                    continue
-                assert self._state is not None
-                number, done, progress, _ = self._state
-                if len(progress.values) > self._offset:  # finished at the last moment
-                    self._deadline = None
-                    continue
-                self._expire(number, done, progress)
-
-    def _expire(self, number: int, done: int, progress: Progress) -> None:
-        worker = self._worker
-        try:
-            if progress.values:
-                worker._reply(number, Reply(progress.values, progress.raised, 0.0, False))
-            worker.channel.send((TIMEOUT, number, done + len(progress.values)))
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _limit_memory(nbytes: int) -> None:

@@ -1,0 +1,128 @@
+"""Who waits, drives: the loop that reads what all workers of a crew send.
+
+A thread that waits for its own call reads for everybody, and routes what comes to the calls that
+it belongs to. One thread drives at a time; whoever stops waiting sees to it that another one that
+still waits drives on. So there is no thread between a worker's answer and the caller.
+
+::
+
+    worker sockets ─┐                       ┌─► call A's inbox   (A drives)
+    process ends   ─┼─► selector ─► route ──┤
+    wake pipe      ─┘                       └─► call B's inbox, B's event
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+
+from .members import Call, Worker
+
+__all__ = ["Driver"]
+
+
+class Driver:
+    """Waits for workers on behalf of calls.
+
+    Parameters
+    ----------
+    lock : RLock
+        The crew's.
+    on_message, on_end : callable
+        Called with the worker that has sent something, or whose process has ended; by the thread
+        that drives, without the lock.
+    """
+
+    def __init__(
+        self,
+        lock: threading.RLock,
+        on_message: Callable[[Worker], None],
+        on_end: Callable[[Worker], None],
+    ) -> None:
+        self._lock = lock
+        self._on_message = on_message
+        self._on_end = on_end
+        self._leader: Call | None = None
+        self._waiting: list[Call] = []
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, self._wake_out = socket.socketpair()
+        for end in (self._wake_in, self._wake_out):
+            end.setblocking(False)
+        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+
+    def add(self, worker: Worker) -> None:
+        """Listen to a worker."""
+        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
+        self._selector.register(worker.sentinel, selectors.EVENT_READ, worker)
+
+    def remove(self, worker: Worker) -> None:
+        """Listen to it no more."""
+        self._selector.unregister(worker.channel)
+        self._selector.unregister(worker.sentinel)
+
+    def wait(self, call: Call, timeout: float | None = None) -> None:
+        """Wait until something may have come for `call`, driving if nobody else does."""
+        with self._lock:
+            if call.inbox or call.poked or call.failed:
+                call.poked = False
+                return
+            leads = self._leader is None
+            if leads:
+                self._leader = call
+            self._waiting.append(call)
+        try:
+            if leads:
+                self._drive(timeout)
+            else:
+                call.event.wait(timeout)
+                call.event.clear()
+        finally:
+            with self._lock:
+                self._waiting.remove(call)
+                call.poked = False
+                if leads:
+                    self._leader = None
+                if self._leader is None and self._waiting:
+                    # It may turn out to stop waiting too, and then wakes the next one.
+                    self._waiting[0].event.set()
+
+    def poke(self, call: Call) -> None:
+        """End the wait of `call`: there may be something to do for it."""
+        call.poked = True
+        call.event.set()
+        if self._leader is call:
+            self.nudge()
+
+    def nudge(self) -> None:
+        """End the wait of the thread that drives."""
+        try:
+            self._wake_in.send(b"x")
+        except (BlockingIOError, OSError):
+            pass  # full: it will wake; closed: nobody waits
+
+    def look(self) -> None:
+        """Take in what has already come, if nobody drives."""
+        with self._lock:
+            if self._leader is None:
+                self._drive(0)
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        self._selector.close()
+        self._wake_in.close()
+        self._wake_out.close()
+
+    def _drive(self, timeout: float | None) -> None:
+        for key, _ in self._selector.select(timeout):
+            worker = key.data
+            if worker is None:
+                try:
+                    self._wake_out.recv(4096)
+                except BlockingIOError:
+                    pass
+            elif key.fileobj is worker.channel:
+                self._on_message(worker)
+            else:
+                self._on_end(worker)

@@ -1,0 +1,141 @@
+"""Who belongs to a crew: workers, the calls they work for, and the chunks that they have."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait as wait_for
+from typing import Any
+
+from ..chunking import Chunk
+from ..outcome import Lost
+from ..transport import pickling
+from ..transport import worker as protocol
+from ..transport.channel import Channel
+from ..transport.segments import Inbox, Outbox, Packet, Segment, control_block
+from ..transport.surroundings import Surroundings
+
+__all__ = ["Answer", "Call", "Ticket", "Worker", "exit_code", "interrupt", "obituary"]
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A chunk that a worker has."""
+
+    number: int
+    call: Call
+    chunk: Chunk
+    nbytes: int
+    done: int = 0  # items answered so far
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came for a ticket: part of a reply still to be unpickled, or a loss."""
+
+    chunk: Chunk
+    nbytes: int = 0
+    worker: Worker | None = None
+    packet: Packet | None = None
+    seconds: float = 0.0
+    final: bool = True
+    lost: Lost | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One call's state in the crew."""
+
+    number: int
+    pickled: pickling.Pickled
+    around: Surroundings
+    timeout: float | None
+    inbox: deque[Answer] = field(default_factory=deque)
+    tickets: int = 0
+    event: threading.Event = field(default_factory=threading.Event)
+    poked: bool = False
+    failed: BaseException | None = None
+    packet: Packet | None = None
+    segment: Segment | None = None
+    users: set[Worker] = field(default_factory=set)  # who has not released the segment
+
+
+class Worker:
+    """A worker process: its channel, its segments, its tickets."""
+
+    def __init__(self, process: Any, sock: socket.socket, rank: int, folder: str | None) -> None:
+        self.process = process
+        self.sentinel: int = process.sentinel
+        self.pid: int = process.pid
+        self.channel = Channel(sock)
+        self.rank = rank
+        self.outbox, self.inbox = Outbox(folder=folder), Inbox()
+        self.sent = 0  # segments known to it, by the highest id
+        self.tickets: deque[Ticket] = deque()
+        self.reserved: list[Call] = []  # a place for each, that a chunk is on its way to
+        self.calls: set[int] = set()  # whose task it has
+        self.over: list[int] = []  # those among them that have ended, which it has yet to be told
+        self.sharing = False  # it may have shared memory mapped for a call
+        self.around: Surroundings | None = None
+        self.ready = self.retired = self.dead = False
+        self.sending = threading.Lock()
+        self.control_fd, control = control_block(protocol.CONTROL_BYTES)
+        self.words, self.times = control.cast("Q"), control.cast("d")
+
+    @property
+    def load(self) -> int:
+        """Chunks that it has or is about to get."""
+        return len(self.tickets) + len(self.reserved)
+
+    def ticket(self, number: int) -> Ticket:
+        """Ticket of a chunk that it has."""
+        return next(ticket for ticket in self.tickets if ticket.number == number)
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        if not self.dead:
+            self.process.kill()
+
+
+def obituary(pid: int, code: int | None) -> str:
+    """How a worker ended, and what that may mean."""
+    if code is not None and code < 0:
+        try:
+            how = f"signal {signal.Signals(-code).name}"
+        except ValueError:
+            how = f"signal {-code}"
+    else:
+        how = f"exit code {code}"
+    advice = ""
+    if code == -signal.SIGKILL:
+        advice = "; out of memory? (memory_limit= makes that a MemoryError of the item)"
+    elif code == -signal.SIGSEGV:
+        advice = "; a crash in compiled code, or a recursion too deep for the C stack"
+    return f"worker process {pid} ended by {how}{advice}"
+
+
+def exit_code(process: Any) -> int | None:
+    """Exit code of a process that has hung up. It may still be on its way out."""
+    for patience in (1.0, 1.0):
+        deadline = time.monotonic() + patience
+        wait_for([process.sentinel], patience)
+        while time.monotonic() < deadline:
+            code: int | None = process.exitcode
+            if code is not None:
+                return code
+            time.sleep(0.001)
+        process.kill()  # it lives on without us
+    return None
+
+
+def interrupt(pid: int) -> None:
+    """Send SIGINT; a worker takes it as a hint to look for what its parent gave up."""
+    try:
+        os.kill(pid, signal.SIGINT)
+    except ProcessLookupError:
+        pass

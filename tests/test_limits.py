@@ -1,0 +1,183 @@
+"""memory_limit, tasks_per_worker, retries and retry_on: what an item may take, and how often it is tried."""
+
+import faults
+import pytest
+from faults import BAD, WAYS, outcomes, tallies
+from helpers import PlainError, increment, pid
+
+import parallelkit as pk
+
+MB = 1 << 20
+LIMIT = 1024 * MB  # above what a worker needs for itself, forked ones included
+TOO_MUCH = 4096 * MB
+
+# ---- memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_allocation_past_the_limit(process_pool, way):
+    """What would take more memory than a worker may have is a MemoryError of that item; the worker lives on."""
+    own = process_pool(memory_limit=LIMIT, on_error="return")
+    before = set(own.map(pid, range(50)))
+    found = outcomes(own, way, faults.allocate, range(5), nbytes=TOO_MUCH)
+    assert type(found.pop(BAD)) is MemoryError
+    assert found == {0: 0, 1: 1, 3: 3, 4: 4}
+    assert before & set(own.map(pid, range(50)))
+
+
+def test_the_error_names_the_item(process_pool):
+    """The MemoryError is raised with a note that names the item."""
+    with pytest.raises(MemoryError) as caught:
+        process_pool(memory_limit=LIMIT).map(faults.allocate, range(5), nbytes=TOO_MUCH)
+    assert any(f"item {BAD} " in note for note in caught.value.__notes__)
+
+
+def test_numpy_meets_the_limit(process_pool):
+    """Arrays count as well as objects."""
+    own = process_pool(memory_limit=LIMIT, on_error="return")
+    results = own.map(faults.allocate_array, range(5), nbytes=TOO_MUCH)
+    assert isinstance(results.pop(BAD).exception, MemoryError)
+    assert results == [0, 1, 3, 4]
+
+
+def test_memory_in_small_pieces(process_pool):
+    """A structure that grows object by object meets the limit too, and its item is told or its worker replaced."""
+    own = process_pool(memory_limit=384 * MB, on_error="return")
+    results = own.map(faults.grow, range(5), nbytes=2048 * MB)
+    assert isinstance(results.pop(BAD).exception, (MemoryError, pk.WorkerDied))
+    assert results == [0, 1, 3, 4]
+
+
+def test_a_result_near_the_limit(process_pool):
+    """A result that fits the memory but not once more on its way back arrives or is an error of its item."""
+    own = process_pool(memory_limit=LIMIT, on_error="return")
+    found = own.map(faults.make_bytes, range(4), nbytes=500 * MB)[BAD]
+    if isinstance(found, pk.Failure):
+        assert isinstance(found.exception, (MemoryError, pk.ParallelError))
+    else:
+        assert len(found) == 500 * MB
+    assert own.map(increment, range(3)) == [1, 2, 3]
+
+
+def test_the_limit_leaves_the_caller_alone(process_pool):
+    """The limit is that of the workers; the process of the caller may have what it likes."""
+    import resource
+
+    before = [resource.getrlimit(kind) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS)]
+    assert process_pool(memory_limit=LIMIT).map(increment, range(3)) == [1, 2, 3]
+    after = [resource.getrlimit(kind) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS)]
+    assert before == after
+
+
+def test_a_leak_is_mended_by_replacement(process_pool):
+    """Workers that leak never reach the limit where they are replaced after so many items."""
+    own = process_pool(memory_limit=LIMIT, tasks_per_worker=2, chunksize=5)
+    assert own.map(faults.leak, range(20), nbytes=200 * MB) == list(range(20))
+
+
+# ---- tasks_per_worker ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("chunksize", [1, 10, None])
+def test_items_count_not_chunks(process_pool, folder, way, chunksize):
+    """No worker runs more items than that, whatever the chunks and the calls, and each item runs once."""
+    own = process_pool(tasks_per_worker=3, chunksize=chunksize, on_error="return")
+    for begin in (0, 20):
+        items = range(begin, begin + 20)
+        found = outcomes(own, way, faults.minus, [*items], by=begin, folder=folder)
+        assert found == {x: x for x in range(20)}
+    told = tallies(folder)
+    assert sum(told.values()) == 40
+    assert max(told.values()) <= 3
+
+
+def test_one_item_for_each_worker(process_pool):
+    """tasks_per_worker=1 gives each item a process of its own."""
+    numbers = process_pool(tasks_per_worker=1).map(pid, range(10))
+    assert len(set(numbers)) == 10
+
+
+def test_failures_count_as_items(process_pool, folder):
+    """Items that fail, hang or kill their worker do not put the count out."""
+    own = process_pool(tasks_per_worker=2, on_error="return", timeout=0.2, chunksize=6)
+    results = own.map(faults.mixed, range(12))
+    kinds = [type(r.exception) if isinstance(r, pk.Failure) else r for r in results]
+    expected = [0, PlainError, pk.WorkerDied, pk.TaskTimeout]
+    assert kinds == [*expected, 4, *expected[1:], 8, *expected[1:]]
+
+
+# ---- retries and retry_on ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_worker_that_dies_now_and_then(process_pool, folder, way):
+    """An item whose worker dies is tried again, `retries` times, and nothing else is run twice."""
+    own = process_pool(retries=2, chunksize=1, on_error="return")
+    found = outcomes(own, way, faults.flaky, range(6), folder=folder, failures=2, error=None)
+    assert found == {x: x for x in range(6)}
+    assert tallies(folder) == {f"item-{x}": 3 if x == BAD else 1 for x in range(6)}
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_the_attempts_are_told(process_pool, folder, retries):
+    """The failure says how often the item was tried, and so does a note on its error."""
+    own = process_pool(retries=retries, on_error="return", chunksize=1)
+    failure = own.map(faults.flaky, range(6), folder=folder, failures=99, error=None)[BAD]
+    assert type(failure.exception) is pk.WorkerDied
+    assert failure.attempts == retries + 1
+    assert tallies(folder)[f"item-{BAD}"] == retries + 1
+    if retries:
+        assert f"after {retries + 1} attempts" in failure.exception.__notes__
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_retry_on_an_exception(pool, folder, way):
+    """Exceptions named by retry_on are tried again on every backend; all items are right in the end."""
+    own = pool(retries=2, retry_on=(PlainError,), on_error="return", chunksize=3)
+    found = outcomes(own, way, faults.flaky, range(6), folder=folder, failures=2)
+    assert found == {x: x for x in range(6)}
+    assert tallies(folder) == {f"item-{x}": 3 if x == BAD else 1 for x in range(6)}
+
+
+def test_retry_on_runs_out(pool, folder):
+    """After `retries` more attempts the exception is the item's failure, with the attempts told."""
+    own = pool(retries=2, retry_on=PlainError, on_error="return")
+    failure = own.map(faults.flaky, range(6), folder=folder, failures=99)[BAD]
+    assert type(failure.exception) is PlainError
+    assert failure.attempts == 3
+    with pytest.raises(PlainError) as caught:
+        pool(retries=1, retry_on=PlainError).map(faults.flaky, [0, BAD], folder=folder, failures=99)
+    assert "after 2 attempts" in caught.value.__notes__
+
+
+def test_retry_on_names_other_exceptions(pool, folder):
+    """What is not named is not tried again."""
+    own = pool(retries=5, retry_on=(OSError, KeyError), on_error="return")
+    failure = own.map(faults.flaky, range(6), folder=folder, failures=1)[BAD]
+    assert type(failure.exception) is PlainError
+    assert failure.attempts == 1
+
+
+@pytest.mark.parametrize("kind", [pk.TaskTimeout, TimeoutError, pk.ParallelError])
+def test_retry_on_a_timeout(process_pool, folder, kind):
+    """A timeout is tried again where retry_on names it, by any of its names, and else not."""
+    own = process_pool(retries=1, retry_on=kind, on_error="return", timeout=0.2)
+    failure = own.map(faults.counted, range(4), folder=folder, bad=(BAD,))[BAD]
+    assert type(failure.exception) is pk.TaskTimeout
+    assert failure.attempts == 2
+    assert tallies(folder)[f"item-{BAD}"] == 2
+
+
+def test_timeouts_are_not_retried_unasked(process_pool, folder):
+    """`retries` alone is for workers that died."""
+    own = process_pool(retries=3, on_error="return", timeout=0.2)
+    assert own.map(faults.counted, range(4), folder=folder, bad=(BAD,))[BAD].attempts == 1
+    assert tallies(folder)[f"item-{BAD}"] == 1
+
+
+def test_retry_on_too_little_memory(process_pool):
+    """A MemoryError can be tried again like any other."""
+    own = process_pool(memory_limit=LIMIT, retries=2, retry_on=MemoryError, on_error="return")
+    failure = own.map(faults.allocate, range(4), nbytes=TOO_MUCH)[BAD]
+    assert (type(failure.exception), failure.attempts) == (MemoryError, 3)

@@ -1,0 +1,151 @@
+"""timeout=: seconds for each item from when it starts; what runs longer ends alone, nothing else is lost or run twice."""
+
+import threading
+
+import faults
+import pytest
+from faults import WAYS, outcomes, tallies
+from helpers import ended, fail_then_hold, hold, hold_at, increment, wait_for, wait_until
+
+import parallelkit as pk
+
+SHORT = 0.2  # seconds; only what hangs for good runs longer
+PLENTY = 30.0  # seconds; nothing here runs as long
+
+
+def once_each(count):
+    return {f"item-{x}": 1 for x in range(count)}
+
+
+@pytest.mark.parametrize("chunksize", [1, 20, None])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_hangs_is_ended_alone(process_pool, folder, way, chunksize):
+    """Items that hang become TaskTimeout, all others complete, and each item was begun exactly once."""
+    own = process_pool(timeout=SHORT, on_error="return", chunksize=chunksize)
+    found = outcomes(own, way, faults.counted, range(20), folder=str(folder), bad=(3, 19))
+    for x in (3, 19):
+        assert type(found.pop(x)) is pk.TaskTimeout
+    assert found == {x: x for x in range(20) if x not in (3, 19)}
+    assert tallies(folder) == once_each(20)
+
+
+@pytest.mark.parametrize("way", ["map", "imap", "uimap"])
+def test_the_first_timeout_is_raised(process_pool, way):
+    """Without a policy TaskTimeout is raised: a TimeoutError too, with the limit in it, and a note that names the item."""
+    own = process_pool(timeout=SHORT)
+    with pytest.raises(TimeoutError, match=f"timeout={SHORT}") as caught:
+        list(getattr(own, way)(faults.run_bad, range(5), fault="hang"))
+    assert type(caught.value) is pk.TaskTimeout
+    assert any(f"item {faults.BAD} " in note for note in caught.value.__notes__)
+
+
+def test_timeouts_are_skipped(process_pool):
+    """on_error="skip" leaves the item out."""
+    own = process_pool(timeout=SHORT, on_error="skip")
+    assert own.map(faults.run_bad, range(5), fault="hang") == [0, 1, 3, 4]
+
+
+def test_the_worker_that_hung_is_gone(process_pool, folder):
+    """The process that ran the item is ended, not left to itself."""
+    own = process_pool(timeout=SHORT, on_error="return")
+    own.map(hold_at, range(5), at=2, folder=folder)
+    number = int((folder / "held-2").read_text())
+    wait_until(lambda: ended([number]), f"the end of {number}")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_hang_that_holds_the_interpreter_lock(process_pool, folder, way):
+    """C code that never gives the lock back is ended as well, though no thread of its process can run."""
+    own = process_pool(timeout=SHORT, on_error="return", chunksize=4)
+    found = outcomes(own, way, faults.counted, range(8), folder=folder, bad=(1,), fault="hang in C")
+    assert type(found.pop(1)) is pk.TaskTimeout
+    assert found == {x: x for x in range(8) if x != 1}
+    assert tallies(folder)["item-1"] == 1
+
+
+def test_every_item_hangs(process_pool):
+    """Where everything hangs, every item is told in its place."""
+    results = process_pool(timeout=0.05, on_error="return").map(lambda _: faults.hang(), range(6))
+    assert [r.index for r in results] == list(range(6))
+    assert {type(r.exception) for r in results} == {pk.TaskTimeout}
+    assert {r.attempts for r in results} == {1}
+
+
+def test_the_clock_starts_with_the_item(process_pool, folder):
+    """Waiting for a worker is not running: many items that together take far longer than the limit all complete."""
+    own = process_pool(timeout=1.0, chunksize=64)
+    assert own.map(faults.square_slowly, range(64), seconds=0.03) == [x * x for x in range(64)]
+
+
+def test_an_item_that_takes_its_time_within_the_limit(process_pool):
+    """A limit that is not reached changes nothing, not even for quick items by the thousand."""
+    own = process_pool(timeout=PLENTY)
+    assert own.map(increment, range(5000)) == list(range(1, 5001))
+    assert list(own.uimap(increment, [])) == []
+
+
+def test_an_idle_worker_is_not_overdue(process_pool, folder):
+    """A limit counts while items run, not while a consumer or a live input makes the workers wait."""
+    own = process_pool(timeout=0.05, on_error="return", chunksize=1)
+    go = threading.Event()
+
+    def slow_input():
+        yield 0
+        go.wait(60)
+        yield 1
+
+    results = own.uimap(faults.counted, slow_input(), folder=str(folder))
+    assert next(results) == 0
+    threading.Timer(0.5, go.set).start()  # ten times the limit; nothing depends on the order
+    assert next(results) == 1
+    assert tallies(folder) == once_each(2)
+
+
+def test_a_timeout_spares_another_call(process_pool, folder):
+    """Two calls share the workers: what hangs in one is no loss of the other, which knows no limit."""
+    limited = process_pool(timeout=SHORT, on_error="return")
+    free = process_pool()
+    other = free.amap(increment, range(20_000))
+    found = outcomes(limited, "map", faults.counted, range(6), folder=folder, bad=(0, 5))
+    assert [type(found[x]) for x in (0, 5)] == [pk.TaskTimeout] * 2
+    assert other.result(60) == list(range(1, 20_001))
+    assert tallies(folder) == once_each(6)
+
+
+def test_a_stop_in_time(process_pool, folder):
+    """An error in one item while another hangs ends the call at once, long before the limit."""
+    own = process_pool(timeout=PLENTY * 10, chunksize=1)
+    with pytest.raises(ValueError, match="item 0 is bad"):
+        own.map(fail_then_hold, range(2), folder=folder)
+
+
+def test_a_future_of_a_hung_item(process_pool, folder):
+    """The future holds TaskTimeout, while others that were submitted run on the other worker."""
+    own = process_pool(timeout=0.5)
+    hung = own.submit(hold, 0, folder)
+    wait_for(folder / "held-0")
+    assert own.submit(increment, 1).result(60) == 2
+    assert type(hung.exception(60)) is pk.TaskTimeout
+
+
+def test_an_interrupted_sleep_is_no_way_out(process_pool):
+    """An item that catches everything it can is ended all the same."""
+    own = process_pool(timeout=SHORT, on_error="return")
+    results = own.map(faults.defy, range(3))
+    assert type(results.pop(faults.BAD).exception) is pk.TaskTimeout
+    assert results == [0, 1]
+
+
+@pytest.mark.parametrize("backend", ["thread", "serial"])
+def test_threads_have_no_limit(backend):
+    """Where an item cannot be ended the option is refused, with the reason and what to use."""
+    with pytest.raises(ValueError, match=r"timeout= needs backend='process'.*cannot be ended"):
+        pk.Pool(2, backend, timeout=1)
+
+
+def test_a_nested_call_runs_within_the_limit_of_its_item(process_pool):
+    """The limit of a call is not that of the calls in its items: those are threads, and their item has the limit."""
+    own = process_pool(timeout=0.5, on_error="return", chunksize=1)
+    results = own.map(faults.nest, range(3))
+    assert type(results.pop(faults.BAD).exception) is pk.TaskTimeout
+    assert results == [[0, 1, 2], [1, 2, 3]]
