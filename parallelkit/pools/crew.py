@@ -217,7 +217,6 @@ class Crew:
                 raise self.broken
             self._numbers += 1
             call = Call(self._numbers, pickled, current(), timeout)
-            call.shares = bool(pickled.shared)
             self.calls[call.number] = call
         if pickled.buffers:
             self.look()  # a segment of the last call may be free by now
@@ -275,9 +274,8 @@ class Crew:
                 worker.sent = segment.id
                 fds.append(segment.fd)
             fresh = bool(fds)
-            if pickled.shared:
-                call.shares = True
-                fds += [memory.fd for memory in pickled.shared]
+            fds += [memory.fd for memory in pickled.shared]
+            worker.sharing |= bool(pickled.shared or call.pickled.shared)
             body = (
                 *(protocol.CHUNK, call.number, ticket.number, worker.rank),
                 *(chunk.start, chunk.size, call.timeout),
@@ -329,7 +327,7 @@ class Crew:
                 if call.number in worker.calls:
                     worker.calls.discard(call.number)
                     worker.over.append(call.number)
-                    if call.segment is not None or call.shares:
+                    if call.segment is not None or worker.sharing:
                         self._forget(worker)
             self._feed_next()
             if self._closed and not self.calls and not self.workers:
@@ -346,6 +344,7 @@ class Crew:
     def _forget(self, worker: Worker) -> None:
         """Tell a worker which calls are over. Small ones wait for the next call to be sent."""
         over = take_all(worker.over)
+        worker.sharing = False
         if over:
             try:
                 worker.channel.send((protocol.FORGET, over))

@@ -62,7 +62,6 @@ class Call:
     failed: BaseException | None = None
     packet: Packet | None = None
     segment: Segment | None = None
-    shares: bool = False  # memory that workers should let go of when it is over
     users: set[Worker] = field(default_factory=set)  # who has not released the segment
 
 
@@ -81,6 +80,7 @@ class Worker:
         self.reserved: list[Call] = []  # a place for each, that a chunk is on its way to
         self.calls: set[int] = set()  # whose task it has
         self.over: list[int] = []  # those among them that have ended, which it has yet to be told
+        self.sharing = False  # it may have shared memory mapped for a call
         self.around: Surroundings | None = None
         self.ready = self.retired = self.dead = False
         self.sending = threading.Lock()

@@ -63,7 +63,7 @@ def dumps(obj: object, max_nbytes: int = 1 << 16, together: bool = False) -> Pic
 def _dumps_with_arrays(obj: object, max_nbytes: int, together: bool) -> Pickled:
     from .arrays import ArrayPickler, stacked
 
-    if type(obj) is tuple:  # columns of arguments, or results
+    if type(obj) is tuple and not together:  # columns of arguments, or results
         obj = tuple([stacked(part) for part in obj])
     pieces: list[bytes] = []
     pickler = ArrayPickler(_Sink(pieces.append), max_nbytes, count=together)

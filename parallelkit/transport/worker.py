@@ -107,7 +107,6 @@ class _Worker:
                 self._chunk(_Order(*body[1:7]), *body[7:])
             elif body[0] == FORGET:
                 self._forget(body[1])
-                let_go()
                 if self.task_inbox.released:
                     self.channel.send((RELEASED, *self._released()))
             if self.max_items and self.items >= self.max_items:
@@ -161,16 +160,18 @@ class _Worker:
                 fds = message.fds
                 self.outbox.free(released)
                 self.inbox.forget(forgotten)
-                count = int(fresh) + len(packet[-1])  # its segment, and shared memory
-                self.inbox.adopt(packet, fds[:count])
+                mine = int(fresh) + len(packet[4])  # shared memory goes with what names it
+                self.inbox.adopt(packet, fds[:mine])
                 if task is not None:
-                    self.task_inbox.adopt(task[0], fds[count:], private=True)
+                    self.task_inbox.adopt(task[0], fds[mine:], private=True)
             self.queue.append(message)
 
     def _forget(self, calls: list[int]) -> None:
         for call in calls:
             self.tasks.pop(call, None)
             self.aborted.discard(call)
+        if calls:
+            let_go()
 
     def _load(self, call: int, packet: Packet, around: Any, over: list[int]) -> None:
         """Make the task of a call whose first chunk has come."""
