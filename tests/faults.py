@@ -134,6 +134,10 @@ def take(x):
     return x if isinstance(x, int) else BAD
 
 
+def value_of(thing):
+    return thing.value
+
+
 def run_bad(x, fault):
     if x == BAD:
         strike(fault)
@@ -270,49 +274,3 @@ def square_slowly(x, seconds):
 
 def wait_for_files(folder, count, what="held-*"):
     wait_until(lambda: len(list(Path(folder).glob(what))) >= count, f"{count} × {what}")
-
-
-# ---- memory and counts ---------------------------------------------------------------------------
-
-LEAKED = []
-
-
-def allocate(x, nbytes):
-    """Item BAD asks for that much memory in one piece."""
-    return len(bytes(nbytes)) if x == BAD else x
-
-
-def allocate_array(x, nbytes):
-    import numpy as np
-
-    return np.ones(nbytes // 8).nbytes if x == BAD else x
-
-
-def grow(x, nbytes):
-    """Item BAD asks for it in small pieces."""
-    if x == BAD:
-        pieces = [bytes(1000) for _ in range(nbytes // 1000)]
-        return len(pieces)
-    return x
-
-
-def make_bytes(x, nbytes):
-    return bytes(nbytes) if x == BAD else x
-
-
-def leak(x, nbytes):
-    LEAKED.append(bytearray(nbytes))
-    return x
-
-
-def minus(x, by, folder):
-    """Counts the items of each process."""
-    tally(folder, f"process-{os.getpid()}")
-    return x - by
-
-
-def mixed(x):
-    """Every fourth item is right, raises, dies, or hangs."""
-    if x % 4:
-        strike(("raise", "os._exit", "hang")[x % 4 - 1])
-    return x

@@ -13,7 +13,7 @@ from helpers import PlainError, increment
 import parallelkit as pk
 
 ITEMS = 5
-TIMEOUT = 0.25  # seconds, for what hangs
+TIMEOUT = 0.2  # seconds, for what hangs
 
 DIES, OVERDUE, UNREAD = pk.WorkerDied, pk.TaskTimeout, pk.TransportError
 RIGHT = None  # the item's result, whatever happens besides

@@ -1,5 +1,8 @@
 """timeout=: seconds for each item from when it starts; what runs longer ends alone, nothing else is lost or run twice."""
 
+import importlib
+import os
+import sys
 import threading
 
 import faults
@@ -17,7 +20,7 @@ def once_each(count):
     return {f"item-{x}": 1 for x in range(count)}
 
 
-@pytest.mark.parametrize("chunksize", [1, 20, None])
+@pytest.mark.parametrize("chunksize", [1, 20])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_hangs_is_ended_alone(process_pool, folder, way, chunksize):
     """Items that hang become TaskTimeout, all others complete, and each item was begun exactly once."""
@@ -134,6 +137,32 @@ def test_an_interrupted_sleep_is_no_way_out(process_pool):
     results = own.map(faults.defy, range(3))
     assert type(results.pop(faults.BAD).exception) is pk.TaskTimeout
     assert results == [0, 1]
+
+
+SLOW = """
+import os, time
+if os.getpid() != HOME:
+    time.sleep(0.8)  # as long as it takes to load something large
+class Thing:
+    value = 3
+def double(x):
+    return 2 * x
+"""
+
+
+@pytest.mark.parametrize("what", ["function", "argument"])
+def test_imports_are_not_the_items_time(process_pool, tmp_path, monkeypatch, what):
+    """A module that a worker has to import first, for the function or an argument, may take longer than an item."""
+    name = f"slow_{what}_{process_pool.start_method}"
+    (tmp_path / f"{name}.py").write_text(SLOW.replace("HOME", str(os.getpid())))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    own = process_pool(timeout=0.3, chunksize=2)
+    module = importlib.import_module(name)
+    if what == "function":
+        assert own.map(module.double, range(8)) == [2 * x for x in range(8)]
+    else:
+        assert own.map(faults.value_of, [module.Thing() for _ in range(8)]) == [3] * 8
 
 
 @pytest.mark.parametrize("backend", ["thread", "serial"])

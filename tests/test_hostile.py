@@ -1,0 +1,288 @@
+"""Hostile surroundings: few descriptors, no temporary folder, threads, OpenMP and forks."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+import parallelkit as pk
+
+HEAD = """
+import os, sys, threading, tempfile, signal
+import parallelkit as pk
+pk.configure(workers=2, start_method="METHOD")
+"""
+EVERY_WAY = """
+def every_way(pool):
+    assert pool.map(lambda x: x + 1, range(100)) == list(range(1, 101))
+    assert list(pool.imap(abs, iter([-1, -2]))) == [1, 2]
+    assert sorted(pool.uimap(abs, [-1, -2])) == [1, 2]
+    assert pool.submit(abs, -3).result() == 3
+    assert [a[-1] for a in pool.map(lambda a: a * 2, [bytearray(b"x" * 1_000_000)] * 4)] == [120] * 4
+"""
+LARGE = """
+import numpy as np
+arrays = [np.full(1_000_000, k, float) for k in range(4)]
+for _ in range(3):
+    back = pk.map(lambda a, b: a + b, arrays, b=arrays[0])
+    assert all((x == y).all() for x, y in zip(back, arrays))
+"""
+DONE = "print('done')\n"
+
+
+@pytest.fixture
+def hostile(script, start_method):
+    """Run a script that is to end in silence with the word "done"."""
+
+    def run(*parts, **options):
+        source = "".join([HEAD, EVERY_WAY, *parts, DONE]).replace("METHOD", start_method)
+        ran = script(source, **options)
+        assert (ran.out, ran.err) == ("done\n", "")
+
+    return run
+
+
+# ---- what the system gives -----------------------------------------------------------------------
+
+
+def test_a_read_only_temporary_folder(hostile):
+    """Where the temporary folder cannot be written, calls and large arrays work all the same."""
+    hostile("tempfile.tempdir = '/proc'\n", "every_way(pk.Pool())\n", LARGE)
+
+
+def test_a_temp_folder_that_cannot_be_written(hostile):
+    """So they do where the folder that was asked for segments cannot be written."""
+    hostile("pk.configure(temp_folder='/proc')\n", "every_way(pk.Pool())\n", LARGE)
+
+
+def test_no_room_for_segments(hostile):
+    """Where shared memory and files are limited to a megabyte, larger arrays still arrive."""
+    limit = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+"""
+    hostile(limit, "every_way(pk.Pool())\n", LARGE)
+
+
+def test_64_descriptors(hostile):
+    """A parent that may open 64 files has its calls, also with large arrays, and a clear error for too many workers."""
+    limit = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+every_way(pk.Pool())
+"""
+    too_many = """
+try:
+    pk.Pool(60).map(abs, range(100))
+    raise SystemExit("60 workers on 64 descriptors?")
+except (OSError, pk.ParallelError):
+    pass
+every_way(pk.Pool())
+"""
+    hostile(limit, LARGE, too_many)
+
+
+def test_descriptors_run_out_later(hostile):
+    """Warm workers go on when the parent has used up its descriptors; what cannot be done is an error, not a hang."""
+    source = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+pool = pk.Pool()
+every_way(pool)
+every_way(pool)  # by now everything has been imported
+taken = []
+try:
+    while True:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+except OSError:
+    pass
+assert pool.map(abs, range(100)) == list(range(100))
+try:
+    pool.map(lambda x: os._exit(1), [1, 2])
+    raise SystemExit("no death?")
+except (OSError, pk.ParallelError):
+    pass
+for fd in taken:
+    os.close(fd)
+try:
+    every_way(pool)
+except OSError:
+    every_way(pool)  # that a worker could not be started may be told one call later
+"""
+    hostile(source)
+
+
+def test_a_parent_that_ignores_its_children(hostile):
+    """SIGCHLD may be ignored, as servers do it: children then vanish without an exit code."""
+    source = """
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+pool = pk.Pool()
+every_way(pool)
+try:
+    pool.map(lambda x: os._exit(1), [1])
+    raise SystemExit("no death?")
+except pk.WorkerDied:
+    pass
+every_way(pool)
+pk.shutdown()
+every_way(pool)
+"""
+    hostile(source)
+
+
+def test_a_shower_of_signals(hostile):
+    """A timer that interrupts the parent every millisecond does not disturb a call."""
+    source = """
+seen = []
+signal.signal(signal.SIGALRM, lambda *_: seen.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+every_way(pk.Pool())
+while not seen:
+    every_way(pk.Pool())
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+    hostile(source)
+
+
+STREAMS = {
+    "stdin": "sys.stdin and sys.stdin.read()",
+    "stdout": "print(x)",
+    "stderr": "sys.stderr and print(x, file=sys.stderr)",
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_without_a_standard_stream(hostile, stream):
+    """A closed stream, None as in a windowed application, is not replaced by what our descriptors lead to."""
+    source = """
+kept, sys.STREAM = sys.STREAM, None
+spare = os.dup(kept.fileno())
+os.close(kept.fileno())
+pool = pk.Pool()
+every_way(pool)
+def use(x):
+    USE
+pool.map(use, range(10))
+every_way(pool)
+pk.shutdown()
+os.dup2(spare, kept.fileno())
+sys.STREAM = kept
+"""
+    hostile(source.replace("STREAM", stream).replace("USE", STREAMS[stream]))
+
+
+# ---- what the parent is --------------------------------------------------------------------------
+
+THREADS = """
+locks, stop = [threading.Lock() for _ in range(50)], threading.Event()
+def live(lock):
+    while not stop.is_set():
+        with lock:
+            stop.wait(0.001)
+threads = [threading.Thread(target=live, args=(lock,)) for lock in locks]
+for thread in threads:
+    thread.start()
+"""
+
+
+def test_a_parent_with_fifty_threads(hostile):
+    """Threads that live in the parent when the workers start, and locks that they hold, are no trouble."""
+    hostile(THREADS, "every_way(pk.Pool())\n", LARGE, "stop.set()\n")
+
+
+OPENMP = """
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingRegressor
+def fit(seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(500, 5))
+    return HistGradientBoostingRegressor(max_iter=5).fit(x, x[:, 0]).score(x, x[:, 0]) > 0.1
+assert fit(0)
+assert pk.map(fit, range(4)) == [True] * 4
+"""
+
+
+def test_a_parent_that_used_openmp(script):
+    """OpenMP in the parent and then in the workers does not hang, as it does below a fork of the parent."""
+    if importlib.util.find_spec("sklearn") is None:
+        pytest.skip("scikit-learn is not installed")
+    ran = script(HEAD.replace("METHOD", "forkserver") + OPENMP + DONE)
+    assert ran.out == "done\n"
+
+
+def test_a_child_of_fork_that_ends_like_python(hostile):
+    """A forked child that runs to Python's normal end, atexit and all, leaves its parent's workers alone."""
+    source = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork beside threads
+pool = pk.Pool()
+every_way(pool)
+before = set(pool.map(lambda _: os.getpid(), range(100)))
+busy = pool.amap(lambda x: sum(range(1000)), range(20_000))
+child = os.fork()
+if child == 0:
+    every_way(pool)
+    sys.exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert len(busy.result()) == 20_000
+assert before & set(pool.map(lambda _: os.getpid(), range(100)))
+"""
+    hostile(source)
+
+
+# ---- what changes between calls ------------------------------------------------------------------
+
+
+def test_surroundings_change_between_calls(hostile):
+    """Warm workers follow the parent's folder, import path and environment, call by call."""
+    source = """
+pool = pk.Pool()
+def around(x):
+    return os.getcwd(), os.environ.get("CHANGED"), "SECOND" in os.environ, sys.path[0]
+def here():
+    return os.getcwd(), os.environ.get("CHANGED"), "SECOND" in os.environ, sys.path[0]
+def check():
+    assert set(pool.map(around, range(100))) == {here()}
+    assert set(pool.imap(around, range(10))) == {here()}
+    assert pool.submit(around, 1).result() == here()
+check()
+with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
+    os.chdir(first); check()
+    os.environ["CHANGED"] = "é=1"; check()
+    os.environ["SECOND"] = ""; check()
+    sys.path.insert(0, second); check()
+    with open(os.path.join(second, "newcomer.py"), "w") as file:
+        file.write("def double(x):\\n    return 2 * x\\n")
+    sys.dont_write_bytecode = True
+    import newcomer
+    assert pool.map(newcomer.double, [1, 2]) == [2, 4]
+    sys.path.remove(second); check()
+    del os.environ["CHANGED"], os.environ["SECOND"]; check()
+    os.chdir("/"); check()
+"""
+    hostile(source)
+
+
+def test_a_working_directory_that_is_gone(hostile):
+    """The folder in which the program stands may be removed while it runs."""
+    source = """
+folder = tempfile.mkdtemp()
+os.chdir(folder)
+os.rmdir(folder)
+every_way(pk.Pool())
+os.chdir("/")
+every_way(pk.Pool())
+"""
+    hostile(source)
+
+
+# ---- how Python was started -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", [["-X", "dev"], ["-I"], ["-OO"], ["-W", "error"]])
+def test_flags_of_python(command, start_method, flags):
+    """Under Python's development mode, isolated, optimized, and with warnings as errors nothing is said."""
+    source = f"{HEAD}{EVERY_WAY}every_way(pk.Pool())\n{DONE}".replace("METHOD", start_method)
+    home = f"import sys; sys.path.insert(0, {str(Path(pk.__file__).parents[1])!r})\n"
+    ran = command([*flags, "-c", home + source])
+    assert (ran.out, ran.err) == ("done\n", "")

@@ -1,0 +1,250 @@
+"""Ctrl-C, SIGTERM and kill -9: the caller is told at once, and no worker, no file and no noise is left."""
+
+import importlib.util
+import os
+import signal
+
+import pytest
+from programs import ITEMS, Program
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and terminals")
+
+CAUGHT = """
+pool = pk.Pool(workers=2, METHOD)
+try:
+    CALL
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+print(pool.map(abs, [-1, -2]), list(pool.imap(abs, [-3])), pool.submit(abs, -4).result())
+"""
+ANSWERS = "[1, 2] [3] 4\n"
+AFTER = "interrupted\n" + ANSWERS
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Start a program whose items never end."""
+    started = []
+
+    def start(source, start_method="forkserver", call="pool.map(wait, range(4))", terminal=False):
+        source = source.replace("METHOD", f"start_method={start_method!r}").replace("CALL", call)
+        started.append(Program(tmp_path, ITEMS + source, terminal))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+
+
+# ---- Ctrl-C --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("item", ["wait", "sleep", "spin", "lock", "defy"])
+def test_ctrl_c(program, start_method, item):
+    """KeyboardInterrupt reaches the caller whatever the items do, workers say nothing, and the pool works again."""
+    run = program(CAUGHT, start_method, f"pool.map({item}, range(4))")
+    run.wait_for(2)
+    run.ctrl_c()
+    assert run.end() == (AFTER, "")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "list(pool.imap(wait, range(4)))",
+        "list(pk.Pool(2, chunksize=1).uimap(wait, iter(range(4))))",
+        "pool.amap(wait, range(4)).result()",
+        "pool.starmap(wait, [(0,), (1,), (2,)])",
+        "[wait(x) or x for x in pk.Pool(2, 'serial').imap(abs, [1, 2]) if held(x, 'held-too') is None]",
+    ],
+)
+def test_ctrl_c_in_other_calls(program, call):
+    """The same for iterators, futures, and between the items of an iterator."""
+    run = program(CAUGHT, call=call)
+    run.wait_for(2)
+    run.ctrl_c()
+    if "amap" in call:
+        # The call goes on behind the future, which is only not waited for any more: with other workers the
+        # next calls are right, and the end of the program ends it.
+        assert run.process.stdout.readline() == "interrupted\n"
+        run.process.kill()
+        return
+    assert run.end() == (AFTER, "")
+
+
+@pytest.mark.parametrize("item", ["wait", "defy"])
+def test_ctrl_c_on_a_terminal(program, start_method, item):
+    """The key itself: the terminal interrupts parent, workers and fork server at once."""
+    run = program(CAUGHT, start_method, f"pool.map({item}, range(4))", terminal=True)
+    run.wait_for(2)
+    run.ctrl_c()
+    assert run.end() == (AFTER, "")
+
+
+def test_ctrl_c_while_nothing_runs(program, start_method):
+    """Warm workers that have nothing to do neither say a word nor end."""
+    source = """
+pool = pk.Pool(workers=2, METHOD)
+def here(_):
+    return os.getpid()
+before = set(pool.map(here, range(50)))
+try:
+    held(0)
+    threading.Event().wait(600)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+print(set(pool.map(here, range(50))) <= before | set(pool.map(here, range(50))), bool(before))
+"""
+    run = program(source, start_method)
+    run.wait_for(1)
+    run.ctrl_c()
+    assert run.end() == ("interrupted\nTrue True\n", "")
+
+
+def test_ctrl_c_that_nobody_catches(program, start_method):
+    """The program ends as Python does, with its own traceback and no other."""
+    run = program("pk.Pool(workers=2, METHOD).map(wait, range(4))\n", start_method)
+    run.wait_for(2)
+    run.ctrl_c()
+    out, err = run.end(-signal.SIGINT)
+    assert out == ""
+    assert err.count("Traceback (most recent call last)") == 1
+    assert err.endswith("KeyboardInterrupt\n")
+
+
+def test_ctrl_c_inside_with(program, start_method):
+    """A pool that is used as a context manager is ended by the interrupt, and does not wait for its items."""
+    source = """
+try:
+    with pk.Pool(workers=2, METHOD) as pool:
+        tasks = [pool.submit(wait, x) for x in range(4)]
+        tasks[0].result()
+except KeyboardInterrupt:
+    print("interrupted", [type(task.exception(60)).__name__ for task in tasks], flush=True)
+print(pk.Pool(workers=2, METHOD).map(abs, [-1]))
+"""
+    run = program(source, start_method)
+    run.wait_for(2)
+    run.ctrl_c()
+    assert run.end() == (f"interrupted {['ParallelError'] * 4}\n[1]\n", "")
+
+
+def test_ctrl_c_again_and_again(program, start_method):
+    """One pool survives many interrupts."""
+    source = """
+pool = pk.Pool(workers=2, METHOD)
+for k in range(5):
+    try:
+        pool.map(wait, [f"{k}{x}" for x in range(4)])
+    except KeyboardInterrupt:
+        print(pool.map(abs, [-1, -2]), flush=True)
+"""
+    run = program(source, start_method)
+    for k in range(5):
+        run.wait_for(2, f"held-{k}*")
+        run.ctrl_c()
+        assert run.process.stdout.readline() == "[1, 2]\n"
+    assert run.end() == ("", "")
+
+
+TWICE = """
+pool = pk.Pool(workers=2, METHOD)
+count = 0
+def interrupt(*_):
+    global count
+    count += 1
+    raise KeyboardInterrupt
+signal.signal(signal.SIGINT, interrupt)
+try:
+    try:
+        pool.map(defy, range(4))
+    finally:
+        while count < 2:
+            threading.Event().wait(600)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+print(pool.map(abs, [-1, -2]), list(pool.imap(abs, [-3])), pool.submit(abs, -4).result())
+"""
+
+
+def test_a_second_ctrl_c_during_clean_up(program, start_method):
+    """An impatient second interrupt, while workers are given their moment to leave, does no harm."""
+    run = program(TWICE, start_method)
+    run.wait_for(2)
+    run.ctrl_c()
+    run.wait_for(2, "defied-*")  # the first one has been passed on to the items; they ignore it
+    run.ctrl_c()
+    assert run.end() == (AFTER, "")
+
+
+CELLS = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance(history_load_length=0)
+shell.history_manager.enabled = False
+shell.push({"pool": pk.Pool(workers=2, METHOD), "wait": wait})
+result = shell.run_cell("pool.map(wait, range(4))")
+print(type(result.error_in_exec).__name__, result.result)
+shell.run_cell("answer = pool.map(abs, [-1, -2])").raise_error()
+print(shell.user_ns["answer"])
+"""
+
+
+def test_ctrl_c_in_ipython(program, start_method, monkeypatch, tmp_path):
+    """A cell is interrupted, and the next one maps."""
+    if importlib.util.find_spec("IPython") is None:
+        pytest.skip("IPython is not installed")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    run = program(CELLS, start_method)
+    run.wait_for(2)
+    run.ctrl_c()
+    out, _ = run.end()
+    assert out.endswith("KeyboardInterrupt None\n[1, 2]\n")
+
+
+# ---- the end of the parent -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("item", ["wait", "spin"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+def test_the_end_of_the_parent(program, start_method, number, item):
+    """A signal that ends the parent ends its workers and its fork server, and leaves no file and not a word."""
+    run = program("pk.Pool(workers=2, METHOD).map(CALL, range(4))\n", start_method, item)
+    run.wait_for(2)
+    run.kill(number)
+    assert run.end(-number) == ("", "")
+
+
+def test_the_end_of_the_parent_while_an_item_holds_the_lock(program):
+    """Not even C code that never gives the interpreter lock back keeps a worker alive."""
+    run = program("pk.Pool(workers=2, METHOD).map(lock, range(4))\n")
+    run.wait_for(2)
+    run.kill(signal.SIGKILL)
+    run.end(-signal.SIGKILL)
+
+
+def test_a_program_that_handles_sigterm(program, start_method):
+    """A handler that leaves by sys.exit keeps its exit code, and its workers go."""
+    source = """
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(21))
+pk.Pool(workers=2, METHOD).map(defy, range(4))
+"""
+    run = program(source, start_method)
+    run.wait_for(2)
+    run.kill(signal.SIGTERM)
+    assert run.end(21) == ("", "")
+
+
+def test_idle_workers_go_with_the_parent(program, start_method):
+    """kill -9 of a parent whose workers wait for work: all go, with arrays in shared memory and all."""
+    source = """
+import numpy as np
+pool = pk.Pool(workers=2, METHOD)
+big = pool.map(np.ones, [1_000_000] * 4)
+pool.map(np.sum, big)
+held(0)
+threading.Event().wait(600)
+"""
+    run = program(source, start_method)
+    run.wait_for(1)
+    run.kill(signal.SIGKILL)
+    assert run.end(-signal.SIGKILL) == ("", "")
