@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -65,24 +66,25 @@ class Pool:
         self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
         self._submissions: dict[int, Submissions] = {}  # by level, so that none waits for itself
         self._pid = os.getpid()
+        self._lock = threading.Lock()
 
     def map(self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:
         """Call `func` with the elements of `iterables`; see :func:`parallelkit.map`."""
-        return engine.gather(Call(func, iterables, frozen), self._options(), self._sources.add)
+        return engine.gather(Call(func, iterables, frozen), self._options(), self._watch)
 
     def imap(
         self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
     ) -> Iterator[R]:
         """The same as a lazy iterator; see :func:`parallelkit.imap`."""
         call = Call(func, iterables, frozen)
-        return engine.stream(call, self._options(), self._sources.add, ordered=True)
+        return engine.stream(call, self._options(), self._watch, ordered=True)
 
     def uimap(
         self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
     ) -> Iterator[R]:
         """The same in the order in which items finish; see :func:`parallelkit.uimap`."""
         call = Call(func, iterables, frozen)
-        return engine.stream(call, self._options(), self._sources.add, ordered=False)
+        return engine.stream(call, self._options(), self._watch, ordered=False)
 
     def starmap(
         self,
@@ -119,7 +121,7 @@ class Pool:
         [1, 2]
         """
         options, call = self._options(), Call(func, iterables, frozen)
-        return in_thread(lambda: engine.gather(call, options, self._sources.add))
+        return in_thread(lambda: engine.gather(call, options, self._watch))
 
     def submit(self, func: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Start one call of `func` in the background.
@@ -140,11 +142,12 @@ class Pool:
             raise TypeError(f"the function must be callable, not {func!r}")
         options, level = self._options(), nesting().level
         if self._pid != os.getpid():  # a fork has no threads of its parent
-            self._pid, self._submissions = os.getpid(), {}
-        submissions = self._submissions.get(level)
-        if submissions is None or not submissions.alive:
-            submissions = self._submissions[level] = Submissions(options)
-            weakref.finalize(self, submissions.close_soon)
+            self._pid, self._submissions, self._lock = os.getpid(), {}, threading.Lock()
+        with self._lock:
+            submissions = self._submissions.get(level)
+            if submissions is None or not submissions.alive:
+                submissions = self._submissions[level] = Submissions(options)
+                weakref.finalize(self, submissions.close_soon)
         return submissions.put(Delayed(func, args, kwargs))
 
     def close(self) -> None:
@@ -160,7 +163,9 @@ class Pool:
         """Take no more calls, and end those that run: they fail with :class:`ParallelError`."""
         self._closed = True
         error = ParallelError("the pool was terminated")
-        for source in list(self._sources):
+        with self._lock:
+            sources = list(self._sources)
+        for source in sources:
             source.abort(error)
         for submissions in self._own_submissions():
             submissions.abort(error)
@@ -189,6 +194,10 @@ class Pool:
         raise TypeError(
             "a Pool cannot be sent to a worker; call pk.map there, or make a Pool there"
         )
+
+    def _watch(self, source: Source) -> None:
+        with self._lock:
+            self._sources.add(source)
 
     def _options(self) -> Options:
         if self._closed:

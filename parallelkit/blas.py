@@ -69,7 +69,7 @@ def lent(threads: int) -> Iterator[None]:
         yield
     finally:
         with _lock:
-            _borrowers -= 1
+            _borrowers = max(0, _borrowers - 1)  # a fork within the block has begun anew
             _held.state = None
             for library in _loaded():  # those loaded within the block get what they would have had
                 before = own if library.user_api == "openmp" else _before

@@ -56,8 +56,7 @@ def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
                 if part.error is not None:
                     raise part.error
                 parts.append(part)
-    if source.error is not None:
-        raise source.error
+    _raise_if_ended(source)
     return gathered(parts)
 
 
@@ -90,8 +89,14 @@ def _stream(
             if part.error is not None:
                 raise part.error
             source.consumed(part.items)
-    if source.error is not None:
-        raise source.error
+    _raise_if_ended(source)
+
+
+def _raise_if_ended(source: Source) -> None:
+    """Raise what ended the input early: an error of its own, or that of who ended the call."""
+    for error in (source.aborted, source.error):
+        if error is not None:
+            raise error
 
 
 def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:

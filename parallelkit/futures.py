@@ -83,6 +83,8 @@ class Submissions(Source):
         push = self.push or self.wake
         if push is not None:
             push()
+        if self._ended is not None:
+            self._abandon()  # what the other thread left when it ended at this moment
         return future
 
     def wait(self) -> None:
@@ -139,11 +141,18 @@ class Submissions(Source):
             error = problem
         with self._ending:
             self._ended = error
-            waiting = [*self._futures.values(), *(future for _, future in self._queue)]
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Give what nobody will run any more the error that ended this."""
+        error = self._ended
+        with self._ending:
+            begun, queued = list(self._futures.values()), [f for _, f in self._queue]
             self._futures.clear()
             self._queue.clear()
-        for future in waiting:
-            if not future.cancelled():
+        begun += [future for future in queued if future.set_running_or_notify_cancel()]
+        for future in begun:
+            if not future.done():
                 future.set_exception(error)
 
 

@@ -7,6 +7,7 @@ as a plain call, ``with configure(...)``, and what a ``Pool`` is given.
 from __future__ import annotations
 
 import difflib
+import operator
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -100,7 +101,8 @@ def check_names(names: Mapping[str, Any]) -> None:
 
 # --- configure -------------------------------------------------------------------------------
 
-_process: dict[str, Any] = {}
+_process: list[dict[str, Any]] = []  # what plain calls set, the last one last
+_version = object()  # another one whenever that changes
 _with_main: list[dict[str, Any]] = []  # what `with` blocks of the main thread set, for all threads
 _with_here: ContextVar[dict[str, Any] | None] = ContextVar("parallelkit_options", default=None)
 _NOTHING: dict[str, Any] = {}
@@ -116,7 +118,8 @@ def _block() -> dict[str, Any]:
 
 def configured() -> dict[str, Any]:
     """What is configured around the caller, by name."""
-    return {**_environment(), **_process, **_block()}
+    plain = {name: value for options in _process for name, value in options.items()}
+    return {**_environment(), **plain, **_block()}
 
 
 class Resolver:
@@ -125,17 +128,17 @@ class Resolver:
     def __init__(self, own: Mapping[str, Any]) -> None:
         check_names(own)
         self._own = dict(own)
-        self._key: tuple[object, ...] = ()
-        self._options = Options(**{**configured(), **own})
+        self._known: tuple[tuple[object, ...], Options] = (), Options(**{**configured(), **own})
 
     def __call__(self) -> Options:
         """Return the options as they are now."""
-        # A call costs microseconds, checking sixteen options too: so only when something changed.
-        key = (_environment(), tuple(_process.items()), _block())
-        if key != self._key:
-            self._options = Options(**{**configured(), **self._own})
-            self._key = key
-        return self._options
+        # A call costs microseconds, checking all options too: so only when something changed.
+        key = _environment(), _version, _block()
+        known, options = self._known
+        if len(known) != len(key) or not all(map(operator.is_, key, known)):
+            options = Options(**{**configured(), **self._own})
+            self._known = key, options
+        return options
 
 
 def inherit(options: Mapping[str, Any]) -> Token[dict[str, Any] | None]:
@@ -177,14 +180,12 @@ class configure:  # noqa: N801 - reads as the function that it is used as
         check_names(options)
         Options(**{**_environment(), **options})
         self._options = options
-        self._before = {name: _process[name] for name in options if name in _process}
-        _process.update(options)
+        # One that is hidden altogether need not be kept.
+        _set_process([*(o for o in _process if o.keys() - options.keys()), options])
 
     def __enter__(self) -> Self:
         # What the plain call set for the whole process moves to this block alone.
-        for name in self._options:
-            _process.pop(name, None)
-        _process.update(self._before)
+        _set_process([o for o in _process if o is not self._options])
         self._inside = {**_block(), **self._options}
         self._is_main = threading.current_thread() is threading.main_thread()
         if self._is_main:
@@ -201,6 +202,12 @@ class configure:  # noqa: N801 - reads as the function that it is used as
         _with_here.reset(self._token)
         if self._is_main:
             _with_main[:] = [entry for entry in _with_main if entry is not self._inside]
+
+
+def _set_process(layers: list[dict[str, Any]]) -> None:
+    global _process, _version
+    _process = layers
+    _version = object()
 
 
 # --- the environment -------------------------------------------------------------------------

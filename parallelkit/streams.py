@@ -57,6 +57,7 @@ class Stream(Source):
         """Draw no more; an iterator that waits ends its thread when it gives something."""
         super().close()
         self._room.set()
+        self._begun.set()
 
     def known_empty(self, patience: float | None) -> bool:
         """Whether the iterators turn out within `patience` seconds to give nothing at all."""

@@ -87,6 +87,7 @@ class Crew:
         self.wait, self.poke = self._driver.wait, self._driver.poke
         self.look = self._driver.look
         self.pid = os.getpid()
+        self.last_used = time.monotonic()
         try:
             self.host = Host(workers, start_method, self._add, self._fail)
         except BaseException:
@@ -178,8 +179,10 @@ class Crew:
 
     def close(self) -> None:
         """End the workers. Calls that are under way fail."""
+        if os.getpid() != self.pid:
+            return
         with self.lock:
-            if self._closed or os.getpid() != self.pid:
+            if self._closed:
                 return
             self._closed = True
         self._fail(ParallelError("the workers were shut down while the call was running"))
@@ -225,6 +228,8 @@ class Crew:
     def reserve(self, call: Call, depth: int) -> Worker | None:
         """Find a worker that may take another chunk of `call`, in turn with other calls."""
         with self.lock:
+            if call.number not in self.calls:
+                return None  # it has just been closed, by another thread than the one that feeds
             free = [
                 w
                 for w in self.workers
@@ -262,7 +267,7 @@ class Crew:
         with worker.sending:
             with self.lock:
                 worker.reserved.remove(call)
-                if worker.dead:
+                if worker.dead or call.number not in self.calls:
                     return False
                 self._numbers += 1
                 packet, segment = worker.outbox.pack(pickled)
@@ -287,7 +292,9 @@ class Crew:
                 worker.channel.send(body, fds)
             except Closed:
                 pass  # the selector will tell, and the ticket be answered as not started
-            return True
+        if worker.channel.pending:  # read while the message waited to be sent
+            self._receive(worker)
+        return True
 
     def _task_for(self, call: Call, worker: Worker, fds: list[int]) -> tuple[Any, ...] | None:
         """What goes with the first chunk of a call to a worker; may add to `fds`."""
@@ -427,6 +434,9 @@ class Crew:
         self._free(worker, *segments)
         self._futile = 0
         ticket = worker.ticket(number)
+        if ticket is None:  # settled without it
+            worker.inbox.done(packet)
+            return
         chunk, begin = ticket.chunk, ticket.done
         ticket.done += count
         part = chunk if count == chunk.size else chunk.part(begin, ticket.done)
@@ -442,18 +452,23 @@ class Crew:
             self._close_ticket(worker, ticket)
 
     def _on_skipped(self, worker: Worker, _: list[int], number: int) -> None:
-        self._close_ticket(worker, worker.ticket(number))
+        ticket = worker.ticket(number)
+        if ticket is not None:
+            self._close_ticket(worker, ticket)
 
     def _on_unreadable(
         self, worker: Worker, fds: list[int], number: int, packet: Packet, *segments: list[int]
     ) -> None:
         error = self._error(worker, packet, fds, segments)
         ticket = worker.ticket(number)
-        self._deliver(ticket.call, Answer(ticket.chunk, lost=Lost(error)))
-        self._close_ticket(worker, ticket)
+        if ticket is not None:
+            self._deliver(ticket.call, Answer(ticket.chunk, lost=Lost(error)))
+            self._close_ticket(worker, ticket)
 
     def _on_timeout(self, worker: Worker, _: list[int], number: int, offset: int) -> None:
-        self._expired(worker, worker.ticket(number), offset)
+        ticket = worker.ticket(number)
+        if ticket is not None:
+            self._expired(worker, ticket, offset)
 
     def _on_failed(
         self, worker: Worker, fds: list[int], number: int, packet: Packet, *segments: list[int]

@@ -67,25 +67,25 @@ class Driver:
 
     def wait(self, call: Call, timeout: float | None = None) -> None:
         """Wait until something may have come for `call`, driving if nobody else does."""
-        with self._lock:
-            if call.inbox or call.poked or call.failed:
-                call.poked = False
-                return
-            leads = self._leader is None
-            if leads:
-                self._leader = call
-            self._waiting.append(call)
         try:
+            with self._lock:
+                if call.inbox or call.poked or call.failed:
+                    call.poked = False
+                    return
+                leads = self._leader is None
+                if leads:
+                    self._leader = call
+                self._waiting.append(call)
             if leads:
                 self._drive(timeout)
             else:
                 call.event.wait(timeout)
                 call.event.clear()
-        finally:
+        finally:  # also where Ctrl-C strikes in between
             with self._lock:
-                self._waiting.remove(call)
+                self._waiting = [other for other in self._waiting if other is not call]
                 call.poked = False
-                if leads:
+                if self._leader is call:
                     self._leader = None
                 if self._leader is None and self._waiting:
                     # It may turn out to stop waiting too, and then wakes the next one.

@@ -58,6 +58,7 @@ class Call:
     inbox: deque[Answer] = field(default_factory=deque)
     tickets: int = 0
     event: threading.Event = field(default_factory=threading.Event)
+    feeding: threading.RLock = field(default_factory=threading.RLock)  # one thread at a time
     poked: bool = False
     failed: BaseException | None = None
     packet: Packet | None = None
@@ -92,9 +93,9 @@ class Worker:
         """Chunks that it has or is about to get."""
         return len(self.tickets) + len(self.reserved)
 
-    def ticket(self, number: int) -> Ticket:
-        """Ticket of a chunk that it has."""
-        return next(ticket for ticket in self.tickets if ticket.number == number)
+    def ticket(self, number: int) -> Ticket | None:
+        """Ticket of a chunk that it has; None if that has been settled."""
+        return next((ticket for ticket in self.tickets if ticket.number == number), None)
 
     def kill(self) -> None:
         """End the process, whatever it does."""

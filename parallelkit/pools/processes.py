@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Generator
 from typing import Any
 
@@ -86,6 +87,13 @@ class ProcessPool:
 
     def _feed(self, call: Call, source: Source) -> None:
         """Send chunks while there are both chunks and workers."""
+        if not source.finished:
+            with call.feeding:
+                self._send_chunks(call, source)
+        else:
+            self._crew.sated(call)
+
+    def _send_chunks(self, call: Call, source: Source) -> None:
         crew = self._crew
         while not source.finished:
             sizer, left = source.sizer, source.remaining
@@ -173,7 +181,10 @@ def process_pool(options: Options, workers: int, start_method: str) -> ProcessPo
             # The key holds ids: keep what they are of alive.
             crew.origin = options.initializer, options.initargs
         _crews[key] = crew
-        idle = [k for k, c in _crews.items() if not c.calls and c is not crew]
+        crew.last_used = time.monotonic()
+        # One that was handed out a moment ago may be about to get its call.
+        old = crew.last_used - 1.0
+        idle = [k for k, c in _crews.items() if not c.calls and c.last_used < old]
         for k in idle[: max(0, len(_crews) - MOST_WARM)]:
             _crews.pop(k).close()
     return ProcessPool(crew)

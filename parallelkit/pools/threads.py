@@ -204,6 +204,7 @@ class _Helpers:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._key = key
         self._busy = 0  # put and not finished
+        self._closed = False
         self._dismissed = False
         self._pool = PathosThreadPool(
             nodes=key[1],
@@ -213,10 +214,13 @@ class _Helpers:
         )
 
     def put(self, work: Callable[[], None]) -> None:
-        """Let one of the threads run `work`."""
+        """Let one of the threads run `work`; one of their successors, after a shutdown."""
         with _lock:
-            self._busy += 1
-        self._queue.put(work)
+            if not self._closed:
+                self._busy += 1
+                self._queue.put(work)
+                return
+        _engage(*self._key, own=False).put(work)
 
     def dismiss(self) -> None:
         """Be free for another call, when all that was put is finished."""
@@ -230,6 +234,8 @@ class _Helpers:
 
     def close(self) -> None:
         """End the threads; what they run is waited for."""
+        with _lock:
+            self._closed = True
         for _ in range(self._key[1]):
             self._queue.put(None)
         self._pool.close()
@@ -245,12 +251,13 @@ class _Helpers:
                 self._settle()
 
     def _settle(self) -> None:
-        if self._dismissed and not self._busy and self not in _idle[self._key]:
+        free = self._dismissed and not self._busy and not self._closed
+        if free and self not in _idle[self._key]:
             _idle[self._key].append(self)
 
 
 _ids = itertools.count()
-_lock = threading.Lock()
+_lock = threading.RLock()  # a call may be closed by the garbage collector, anywhere
 _shared: dict[tuple[int, int], _Helpers] = {}  # by level and number of threads
 _owned: list[_Helpers] = []
 _idle: defaultdict[tuple[int, int], list[_Helpers]] = defaultdict(list)  # of the owned ones
@@ -291,7 +298,7 @@ def shutdown() -> None:
 def _after_fork() -> None:
     """In a forked child the threads are gone: forget them."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _shared.clear()
     _owned.clear()
     _idle.clear()

@@ -53,7 +53,7 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self._sending = threading.Lock()
+        self._sending = threading.RLock()
         self._receiving = threading.Lock()
         self._scratch = memoryview(bytearray(_READ))
         self._buffer = bytearray()
@@ -100,11 +100,19 @@ class Channel:
                     else:
                         sent = self._socket.send(rest)
                 except BlockingIOError:
-                    self._wait_to_send()
+                    try:
+                        self._wait_to_send()
+                    except (OSError, ValueError) as error:  # closed meanwhile
+                        raise Closed(str(error)) from None
                 except (OSError, ValueError) as error:
                     raise Closed(str(error)) from None
                 else:
                     rest = rest[sent:]
+
+    @property
+    def pending(self) -> bool:
+        """Whether there are messages that have been read already, which nothing announces."""
+        return bool(self._arrived)
 
     def receive(self) -> list[Message]:
         """Return the messages that are there, without waiting.

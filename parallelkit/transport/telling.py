@@ -18,7 +18,7 @@ from typing import Any
 
 __all__ = ["Filter", "filters", "forward", "levels", "retell", "set_filters", "set_levels"]
 
-Filter = tuple[Any, str, type[Warning], str, int]
+Filter = tuple[Any, str, tuple[str, str], str, int]  # the category by its name
 
 LOG, WARNING = "log", "warning"
 _registry: dict[
@@ -50,7 +50,13 @@ def set_levels(wanted: Mapping[str, int]) -> None:
 def filters() -> list[Filter]:
     """Warning filters of this process, as far as a worker can have them."""
     return [
-        (action, _pattern(message), category, _pattern(module), lineno)
+        (
+            action,
+            _pattern(message),
+            (category.__module__, category.__name__),
+            _pattern(module),
+            lineno,
+        )
         for action, message, category, module, lineno in warnings.filters
         if isinstance(category, type) and category.__module__ != "__main__"
     ]
@@ -60,8 +66,10 @@ def set_filters(wanted: Sequence[Filter]) -> None:
     """Give this process the filters `wanted`."""
     if filters() != list(wanted):
         warnings.resetwarnings()
-        for action, message, category, module, lineno in wanted:
-            warnings.filterwarnings(action, message, category, module, lineno, append=True)
+        for action, message, name, module, lineno in wanted:
+            category = _category(*name)
+            if category is not None:
+                warnings.filterwarnings(action, message, category, module, lineno, append=True)
 
 
 def _pattern(pattern: Any) -> str:
@@ -123,14 +131,14 @@ def retell(kind: str, fields: tuple[Any, ...]) -> None:
             logger.handle(record)
         return
     text, module, name, filename, lineno = fields
-    category = _category(module, name)
+    category = _category(module, name) or UserWarning
     try:
         warnings.warn_explicit(text, category, filename, lineno, registry=_registry)
     except Warning:
         warnings.showwarning(text, category, filename, lineno)
 
 
-def _category(module: str, name: str) -> type[Warning]:
+def _category(module: str, name: str) -> type[Warning] | None:
     """Find the class of a warning, without importing anything for it."""
     found = getattr(sys.modules.get(module), name, None)
-    return found if isinstance(found, type) and issubclass(found, Warning) else UserWarning
+    return found if isinstance(found, type) and issubclass(found, Warning) else None

@@ -32,11 +32,12 @@ class Watch(threading.Thread):
     tell : callable
         Called with what lasts and when it began (0.0: nothing).
     expire : callable
-        Called with what has lasted too long, before the process ends.
+        Called before the process ends with what has lasted too long, what is finished of the
+        chunk, and how many of its items were answered before that.
     """
 
     def __init__(
-        self, tell: Callable[[int, float], None], expire: Callable[[int, Progress], None]
+        self, tell: Callable[[int, float], None], expire: Callable[[int, Progress, int], None]
     ) -> None:
         super().__init__(name="parallelkit-watch", daemon=True)
         self._tell = tell
@@ -89,6 +90,6 @@ class Watch(threading.Thread):
                     self._deadline = None  # the item was finished at the last moment
                 else:
                     try:
-                        self._expire(self._what, self._progress)
+                        self._expire(self._what, self._progress, self._done)
                     finally:
                         os.kill(os.getpid(), signal.SIGKILL)

@@ -20,6 +20,7 @@ parent, after its death, which chunk it had begun.
 
 from __future__ import annotations
 
+import contextvars
 import io
 import mmap
 import os
@@ -28,6 +29,8 @@ import sys
 import threading
 import time
 from collections import deque
+from functools import partial
+from types import FrameType
 from typing import Any, NamedTuple
 
 from .. import blas, levels
@@ -247,7 +250,9 @@ class _Worker:
                 watch.items(progress, done)
             self.running = order.call
             rest = tuple(column[done:] for column in columns[0]) if done else columns[0]
-            reply = task.run(rest, size - done, order.rank, progress=progress)
+            apart = contextvars.copy_context()  # what an item sets there is gone after the chunk
+            run = partial(task.run, progress=progress)
+            reply = apart.run(run, rest, size - done, order.rank)
             del rest
             if watch is not None:
                 watch.mark(WHOLE)
@@ -272,10 +277,11 @@ class _Worker:
         self.words[ITEM_OFFSET] = what
         self.times[ITEM_BEGUN] = since
 
-    def _expire(self, what: int, progress: Progress) -> None:
+    def _expire(self, what: int, progress: Progress, done: int) -> None:
         """Answer for the items that were finished, and tell what was not."""
-        if what < NOBODY and progress.values:
-            self.answer(self.number, Reply(progress.values, progress.raised, 0.0, False))
+        if what < NOBODY and what > done:
+            values = progress.values[: what - done]  # the item that runs may end at this moment
+            self.answer(self.number, Reply(values, progress.raised[:], 0.0, False))
         if what != NOBODY:
             self.channel.send((TIMEOUT, self.number, what))
 
@@ -290,9 +296,11 @@ class _Worker:
 
     def _columns(self, packet: Packet) -> tuple[Any, ...]:
         data, buffers = self.inbox.unpack(packet, copy=False)
-        columns: tuple[Any, ...] = pickling.loads(data, buffers)
-        if not buffers:
-            self.inbox.done(packet)
+        try:
+            columns: tuple[Any, ...] = pickling.loads(data, buffers)
+        finally:
+            if not buffers:
+                self.inbox.done(packet)
         return columns
 
     # --- answers -----------------------------------------------------------------------------
@@ -373,12 +381,14 @@ class _Worker:
         """Index of the item that runs, in the input of its call."""
         return None if self.item is None else self.item[0] + len(self.item[1].values)
 
-    def _on_interrupt(self, *_: object) -> None:
+    def _on_interrupt(self, _: int = 0, frame: FrameType | None = None) -> None:
         """SIGINT: the parent gave a call up, or somebody pressed Ctrl-C, which is the parent's."""
         if self.running is None:
             return
         if self.holding:
             self.interrupted = True
+            return
+        if _importing(frame):  # a module that is torn apart here stays so; the parent will kill us
             return
         try:
             self._take()
@@ -387,6 +397,15 @@ class _Worker:
         if self.running in self.aborted:
             self.running = None
             raise Interrupted
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported somewhere below `frame`."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _limit_memory(nbytes: int) -> None:
