@@ -159,6 +159,7 @@ try:
     try:
         pool.map(defy, range(4))
     finally:
+        held(0, "cleaned")
         while count < 2:
             threading.Event().wait(600)
 except KeyboardInterrupt:
@@ -172,7 +173,9 @@ def test_a_second_ctrl_c_during_clean_up(program, start_method):
     run = program(TWICE, start_method)
     run.wait_for(2)
     run.ctrl_c()
-    run.wait_for(2, "defied-*")  # the first one has been passed on to the items; they ignore it
+    run.wait_for(
+        1, "[dc]*-*"
+    )  # the first one has come to an item, which defies it: clean-up is under way
     run.ctrl_c()
     assert run.end() == (AFTER, "")
 

@@ -31,16 +31,22 @@ class Watch(threading.Thread):
     ----------
     tell : callable
         Called with what lasts and when it began (0.0: nothing).
+    excused : callable
+        Asked whether what lasts too long has a reason that does not count.
     expire : callable
         Called before the process ends with what has lasted too long, what is finished of the
         chunk, and how many of its items were answered before that.
     """
 
     def __init__(
-        self, tell: Callable[[int, float], None], expire: Callable[[int, Progress, int], None]
+        self,
+        tell: Callable[[int, float], None],
+        excused: Callable[[], bool],
+        expire: Callable[[int, Progress, int], None],
     ) -> None:
         super().__init__(name="parallelkit-watch", daemon=True)
         self._tell = tell
+        self._excused_by = excused
         self._expire = expire
         self._changed = threading.Condition()
         self._deadline: float | None = None
@@ -79,6 +85,10 @@ class Watch(threading.Thread):
             self._deadline = None
         self._tell(0, 0.0)
 
+    def _excused(self) -> bool:
+        """Whether modules are imported for what comes before an item; an item's own count."""
+        return self._what == WHOLE and self._excused_by()
+
     def run(self) -> None:
         """Sleep from one deadline to the next."""
         with self._changed:
@@ -86,6 +96,9 @@ class Watch(threading.Thread):
                 left = None if self._deadline is None else self._deadline - time.monotonic()
                 if left is None or left > 0:
                     self._changed.wait(left)
+                elif self._excused():  # a first chunk may bring modules that take long to import
+                    self._deadline = time.monotonic() + self._timeout
+                    self._tell(self._what, time.monotonic())
                 elif self._done <= self._what < self._done + len(self._progress.values):
                     self._deadline = None  # the item was finished at the last moment
                 else:

@@ -268,7 +268,7 @@ class _Worker:
         if order.timeout is None:
             return None
         if self.watch is None:
-            self.watch = Watch(self._mark, self._expire)
+            self.watch = Watch(self._mark, _main_imports, self._expire)
         self.number = order.number
         self.watch.begin(order.timeout)
         return self.watch
@@ -406,6 +406,13 @@ def _importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _main_imports() -> bool:
+    """Whether the main thread is importing a module."""
+    main = threading.main_thread().ident
+    frames = sys._current_frames()  # noqa: SLF001 - documented, for purposes like this
+    return main is not None and _importing(frames.get(main))
 
 
 def _limit_memory(nbytes: int) -> None:
