@@ -169,6 +169,9 @@ _streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
 def _at_exit() -> None:
     """End what still runs, while everything that this takes is still there."""
+    hosting = sys.modules.get(f"{__package__}.pools.hosting")
+    if hosting is not None and hasattr(hosting, "end"):
+        hosting.end()
     for results in list(_streams):
         try:
             results.close()

@@ -49,6 +49,7 @@ OnStart = Callable[[Any, socket.socket], None]
 OnFailure = Callable[[BaseException], None]
 
 _ids = itertools.count()
+_ending = False
 _starting = threading.RLock()  # no worker inherits a descriptor meant for another
 
 
@@ -157,13 +158,16 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         """Start the process and pass our end of its socket on."""
         try:
             with _starting:
+                # Other threads may be stopped anywhere now; a user's atexit handlers go on.
+                if _ending and threading.current_thread() is not threading.main_thread():
+                    raise ParallelError("Python is ending: no more workers are started")
                 self._ours, self._theirs = socket.socketpair()
                 try:
                     super().start()
                 finally:
                     self._theirs.close()
             self._on_start(self, self._ours)
-        except OSError as error:
+        except (OSError, ParallelError) as error:
             if self._popen is not None:
                 self.kill()
             if self._on_failure is None:
@@ -397,6 +401,13 @@ def _after_fork() -> None:
     _server.disown()
     _server = _ForkServer()
     _starting = threading.RLock()
+
+
+def end() -> None:
+    """Start no more workers from other threads; one that is being started gets all it needs."""
+    global _ending
+    with _starting:
+        _ending = True
 
 
 def stop_server() -> None:
