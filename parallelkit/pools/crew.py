@@ -369,7 +369,7 @@ class Crew:
                 if worker.ready:
                     interrupt(worker.pid)
             deadline = time.monotonic() + GRACE
-            while call.tickets and (left := deadline - time.monotonic()) > 0:
+            while call.tickets and not self._closed and (left := deadline - time.monotonic()) > 0:
                 self.wait(call, left)
         finally:
             with self.lock:

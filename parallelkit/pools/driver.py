@@ -118,7 +118,11 @@ class Driver:
         self._wake_out.close()
 
     def _drive(self, timeout: float | None) -> None:
-        for key, _ in self._selector.select(timeout):
+        try:
+            events = self._selector.select(timeout)
+        except (OSError, ValueError):  # closed under a call that Python's end has cut off
+            return
+        for key, _ in events:
             worker = key.data
             if worker is None:
                 try:
