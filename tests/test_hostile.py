@@ -276,15 +276,6 @@ every_way(pk.Pool())
     hostile(source)
 
 
-def test_a_working_directory_full_of_traps(hostile, tmp_path):
-    """Files in the folder where a program happens to stand are not taken for modules, no more than by the program."""
-    traps = tmp_path / "traps"
-    traps.mkdir()
-    for name in ("socket", "pickle", "random", "signal", "numpy", "multiprocess", "parallelkit"):
-        (traps / f"{name}.py").write_text("raise SystemExit('the wrong module')")
-    hostile("every_way(pk.Pool())\n", LARGE, "every_way(pk.Pool())\n", cwd=traps)
-
-
 # ---- how Python was started -------------------------------------------------------------------
 
 

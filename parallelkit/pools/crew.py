@@ -87,7 +87,7 @@ class Crew:
         self.wait, self.poke = self._driver.wait, self._driver.poke
         self.look = self._driver.look
         self.pid = os.getpid()
-        self.last_used = time.monotonic()
+        self.handed_out = 0  # pools on it whose call is yet to be opened
         try:
             self.host = Host(workers, start_method, self._add, self._fail)
         except BaseException:

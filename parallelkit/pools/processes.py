@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Generator
 from typing import Any
 
@@ -39,11 +38,10 @@ class ProcessPool:
         """Run all chunks of `source` in the workers."""
         crew = self._crew
         try:
-            limit = crew.settings["max_nbytes"]
-            pickled = pickling.dumps(task.state(), limit, together=True)
-        except Exception as error:
-            raise task.refusal(error) from error
-        call = crew.open(pickled, task.timeout)
+            call = crew.open(self._pickled(task), task.timeout)
+        finally:
+            with _lock:
+                crew.handed_out -= 1
         source.wake = lambda: crew.poke(call)
         source.push = lambda: self._push(call, source)
         try:
@@ -71,6 +69,13 @@ class ProcessPool:
             crew.close_call(call)
             if crew.broken is not None:
                 crew.close()
+
+    def _pickled(self, task: Task) -> pickling.Pickled:
+        try:
+            limit = self._crew.settings["max_nbytes"]
+            return pickling.dumps(task.state(), limit, together=True)
+        except Exception as error:
+            raise task.refusal(error) from error
 
     def _push(self, call: Call, source: Source) -> None:
         """Send what has just been put into `source`, from the thread that put it there."""
@@ -181,10 +186,8 @@ def process_pool(options: Options, workers: int, start_method: str) -> ProcessPo
             # The key holds ids: keep what they are of alive.
             crew.origin = options.initializer, options.initargs
         _crews[key] = crew
-        crew.last_used = time.monotonic()
-        # One that was handed out a moment ago may be about to get its call.
-        old = crew.last_used - 1.0
-        idle = [k for k, c in _crews.items() if not c.calls and c.last_used < old]
+        crew.handed_out += 1  # until it has the call that it is wanted for
+        idle = [k for k, c in _crews.items() if not c.calls and not c.handed_out]
         for k in idle[: max(0, len(_crews) - MOST_WARM)]:
             _crews.pop(k).close()
     return ProcessPool(crew)

@@ -20,6 +20,7 @@ parent, after its death, which chunk it had begun.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import io
 import mmap
@@ -388,7 +389,7 @@ class _Worker:
         if self.holding:
             self.interrupted = True
             return
-        if _importing(frame):  # a module that is torn apart here stays so; the parent will kill us
+        if _importing(frame) or _entering(frame):  # would be torn apart; the parent will kill us
             return
         try:
             self._take()
@@ -406,6 +407,14 @@ def _importing(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _entering(frame: FrameType | None) -> bool:
+    """Whether a context of ours is just being entered or left."""
+    code = frame and frame.f_code
+    return code is not None and (
+        code.co_filename == contextlib.__file__ or code.co_name in ("_standing", "holding")
+    )
 
 
 def _main_imports() -> bool:
