@@ -4,7 +4,7 @@
 
     pathos ProcessPool ── starts, replaces, ends ──► Host.Process ──► worker process
                                                          │ socket pair, made at start
-    Hub ◄────────────── on_start(process, socket) ───────┘
+    Crew ◄───────────── on_start(process, socket) ───────┘
 
 pathos owns the processes: its pool starts them, notices a dead one and starts another, and ends
 them. It never sees a task. Our context gives it a process class whose `start` makes a socket

@@ -32,7 +32,6 @@ class ProcessPool:
 
     def __init__(self, crew: Crew) -> None:
         self._crew = crew
-        self._users = 0
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in the workers."""

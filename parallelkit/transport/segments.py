@@ -49,14 +49,13 @@ Packet = tuple[bytes | None, int, int, tuple[Span, ...], tuple[tuple[str, int], 
 class Segment:
     """Shared memory of this process's making."""
 
-    __slots__ = ("fd", "id", "known", "map", "size", "view")
+    __slots__ = ("fd", "id", "map", "size", "view")
 
     def __init__(self, number: int, size: int, folder: str | None) -> None:
         self.id = number
         self.size = size
         self.map: mmap.mmap | None = None
         self.view: memoryview | None = None
-        self.known: set[object] = set()  # receivers that have it mapped
         if hasattr(os, "memfd_create") and folder is None:
             self.fd = os.memfd_create("parallelkit", os.MFD_CLOEXEC)
         else:
@@ -132,7 +131,7 @@ class Outbox:
     def pack(self, pickled: Pickled) -> tuple[Packet, Segment | None]:
         """Packet for a message, and the segment that it names, if any.
 
-        The receiver needs ``segment.fd`` beside the message unless it is in ``segment.known``.
+        The receiver needs ``segment.fd`` beside the first message that names the segment.
         Where no segment can be had the packet is whole in the message: slower, but it arrives.
         """
         shared = tuple((memory.token, len(memory)) for memory in pickled.shared)

@@ -63,11 +63,16 @@ def serve(channel: Channel) -> None:
     except Closed:
         pass
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (AttributeError, OSError, ValueError):
-                pass
+        _flush()
+
+
+def _flush() -> None:
+    """Let what was printed out, as far as there is somewhere to print to."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
 
 
 class _Order(NamedTuple):
@@ -319,11 +324,7 @@ class _Worker:
             raised.sort(key=lambda r: r.offset)
             pickled = pickling.dumps((values, raised), self.max_nbytes)
         self.running = None
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (AttributeError, OSError, ValueError):
-                pass
+        _flush()
         self._send((REPLY, number), pickled, (reply.seconds, len(reply.values), reply.final))
 
     def _unpicklable(self, values: list[Any]) -> list[Raised]:
