@@ -42,6 +42,7 @@ from multiprocess import process as mp_process
 
 from ..errors import ParallelError
 from ..transport.birth import Newborn, live
+from . import launch
 
 __all__ = ["Host"]
 
@@ -191,7 +192,8 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         assert self._theirs is not None
-        return Newborn, (self.name, reduction.DupFd(self._theirs.fileno()))
+        handle = reduction.DupFd(self._theirs.fileno())
+        return Newborn, (self.name, handle, launch.standard_modules())
 
 
 class _Polled:
@@ -222,10 +224,9 @@ class _Passing(_Polled):
 
     def _cargo(self, process: Any) -> bytes:
         """What the child reads: how to prepare, and itself."""
-        folder = os.getcwd() if "" in sys.path else ""
         preparation = {
             "name": process.name,
-            "sys_path": [path or folder for path in sys.path],
+            "sys_path": launch.first_path(),
             "sys_argv": sys.argv,
         }
         cargo = io.BytesIO()
@@ -271,14 +272,19 @@ class _SpawnPopen(_Passing, popen_spawn_posix.Popen):  # type: ignore[misc]
     """Start in a fresh interpreter."""
 
     def _launch(self, process: Any) -> None:
+        launch.start_tracker()
         tracker = resource_tracker.getfd()
         cargo = self._cargo(process)
         sentinel, child_end = os.pipe()
         child_pipe, pipe = os.pipe()
         try:
-            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_pipe)
+            code = (
+                "from multiprocess.spawn import spawn_main; "
+                f"spawn_main(tracker_fd={tracker}, pipe_handle={child_pipe})"
+            )
+            command = launch.command_line(code, "--multiprocessing-fork")
             fds = [*self._fds, tracker, child_pipe, child_end]
-            self.pid = util.spawnv_passfds(spawn.get_executable(), command, fds)
+            self.pid = util.spawnv_passfds(command[0], command, fds)
         except BaseException:
             os.close(sentinel)
             os.close(pipe)
@@ -332,7 +338,7 @@ class _ForkServer(forkserver.ForkServer):  # type: ignore[misc]
     def ensure_running(self) -> None:
         """Start the server if there is none."""
         with self._lock:
-            resource_tracker.ensure_running()
+            launch.start_tracker()
             if self._forkserver_pid is not None:
                 if _runs(self._forkserver_pid):
                     return
@@ -347,8 +353,7 @@ class _ForkServer(forkserver.ForkServer):  # type: ignore[misc]
                         "from multiprocess.forkserver import main; "
                         f"main({fds[0]}, {fds[1]}, {self._preload_modules!r})"
                     )
-                    flags = util._args_from_interpreter_flags()
-                    command = [spawn.get_executable(), *flags, "-c", code]
+                    command = launch.command_line(code)
                     self._forkserver_pid = util.spawnv_passfds(command[0], command, fds)
             except BaseException:
                 self.disown()
