@@ -35,7 +35,6 @@ from multiprocess import (
     queues,
     reduction,
     resource_tracker,
-    spawn,
     util,
 )
 from multiprocess import process as mp_process

@@ -1,9 +1,9 @@
 """How interpreters are started by a command line: nothing of the working directory gets in early.
 
 Python puts the working directory at the head of ``sys.path`` for ``-c``, so a ``socket.py`` that
-lies there would be imported for the standard one: by a fork server, a spawned worker, or multiprocess'
-resource tracker. All three begin with the parent's path instead, the standard library first.
-A worker takes on the caller's path, in its own order, when it is greeted.
+lies there would be imported for the standard one: by a fork server, a spawned worker, or the
+resource tracker of multiprocess. All three begin with the parent's path instead, the standard
+library first. A worker takes on the caller's path, in its own order, when it is greeted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def first_path() -> list[str]:
         folder = os.getcwd()
     except OSError:  # it has been removed, and everything in it
         folder = ""
-    path = [entry or folder for entry in sys.path if isinstance(entry, str)]
+    path = [str(entry) or folder for entry in sys.path]
     return sorted(filter(None, path), key=lambda entry: not _is_standard(entry))
 
 
