@@ -1,7 +1,7 @@
 """The contract of a pool, and all that an adapter for another engine has to implement.
 
 A pool gets a task and a source of chunks. It takes chunks while it has workers for them, runs
-``task.run(chunk.columns, chunk.size, rank)`` somewhere, and yields ``(chunk, outcome)`` pairs in
+``task.run(chunk, rank)`` somewhere, and yields ``(chunk, outcome)`` pairs in
 any order until the source is finished and all chunks that it took are answered. The first thing
 that it yields is None: the call has begun. An outcome is
 
@@ -40,8 +40,7 @@ class Task(Protocol):
 
     def run(
         self,
-        columns: tuple[Any, ...],
-        size: int,
+        chunk: Chunk,
         rank: int,
         stop: Callable[[], bool] | None = None,
     ) -> Reply:

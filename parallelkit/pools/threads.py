@@ -170,7 +170,7 @@ class _Job:
         return True
 
     def _run(self, chunk: Chunk, rank: int) -> Done:
-        reply = self._task.run(chunk.columns, chunk.size, rank, stop=lambda: self._stopped)
+        reply = self._task.run(chunk, rank, stop=lambda: self._stopped)
         done = len(reply.values)
         if done < chunk.size and not (reply.raised and self._task.stop_at_error):
             self._source.put_back(chunk.part(done, chunk.size))

@@ -11,11 +11,12 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
-from .. import levels, options
+from .. import levels, options, seeds
+from ..chunking import Chunk
 from ..levels import Nesting
 from ..outcome import Raised, Reply
 from . import context, pickling
@@ -61,10 +62,14 @@ class Task:
         Options that calls inside the items inherit.
     timeout : float, optional
         Seconds per item.
-    variables : tuple
-        Context variables of the caller, in a process other than its own.
     blas_threads : int, optional
         Threads of numerical libraries within an item; by default the cores of the place.
+    seed : tuple, optional
+        A :class:`~parallelkit.seeds.Seed`: where the items' random streams begin.
+    alone : bool
+        Whether one item runs at a time, so that it may have `random` and `numpy.random` to itself.
+    variables : tuple
+        Context variables of the caller, in a process other than its own.
     """
 
     def __init__(
@@ -76,6 +81,8 @@ class Task:
         configured: Mapping[str, Any],
         timeout: float | None = None,
         blas_threads: int | None = None,
+        seed: tuple[Any, ...] | None = None,
+        alone: bool = False,
         variables: context.Carried = (),
     ) -> None:
         self.func = func
@@ -85,6 +92,8 @@ class Task:
         self.configured = configured
         self.timeout = timeout
         self.blas_threads = blas_threads
+        self.seed = None if seed is None else seeds.Seed(*seed)
+        self.alone = alone
         self.variables = variables
 
     def state(self) -> tuple[Any, ...]:
@@ -93,6 +102,7 @@ class Task:
         return (
             *(self.func, self.frozen, self.stop_at_error, places),
             *(self.configured, self.timeout, self.blas_threads),
+            *(None if self.seed is None else tuple(self.seed), self.alone),
             context.carried(),
         )
 
@@ -106,8 +116,7 @@ class Task:
 
     def run(
         self,
-        columns: tuple[Any, ...],
-        size: int,
+        chunk: Chunk,
         rank: int,
         stop: Callable[[], bool] | None = None,
         progress: Progress | None = None,
@@ -117,7 +126,8 @@ class Task:
         A `KeyboardInterrupt` in the main process is the user's, not the item's, and goes through.
         With `progress` every item is marked there before it starts.
         """
-        call = functools.partial(self.func, **self.frozen) if self.frozen else self.func
+        columns, size = chunk.columns, chunk.size
+        call = self._callable(chunk.start)
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
         apply = _apply if len(columns) == 1 else _apply_row
         progress = progress or Progress()
@@ -143,13 +153,22 @@ class Task:
                     break
         return Reply(values, raised, time.perf_counter() - begin, True)
 
+    def _callable(self, start: int) -> Callable[..., Any]:
+        """What is called for each item, from that with the index `start` on."""
+        if self.seed is not None:
+            return seeds.Seeded(self.func, self.frozen, self.seed, start, self.alone)
+        return functools.partial(self.func, **self.frozen) if self.frozen else self.func
+
     @contextmanager
     def _standing(self, place: Nesting) -> Iterator[None]:
         """Stand at `place`, with what is configured around the call."""
         token = levels.enter(place)
         inherited = options.inherit(self._inherited(place))
         try:
-            with context.holding(self.variables):
+            with (
+                context.holding(self.variables),
+                seeds.kept() if self.seed is not None and self.alone else nullcontext(),
+            ):
                 yield
         finally:
             options.release(inherited)

@@ -34,7 +34,8 @@ from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
-from .. import blas, levels
+from .. import blas, levels, seeds
+from ..chunking import Chunk
 from ..outcome import Raised, Reply
 from . import pickling, telling
 from .channel import Channel, Closed, Message
@@ -140,6 +141,7 @@ class _Worker:
         if self.options["memory_limit"]:
             _limit_memory(self.options["memory_limit"])
         levels.settle(levels.Nesting(1, 1))
+        seeds.refresh()
         telling.forward(self._tell, self._index)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # whole lines, whatever -u says
@@ -257,9 +259,9 @@ class _Worker:
             self.running = order.call
             rest = tuple(column[done:] for column in columns[0]) if done else columns[0]
             apart = contextvars.copy_context()  # what an item sets there is gone after the chunk
-            run = partial(task.run, progress=progress)
-            reply = apart.run(run, rest, size - done, order.rank)
-            del rest
+            chunk = Chunk(order.start + done, size - done, rest)
+            reply = apart.run(partial(task.run, progress=progress), chunk, order.rank)
+            del rest, chunk
             if watch is not None:
                 watch.mark(WHOLE)
             done += len(reply.values)
