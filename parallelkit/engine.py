@@ -150,6 +150,7 @@ def run_source(
         stop_at_error,
         places,
         below,
+        plan_.cores,
         options.timeout,
         options.blas_threads,
         inherited() if options.seed is None else root(options.seed),

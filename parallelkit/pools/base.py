@@ -36,6 +36,7 @@ class Task(Protocol):
     """What a pool knows of the task: it runs chunks."""
 
     timeout: float | None  # seconds per item
+    cores: int  # what the workers have together
     stop_at_error: bool  # whether the first item that fails ends its chunk
 
     def run(
@@ -43,8 +44,14 @@ class Task(Protocol):
         chunk: Chunk,
         rank: int,
         stop: Callable[[], bool] | None = None,
+        *,
+        spare: Callable[[], int] | None = None,
     ) -> Reply:
-        """Run the items of a chunk, or its first ones; `stop` is asked between some of them."""
+        """Run the items of a chunk, or its first ones; `stop` is asked between some of them.
+
+        `spare` tells the items how many cores are theirs for the moment, where that is more than
+        the share of the worker.
+        """
         ...
 
     def state(self) -> tuple[Any, ...]:

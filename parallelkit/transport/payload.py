@@ -60,6 +60,8 @@ class Task:
         Place of each worker by its rank.
     configured : Mapping
         Options that calls inside the items inherit.
+    cores : int
+        What all places have together.
     timeout : float, optional
         Seconds per item.
     blas_threads : int, optional
@@ -79,6 +81,7 @@ class Task:
         stop_at_error: bool,
         places: Iterable[tuple[int, int]],
         configured: Mapping[str, Any],
+        cores: int,
         timeout: float | None = None,
         blas_threads: int | None = None,
         seed: tuple[Any, ...] | None = None,
@@ -90,6 +93,7 @@ class Task:
         self.stop_at_error = stop_at_error
         self.places = [Nesting(*place) for place in places]
         self.configured = configured
+        self.cores = cores
         self.timeout = timeout
         self.blas_threads = blas_threads
         self.seed = None if seed is None else seeds.Seed(*seed)
@@ -101,7 +105,7 @@ class Task:
         places = tuple(map(tuple, self.places))
         return (
             *(self.func, self.frozen, self.stop_at_error, places),
-            *(self.configured, self.timeout, self.blas_threads),
+            *(self.configured, self.cores, self.timeout, self.blas_threads),
             *(None if self.seed is None else tuple(self.seed), self.alone),
             context.carried(),
         )
@@ -120,11 +124,13 @@ class Task:
         rank: int,
         stop: Callable[[], bool] | None = None,
         progress: Progress | None = None,
+        spare: Callable[[], int] | None = None,
     ) -> Reply:
         """Run the items of a chunk, from its first until it is done or has taken too long.
 
         A `KeyboardInterrupt` in the main process is the user's, not the item's, and goes through.
-        With `progress` every item is marked there before it starts.
+        With `progress` every item is marked there before it starts. `spare` tells how many cores
+        the items may use beyond the share of their place, at the moment of asking.
         """
         columns, size = chunk.columns, chunk.size
         call = self._callable(chunk.start)
@@ -136,7 +142,7 @@ class Task:
         begin = time.perf_counter()
         # A look at the clock for each item; in a large chunk, whose items are short, for a few.
         batch = 1 if mark is not None else max(1, size // UNCHECKED)
-        with self._standing(self.place(rank)):
+        with self._standing(self.place(rank), spare):
             while len(values) < size:
                 if mark is not None:
                     mark(len(values))
@@ -160,9 +166,9 @@ class Task:
         return functools.partial(self.func, **self.frozen) if self.frozen else self.func
 
     @contextmanager
-    def _standing(self, place: Nesting) -> Iterator[None]:
+    def _standing(self, place: Nesting, spare: Callable[[], int] | None) -> Iterator[None]:
         """Stand at `place`, with what is configured around the call."""
-        token = levels.enter(place)
+        token = levels.enter(place, spare)
         inherited = options.inherit(self._inherited(place))
         try:
             with (
