@@ -74,7 +74,9 @@ def start_tracker() -> None:
             )
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
             try:
-                tracker._pid = util.spawnv_passfds(command[0], command, fds)
+                # It ends with the last process that holds its pipe. To note its pid would have
+                # Python wait for that at its end (from 3.13 on), and a worker for Python's end.
+                util.spawnv_passfds(command[0], command, fds)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
         except BaseException:
