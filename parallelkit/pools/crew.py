@@ -27,6 +27,7 @@ from ..transport.watch import NOBODY, WHOLE
 from .driver import Driver
 from .hosting import Host
 from .members import Answer, Call, Ticket, Worker, exit_code, interrupt, obituary
+from .shield import Shield
 
 __all__ = ["Crew"]
 
@@ -85,8 +86,7 @@ class Crew:
         self._hello, self._hello_segment = self._tasks.pack(hello)
         self._hello_shared = hello.shared
         self._driver = Driver(self.lock, self._receive, self._bury)
-        self.wait, self.poke = self._driver.wait, self._driver.poke
-        self.look = self._driver.look
+        self.poke, self.look = self._driver.poke, self._driver.look
         self.pid = os.getpid()
         self.handed_out = 0  # pools on it whose call is yet to be opened
         try:
@@ -125,7 +125,7 @@ class Crew:
 
     def _bury(self, worker: Worker) -> None:
         """Take a dead worker out; what it had begun is lost, what it had not is not."""
-        with self.lock:
+        with Shield(), self.lock:
             if worker.dead:
                 return
             self._drain(worker)
@@ -157,7 +157,6 @@ class Crew:
                 self._fail(WorkerDied(f"workers end before they do anything: {how}"))
             worker.channel.close()
             worker.outbox.close()  # the inbox stays for answers that are still to be read
-        self._retell()
 
     def _drain(self, worker: Worker) -> None:
         try:
@@ -344,27 +343,38 @@ class Crew:
         """End a call; give it up in the workers that still have chunks of it."""
         if os.getpid() != self.pid:
             return  # a copy of the call, in a forked child
-        with self.lock:
-            del self.calls[call.number]  # what still comes for it is dropped from now on
-            if call in self._hungry:
-                self._hungry.remove(call)
-            busy = [w for w in self.workers if any(t.call is call for t in w.tickets)]
-            self._clear(call)
-        if busy and self.broken is None:
-            self._give_up(call, busy)
-        with self.lock:
-            if call.segment is not None:
-                self._over[call.segment.id] = call
-                self._released(None, call, call.segment.id)
-            for worker in self.workers:
-                if call.number in worker.calls:
-                    worker.calls.discard(call.number)
-                    worker.over.append(call.number)
-                    if call.segment is not None or worker.sharing:
-                        self._forget(worker)
-            self._feed_next()
-            if self._closed and not self.calls and not self.workers:
-                self._let_go()  # else close() does, which is under way in another thread
+        try:
+            with Shield(len(self.calls) > 1), self.lock:
+                self._driver.leave(call)
+                del self.calls[call.number]  # what still comes for it is dropped from now on
+                if call in self._hungry:
+                    self._hungry.remove(call)
+                busy = [w for w in self.workers if any(t.call is call for t in w.tickets)]
+                self._clear(call)
+            if busy and self.broken is None:
+                self._give_up(call, busy)
+        finally:  # also where Ctrl-C, once more, has cut that short
+            with Shield(len(self.calls) > 0), self.lock:
+                self._part_with(call)
+            self._retell(call)
+
+    def _part_with(self, call: Call) -> None:
+        """Leave nothing of a call that is over: neither here nor in the workers."""
+        self.calls.pop(call.number, None)
+        if call.segment is not None:
+            self._over[call.segment.id] = call
+            self._released(None, call, call.segment.id)
+        for worker in list(self.workers):
+            if any(ticket.call is call for ticket in worker.tickets):
+                worker.kill()  # it had its moment
+            if call.number in worker.calls:
+                worker.calls.discard(call.number)
+                worker.over.append(call.number)
+                if call.segment is not None or worker.sharing:
+                    self._forget(worker)
+        self._feed_next()
+        if self._closed and not self.calls and not self.workers:
+            self._let_go()  # else close() does, which is under way in another thread
 
     def _clear(self, call: Call) -> None:
         """Drop what was kept for a call, and give places back that Ctrl-C left reserved."""
@@ -384,24 +394,23 @@ class Crew:
             except Closed:
                 pass
 
+    def wait(self, call: Call, timeout: float | None = None) -> None:
+        """Wait until something may have come for `call`."""
+        self._driver.wait(call, timeout)
+        self._retell(call)
+
     def _give_up(self, call: Call, busy: list[Worker]) -> None:
-        """Free the workers that run items of `call`: ask, and after a moment's grace kill."""
-        try:
-            for worker in busy:
-                try:
-                    worker.channel.send((protocol.ABORT, call.number))
-                except Closed:
-                    continue
-                if worker.ready:
-                    interrupt(worker.pid)
-            deadline = time.monotonic() + GRACE
-            while call.tickets and not self._closed and (left := deadline - time.monotonic()) > 0:
-                self.wait(call, left)
-        finally:
-            with self.lock:
-                for worker in busy:
-                    if any(ticket.call is call for ticket in worker.tickets):
-                        worker.kill()
+        """Ask the workers that run items of `call` to leave them, and give them a moment for it."""
+        for worker in busy:
+            try:
+                worker.channel.send((protocol.ABORT, call.number))
+            except Closed:
+                continue
+            if worker.ready:
+                interrupt(worker.pid)
+        deadline = time.monotonic() + GRACE
+        while call.tickets and not self._closed and (left := deadline - time.monotonic()) > 0:
+            self.wait(call, left)
 
     def end_overdue(self, call: Call) -> None:
         """Kill workers that did not end by themselves when an item's time was over."""
@@ -414,6 +423,8 @@ class Crew:
                     continue
                 what = worker.words[protocol.ITEM_OFFSET]
                 number = worker.words[protocol.CHUNK_BEGUN]
+                if worker.times[protocol.ITEM_BEGUN] != begun:
+                    continue  # it goes on, and `what` may have begun just now
                 for ticket in worker.tickets:
                     if ticket.number == number and ticket.call is call:
                         self._expired(worker, ticket, what)
@@ -426,15 +437,15 @@ class Crew:
     # --- what workers send ------------------------------------------------------------------
 
     def _receive(self, worker: Worker) -> None:
-        try:
-            messages = worker.channel.receive()
-        except Closed:
-            self._bury(worker)
-            return
-        with self.lock:
-            for message in messages:
-                self._route(worker, message)
-        self._retell()
+        with Shield(len(self.calls) > 1):  # a reply that is read and not routed would be lost
+            try:
+                messages = worker.channel.receive()
+            except Closed:
+                self._bury(worker)
+                return
+            with self.lock:
+                for message in messages:
+                    self._route(worker, message)
 
     def _route(self, worker: Worker, message: Message) -> None:
         kind, *fields = message.body
@@ -518,13 +529,26 @@ class Crew:
     def _on_retired(self, worker: Worker, _: list[int]) -> None:
         worker.retired = True
 
-    def _on_told(self, _: Worker, __: list[int], kind: str, fields: tuple[Any, ...]) -> None:
-        self._told.append((kind, fields))
+    def _on_told(self, worker: Worker, _: list[int], kind: str, fields: tuple[Any, ...]) -> None:
+        call = worker.tickets[0].call if worker.tickets else None
+        if call is None or call.number not in self.calls:
+            self._told.append((kind, fields))
+        else:
+            call.told.append((kind, fields))
+            call.event.set()
 
-    def _retell(self) -> None:
-        """Log and warn what workers told; without the lock, since handlers may do anything."""
-        while self._told:
-            telling.retell(*self._told.popleft())
+    def _retell(self, call: Call) -> None:
+        """Log, warn and print what items of a call told, in its own thread and without the lock.
+
+        So handlers may do anything, and one that takes its time holds up no other call.
+        """
+        for told in (call.told, self._told):
+            while told:
+                try:
+                    kind, fields = told.popleft()
+                except IndexError:  # another thread had it
+                    break
+                telling.retell(kind, fields)
 
     def _on_released(self, worker: Worker, _: list[int], *segments: list[int]) -> None:
         self._free(worker, *segments)

@@ -62,6 +62,9 @@ class Call:
     event: threading.Event = field(default_factory=threading.Event)
     feeding: threading.RLock = field(default_factory=threading.RLock)  # one thread at a time
     poked: bool = False
+    told: deque[tuple[str, tuple[Any, ...]]] = field(
+        default_factory=deque
+    )  # logs, warnings, prints
     failed: BaseException | None = None
     packet: Packet | None = None
     segment: Segment | None = None

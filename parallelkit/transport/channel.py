@@ -54,7 +54,8 @@ class Channel:
         sock.setblocking(False)
         self._socket = sock
         self._sending = threading.RLock()
-        self._receiving = threading.Lock()
+        self._receiving = threading.RLock()
+        self._filling = False
         self._scratch = memoryview(bytearray(_READ))
         self._buffer = bytearray()
         self._fds: deque[int] = deque()
@@ -123,6 +124,8 @@ class Channel:
             If there is none and the other side is gone.
         """
         with self._receiving:
+            if self._filling:
+                return []  # the garbage collector ends a call in the middle of the below
             self._fill()
             messages = list(self._arrived)
             self._arrived.clear()
@@ -148,6 +151,15 @@ class Channel:
 
     def _fill(self) -> None:
         """Read all that the kernel has, and cut it into messages."""
+        if self._filling:
+            return
+        self._filling = True
+        try:
+            self._read()
+        finally:
+            self._filling = False
+
+    def _read(self) -> None:
         while not self._ended:
             try:
                 count, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], _ANCILLARY)

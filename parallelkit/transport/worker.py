@@ -284,6 +284,7 @@ class _Worker:
         return self.watch
 
     def _mark(self, what: int, since: float) -> None:
+        self.times[ITEM_BEGUN] = 0.0  # by this the parent sees that the offset is being changed
         self.words[ITEM_OFFSET] = what
         self.times[ITEM_BEGUN] = since
 
