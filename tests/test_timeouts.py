@@ -199,9 +199,7 @@ def test_a_torn_look_at_a_worker_blames_nobody():
     """An item that has just begun is not taken for the one before it, which had lasted too long."""
     words = {protocol.ITEM_OFFSET: NOBODY, protocol.CHUNK_BEGUN: 0}
     killed, times = [], Changing()
-    worker = SimpleNamespace(
-        times=times, words=words, tickets=[], kill=lambda: killed.append(True)
-    )
+    worker = SimpleNamespace(times=times, words=words, tickets=[], kill=lambda: killed.append(True))
     crew = SimpleNamespace(lock=threading.RLock(), workers=[worker])
     Crew.end_overdue(crew, SimpleNamespace(timeout=60))
     assert (times.left, killed) == ([], [])

@@ -12,7 +12,7 @@
     ABORT   a call is given up        ─►  (with SIGINT, to stop the item that runs)
                                        ◄─ SKIPPED for each of its chunks
     FORGET  calls are over            ─►
-                                       ◄─ TOLD log records and warnings, at any time
+                                       ◄─ TOLD log records, warnings, prints, at any time
 
 A worker that finds the channel closed ends. What it writes into its control block tells the
 parent, after its death, which chunk it had begun.
@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import io
 import mmap
 import os
 import signal
@@ -37,7 +36,7 @@ from typing import Any, NamedTuple
 from .. import blas, levels, seeds
 from ..chunking import Chunk
 from ..outcome import Raised, Reply
-from . import pickling, telling
+from . import pickling, printing, telling
 from .channel import Channel, Closed, Message
 from .payload import BUDGET, Interrupted, Progress, Task
 from .pickling import Pickled
@@ -144,9 +143,8 @@ class _Worker:
         levels.settle(levels.Nesting(1, 1))
         seeds.refresh()
         telling.forward(self._tell, self._index)
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # whole lines, whatever -u says
-                stream.reconfigure(line_buffering=True, write_through=False)
+        printing.attach(self._tell)
+        printing.set_by_parent(Surroundings(*around).printing)
         try:
             self.inbox.adopt(packet, message.fds[1:])
             initializer, initargs = pickling.loads(*self.inbox.unpack(packet, copy=True))
