@@ -31,8 +31,26 @@ _lock = threading.RLock()
 _libraries: list[Any] = []
 _modules_seen = -1
 _held = threading.local()
+
+
 _borrowers = 0
 _before: dict[str, int] = {}  # library file: threads of the process before the first borrower
+
+
+class _Thread:
+    """What is lent to one thread, and what OpenMP, which counts for each, had there before."""
+
+    def __init__(self) -> None:
+        self.lent: list[list[int]] = []  # the last one rules; iterators may end in any order
+        self.before: dict[str, int] = {}
+
+
+class _Here(threading.local):
+    def __init__(self) -> None:
+        self.thread = _Thread()
+
+
+_here = _Here()
 
 
 def hold(threads: int) -> None:
@@ -56,25 +74,31 @@ def lent(threads: int) -> Iterator[None]:
     """Hold to `threads` within the block, and give back what was there before."""
     global _borrowers
     with _lock:
-        libraries = list(_loaded())
-        own = {library.filepath: library.get_num_threads() for library in libraries}
+        here, loan = _here.thread, [threads]
         _borrowers += 1
         if _borrowers == 1:
             _before.clear()
-        for path, number in own.items():
-            _before.setdefault(path, number)
-        for library in libraries:
+        if not here.lent:
+            here.before.clear()
+        here.lent.append(loan)
+        for library in list(_loaded()):
+            before = here.before if library.user_api == "openmp" else _before
+            before.setdefault(library.filepath, library.get_num_threads())
             library.set_num_threads(threads)
     try:
         yield
     finally:
         with _lock:
             _borrowers = max(0, _borrowers - 1)  # a fork within the block has begun anew
+            here.lent = [other for other in here.lent if other is not loan]
             _held.state = None
             for library in _loaded():  # those loaded within the block get what they would have had
-                before = own if library.user_api == "openmp" else _before
-                if library.user_api == "openmp" or _borrowers == 0:
-                    library.set_num_threads(before.get(library.filepath, cpu_count()))
+                if library.user_api != "openmp":
+                    if _borrowers == 0:
+                        library.set_num_threads(_before.get(library.filepath, cpu_count()))
+                elif here is _here.thread:
+                    own = here.before.get(library.filepath, cpu_count())
+                    library.set_num_threads(here.lent[-1][0] if here.lent else own)
 
 
 def _loaded() -> list[Any]:

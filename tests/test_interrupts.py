@@ -9,9 +9,10 @@ import faults
 import pytest
 from faults import wait_for_files
 from helpers import mark, wait_until
+from programs import ITEMS, Program
+
 from parallelkit.pools.crew import Crew
 from parallelkit.transport import worker as protocol
-from programs import ITEMS, Program
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and terminals")
 
