@@ -186,6 +186,10 @@ class Crew:
                 return
             self._closed = True
         self._fail(ParallelError("the workers were shut down while the call was running"))
+        self.host.replace_no_more()
+        with self.lock:
+            for worker in self.workers:
+                worker.hang_up()
         self.host.close()
         with self.lock:
             for worker in list(self.workers):

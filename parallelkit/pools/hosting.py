@@ -23,7 +23,9 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from multiprocess import (
@@ -41,6 +43,7 @@ from multiprocess import process as mp_process
 
 from ..errors import ParallelError
 from ..transport.birth import Newborn, live
+from ..transport.ending import PATIENCE, forget_exit_handlers, kill_with_children
 from . import launch
 
 __all__ = ["Host"]
@@ -76,17 +79,26 @@ class Host:
 
         self._pid = os.getpid()
         self.closed = False
+        self._context = _Context(start_method, on_start, on_failure)
         self._pool = ProcessPool(
             nodes=workers,
             id=f"parallelkit-{os.getpid()}-{next(_ids)}",
-            context=_Context(start_method, on_start, on_failure),
+            context=self._context,
         )
+
+    def replace_no_more(self) -> None:
+        """Let workers end without others that come in their place."""
+        self._context.deadline = time.monotonic() + PATIENCE + 0.2
+        pool = self._pool.__state__.get(self._pool._id)
+        if pool is not None:
+            pool._worker_handler._state = "TERMINATE"  # as terminate() says it, a moment later
 
     def close(self) -> None:
         """End all processes, and start no more."""
         if self.closed or os.getpid() != self._pid:
             return
         self.closed = True
+        self.replace_no_more()
         pool = self._pool.__state__.get(self._pool._id)
         if pool is not None:
             # Its task handler waits for this from its worker handler, which is gone where a
@@ -112,16 +124,15 @@ class _Context(context.BaseContext):  # type: ignore[misc]
 
     def __init__(self, start_method: str, on_start: OnStart, on_failure: OnFailure) -> None:
         self._method = start_method
-        self._on_start = on_start
-        self._on_failure = on_failure
+        self.on_start = on_start
+        self.on_failure = on_failure
         self._creator = threading.current_thread()
+        self.deadline: float | None = None  # for the workers to have ended, once that is wanted
 
     def Process(self, *_: Any, **__: Any) -> _Process:  # noqa: N802 - the base's name
         """A worker; what the pool wants to run in it is of no interest."""
         replaces = threading.current_thread() is not self._creator
-        return _Process(
-            _POPEN[self._method], self._on_start, self._on_failure if replaces else None
-        )
+        return _Process(self, _POPEN[self._method], replaces)
 
     def SimpleQueue(self) -> _LocalQueue:  # noqa: N802 - the base's name
         """A queue for the pool's own threads."""
@@ -146,11 +157,11 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
 
     _start_method = None
 
-    def __init__(self, popen: type, on_start: OnStart, on_failure: OnFailure | None) -> None:
+    def __init__(self, owner: _Context, popen: type, replaces: bool) -> None:
         super().__init__(name="parallelkit-worker")
+        self._owner = owner
         self._popen_class = popen
-        self._on_start = on_start
-        self._on_failure = on_failure
+        self._replaces = replaces
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
 
@@ -166,24 +177,32 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
                     super().start()
                 finally:
                     self._theirs.close()
-            self._on_start(self, self._ours)
+            self._owner.on_start(self, self._ours)
         except (OSError, ParallelError) as error:
             if self._popen is not None:
                 self.kill()
-            if self._on_failure is None:
+            if not self._replaces:
                 raise
-            self._on_failure(error)
+            self._owner.on_failure(error)
             raise SystemExit from None  # ends the pool's own thread without a word
 
     def terminate(self) -> None:
-        """End the process, also one that is stopped or takes no notice of SIGTERM."""
+        """Wait a moment for the end of a process that was hung up on, and end it if it does not."""
+        left = (self._owner.deadline or 0.0) - time.monotonic()
+        wait_for([self.sentinel], max(0.0, left))
         self.kill()
+
+    def kill(self) -> None:
+        """End the process, whatever it does, and what its items have started."""
+        if self._popen is not None and self._popen.returncode is None:
+            kill_with_children(self._popen.pid)
 
     def run(self) -> None:
         """In a forked child: close what belongs to the parent, and serve."""
         assert self._ours is not None
         assert self._theirs is not None
         self._ours.close()
+        forget_exit_handlers()
         live(socket.socket(fileno=self._theirs.detach()))
 
     def _Popen(self, process: Any) -> Any:  # noqa: N802 - the base's name

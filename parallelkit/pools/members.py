@@ -102,6 +102,13 @@ class Worker:
         """Ticket of a chunk that it has; None if that has been settled."""
         return next((ticket for ticket in self.tickets if ticket.number == number), None)
 
+    def hang_up(self) -> None:
+        """Let the process end by itself if it has nothing to do, else end it."""
+        if self.tickets or not self.ready:
+            self.kill()
+        else:
+            self.channel.hang_up()
+
     def kill(self) -> None:
         """End the process, whatever it does."""
         if not self.dead:

@@ -20,6 +20,7 @@ from typing import Any
 
 from multiprocess.process import BaseProcess
 
+from . import ending
 from .channel import Channel
 from .worker import serve
 
@@ -66,6 +67,7 @@ def live(sock: socket.socket) -> None:
     _die_with_parent()
     _keep_memory()
     serve(Channel(sock))
+    ending.leave()
 
 
 def _keep_memory() -> None:

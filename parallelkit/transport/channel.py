@@ -66,6 +66,13 @@ class Channel:
         """Descriptor to wait on."""
         return self._socket.fileno()
 
+    def hang_up(self) -> None:
+        """Let the other side see the end of the file; to be closed later."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it is gone
+
     def close(self) -> None:
         """Hang up; the other side sees the end of the file."""
         self._socket.close()
