@@ -163,7 +163,7 @@ def _pool(options: Options, plan_: Plan) -> Pool:
     if plan_.backend in ("serial", "thread"):
         setup = Setup(options.initializer, options.initargs)
         if plan_.backend == "serial":
-            return SerialPool(setup)
+            return SerialPool(setup, options.blas_threads)
         from .pools.threads import ThreadPool
 
         return ThreadPool(plan_.workers, plan_.level, setup, own=plan_.wished and plan_.level > 1)

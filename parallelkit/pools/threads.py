@@ -61,7 +61,8 @@ class ThreadPool:
         hand_out = _nobody if crew is None else crew.put
         job = _Job(task, source, range(helping, helping + helpers), hand_out, self._setup)
         try:
-            with blas.lent(task.threads(0)):
+            least = min(range(self._workers), key=task.threads)
+            with blas.lent(task.threads(least), task.place(least).cores, here=helping):
                 yield from self._collect(job, source, helping)
         finally:
             job.close()
