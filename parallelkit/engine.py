@@ -166,7 +166,7 @@ def _pool(options: Options, plan_: Plan) -> Pool:
             return SerialPool(setup, options.blas_threads)
         from .pools.threads import ThreadPool
 
-        return ThreadPool(plan_.workers, plan_.level, setup, own=plan_.wished and plan_.level > 1)
+        return ThreadPool(plan_.workers, plan_.level, setup, plan_.wished)
     from .pools.processes import process_pool
 
     return process_pool(options, plan_.workers, options.start_method or default_start_method())

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from .host import cpu_count
 
-__all__ = ["Nesting", "enter", "in_worker_process", "leave", "nesting", "settle"]
+__all__ = ["Nesting", "enter", "in_worker_process", "leave", "nesting", "process_cores", "settle"]
 
 
 class Nesting(NamedTuple):
@@ -72,6 +72,11 @@ def nesting() -> Nesting:
     place, spare = standing
     more = 0 if spare is None else spare()
     return place if more <= place.cores else Nesting(place.level, more)
+
+
+def process_cores() -> int:
+    """Cores of this process, however they are shared out within."""
+    return cpu_count() if _process is None else _process.place.cores
 
 
 def in_worker_process() -> bool:

@@ -93,7 +93,7 @@ def others_rest():
     return sum(seconds - before.get(name, 0) for name, seconds in now.items()) < 0.001
 
 
-def multiply(_=None, size=700, times=8):
+def multiply(_=None, size=600, times=8):
     a = np.ones((size, size))
     for _ in range(times):
         a = a @ a / size
@@ -103,8 +103,8 @@ def multiply(_=None, size=700, times=8):
 def fit(seed=0):
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-    x = np.random.default_rng(seed).normal(size=(30_000, 8))
-    HistGradientBoostingRegressor(max_iter=8).fit(x, x[:, 0] * x[:, 1])
+    x = np.random.default_rng(seed).normal(size=(10_000, 8))
+    HistGradientBoostingRegressor(max_iter=5).fit(x, x[:, 0] * x[:, 1])
 
 
 def workers_of_multiply(_):
@@ -124,9 +124,9 @@ def test_threads_that_work_in_a_worker(count, share, cores):
     """A worker with a share of n computes a matrix product, and a scikit-learn fit, with n threads."""
     if count is workers_of_fit:
         pytest.importorskip("sklearn")
-    cores(2 * share)
-    with pk.Pool(workers=2, chunksize=1) as pool:
-        assert set(pool.map(count, range(2))) == {share}
+    cores(share)  # one item has them all: two would spin for each other's cores on a small machine
+    with pk.Pool(workers=2) as pool:
+        assert pool.map(count, [0]) == [share]
 
 
 @pytest.mark.parametrize("share", [1, 2, 3])
@@ -174,11 +174,11 @@ def test_blas_threads_overrides(openmp, backend, cores):
 def test_threads_that_work_around_thread_items(share, cores_in_all, cores):
     """Two items on threads, share n each, run 2n threads of matrix products; the caller then has its own again."""
     cores(cores_in_all)
-    alone = workers_of(lambda: multiply(times=20))
+    alone = workers_of(lambda: multiply(times=12))
     with pk.Pool(workers=2, backend="thread", chunksize=1) as pool:
         at_work = workers_of(lambda: pool.map(multiply, range(6)))
     assert at_work <= 2 * share
-    assert workers_of(lambda: multiply(times=20)) == alone
+    assert workers_of(lambda: multiply(times=12)) == alone
 
 
 def test_own_library_in_thread_items(openmp, cores):
