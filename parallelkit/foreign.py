@@ -43,7 +43,7 @@ def _by_dask() -> int | None:
         return None
     try:
         state = dask.get_worker().state
-        return max(1, state.nthreads // max(1, state.executing_count))
+        return max(1, int(state.nthreads) // max(1, int(state.executing_count)))
     except (AttributeError, ValueError):  # not in a task
         return None
 
