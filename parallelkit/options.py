@@ -245,6 +245,8 @@ _last_environment: tuple[list[Any], dict[str, Any]] = ([None] * len(_VARIABLES),
 def _environment() -> dict[str, Any]:
     """Options from ``PARALLELKIT_*`` as the environment is now; parsed again when it changed."""
     global _last_environment
+    if not _last_environment[1] and _raw.keys().isdisjoint(_RAW_NAMES):
+        return _last_environment[1]
     seen = [_raw.get(name) for name in _RAW_NAMES]
     if seen == _last_environment[0]:
         return _last_environment[1]

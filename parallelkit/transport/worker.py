@@ -124,7 +124,7 @@ class _Worker:
         self.outbox = Outbox()
         self.sent = 0  # segments known to the parent, by the highest id
         self.items = 0
-        self.threads = 0  # of numerical libraries
+        self.threads = 0, 0  # of numerical libraries, and the cores of the share
         self.item: tuple[int, Progress] | None = None  # first index and progress of what runs
         self.holding = self.interrupted = False
         self.watch: Watch | None = None
@@ -351,11 +351,12 @@ class _Worker:
         """Take the place of the worker `rank`, with numerical libraries held to its share."""
         self.standing = task, rank
         levels.settle(task.place(rank), self._spare)
-        threads = task.threads(rank)
-        if threads != self.threads:
-            blas.set_default(threads)
+        threads = task.threads(rank), task.place(rank).cores
+        if threads == self.threads:
+            blas.hold(threads[0])
+        else:
+            blas.settle(*threads)
             self.threads = threads
-        blas.hold(threads)
 
     def run_meanwhile(self) -> bool:
         """Run a chunk that another worker has lent, while an item here waits; false without one."""
