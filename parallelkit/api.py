@@ -121,7 +121,8 @@ class Pool:
         [1, 2]
         """
         options, call = self._options(), Call(func, iterables, frozen)
-        return in_thread(lambda: engine.gather(call, options, self._watch))
+        limited = nesting().level > 0 and options.workers is None
+        return in_thread(lambda: engine.gather(call, options, self._watch), limited=limited)
 
     def submit(self, func: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Start one call of `func` in the background.

@@ -23,6 +23,7 @@ __all__ = ["Options", "Resolver", "configure", "configured", "inherit", "release
 
 BACKENDS = ("process", "thread", "serial", "auto")
 ON_ERROR = ("raise", "return", "skip")
+NESTED = ("thread", "process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Options:
     temp_folder: str | None = None
     blas_threads: int | None = None
     seed: Any = None
+    nested: str = "thread"
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -54,6 +56,7 @@ class Options:
             raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
         _one_of("backend", self.backend, BACKENDS)
         _one_of("on_error", self.on_error, ON_ERROR)
+        _one_of("nested", self.nested, NESTED)
         if self.start_method is not None:
             _one_of("start_method", self.start_method, host.start_methods())
         _whole("retries", self.retries, least=0)
@@ -228,6 +231,7 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "temp_folder": str,
     "blas_threads": int,
     "seed": int,
+    "nested": str,
     "strict": lambda text: text.lower() not in ("0", "false", "no"),
 }
 _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
@@ -261,6 +265,8 @@ def _environment() -> dict[str, Any]:
     global _last_environment
     if not _names_checked:
         _check_names_of_variables()
+    if not _last_environment[1] and _raw.keys().isdisjoint(_RAW_NAMES):
+        return _last_environment[1]
     seen = [_raw.get(name) for name in _RAW_NAMES]
     if seen == _last_environment[0]:
         return _last_environment[1]

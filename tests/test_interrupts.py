@@ -229,7 +229,7 @@ def test_a_second_ctrl_c_leaves_nothing_of_the_call(process_pool, monkeypatch, f
     pool = process_pool(max_nbytes=1)
     method = Crew._give_up
 
-    def impatient(crew, call, busy):
+    def impatient(crew, call, *_):
         monkeypatch.setattr(Crew, "_give_up", method)
         raise KeyboardInterrupt
 

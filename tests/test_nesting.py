@@ -80,9 +80,18 @@ def test_levels_count_up(concurrent_pool):
     assert pk.nesting().level == 0
 
 
-def test_cores_are_shared_out(concurrent_pool):
+def where_together(x, folder):
+    """What :func:`where` tells while all outer items run."""
+    meet(x, folder, 2)
+    told = where(x, levels=3)
+    meet(2 + x, folder, 4)
+    return told
+
+
+def test_cores_are_shared_out(concurrent_pool, tmp_path):
     """Two workers have half of the cores each, and no level has less than one or more than the level above."""
-    levels, _ = concurrent_pool().map(where, [0, 1], levels=3)
+    own = concurrent_pool(chunksize=1)
+    levels, _ = own.map(where_together, [0, 1], folder=str(tmp_path))
     cores = [share for _, share, _ in levels]
     assert cores[0] == max(1, pk.cpu_count() // 2)
     assert all(1 <= below <= above for above, below in itertools.pairwise(cores))
@@ -302,8 +311,8 @@ class Library:
 def test_iterators_that_end_in_any_order_give_threads_back(monkeypatch, first):
     """Two calls in one thread, the one begun within the other: libraries have in the end what they had."""
     libraries = [Library("openmp"), Library("blas")]
-    monkeypatch.setattr(blas, "_loaded", lambda: libraries)
-    outer, inner = blas.lent(4), blas.lent(1)
+    monkeypatch.setattr(blas, "_libraries", lambda: libraries)
+    outer, inner = blas.lent(4, 4), blas.lent(1, 1)
     outer.__enter__()
     inner.__enter__()
     assert libraries[0].threads == 1
