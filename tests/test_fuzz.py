@@ -1,10 +1,13 @@
 """Generated calls, compared with the builtin map on processes, threads and in place."""
 
 import itertools
+import tempfile
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from faults import tallies, tally
 from helpers import add_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,16 +23,45 @@ MAKERS = {
     "generator": lambda values: (value for value in values),
     "array": lambda values: np.array(values, dtype=np.int64),
     "keys": lambda values: dict.fromkeys(range(len(values))).keys(),
+    "values": lambda values: dict(enumerate(values)).values(),
+    "deque": deque,
+    "map": lambda values: map(int, values),
+    "range": lambda values: range(values[0], values[-1] + 1) if values else range(0),
+    "own": lambda values: Own(values),
+    "column": lambda values: np.array([values, values], dtype=np.int64).T[:, 0],  # not contiguous
 }
 
 
-def work(*args, bad=(), p=0, depth=0):
-    """Adds up, fails for some, and calls itself in parallel on request."""
-    if sum(args) in bad:
-        raise ArithmeticError(int(sum(args)))
+class Own:
+    """Something of a user's that can be iterated, and has a length."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __iter__(self):
+        return iter(self.values)
+
+    def __len__(self):
+        return len(self.values)
+
+
+def work(*args, bad=(), odd=(), p=0, depth=0, way="map"):
+    """Adds up, fails for some in one of two ways, and calls itself in parallel on request."""
+    total = int(sum(args))
+    if total in bad:
+        raise ArithmeticError(total)
+    if total in odd:
+        raise KeyError(total)
     if depth:
-        return pk.map(add_all, range(depth), range(depth), p=int(args[0]))
+        inner = getattr(pk, way, map_by_loop)(
+            work, range(depth), range(depth), p=total, depth=depth - 1, way=way
+        )
+        return list(inner)
     return add_all(*args, p=p)
+
+
+def map_by_loop(func, *columns, **frozen):
+    return [func(*row, **frozen) for row in zip(*columns, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -47,8 +79,8 @@ class Call:
         outcomes = []
         for row in zip(*self.inputs(), strict=True):
             try:
-                outcomes.append(work(*row, **self.frozen))
-            except ArithmeticError as error:
+                outcomes.append(work(*row, **{**self.frozen, "way": "loop"}))
+            except (ArithmeticError, KeyError) as error:
                 outcomes.append(error)
         return outcomes
 
@@ -60,23 +92,36 @@ def calls(draw):
     start = draw(st.integers(-5, 5))
     step = draw(st.integers(1, 3))
     columns = [[start + k + step * i for i in range(size)] for k in range(width)]
+    kinds = [draw(st.sampled_from(sorted(MAKERS))) for _ in range(width)]
+    for k, kind in enumerate(kinds):
+        if kind == "range":  # whose step is one
+            columns[k] = [start + k + i for i in range(size)]
     frozen = draw(
         st.fixed_dictionaries(
             {},
             optional={
                 "bad": st.lists(st.integers(-10, 60), max_size=4),
+                "odd": st.lists(st.integers(-10, 60), max_size=2),
                 "p": st.integers(-3, 3),
-                "depth": st.integers(0, 3),
+                "depth": st.integers(0, 2),
+                "way": st.sampled_from(["map", "imap"]),
             },
         )
     )
+    if size > 10:
+        frozen.pop("depth", None)
     options = draw(
         st.fixed_dictionaries(
             {"on_error": st.sampled_from(["raise", "return", "skip"])},
-            optional={"chunksize": st.integers(1, 12), "strict": st.booleans()},
+            optional={
+                "chunksize": st.integers(1, 12),
+                "strict": st.booleans(),
+                "workers": st.sampled_from([1, 2]),
+                "retry_on": st.sampled_from([(), KeyError, (ArithmeticError, KeyError)]),
+                "retries": st.integers(0, 2),
+            },
         )
     )
-    kinds = [draw(st.sampled_from(sorted(MAKERS))) for _ in range(width)]
     return Call(columns, kinds, frozen, options)
 
 
@@ -108,11 +153,11 @@ def test_calls_give_what_a_loop_gives(options, name, call):
     """Any inputs, options and failures, by any way of calling: results and errors are those of a loop."""
     expected, errors = under_policy(call.expected(), call.options["on_error"])
     got, raised = [], None
-    with pk.Pool(workers=2, **options, **call.options) as own:
+    with pk.Pool(**{"workers": 2, **options, **call.options}) as own:
         try:
             for result in results_of(own, name, call):
                 got.append(result)  # noqa: PERF402 (what came before an error counts)
-        except ArithmeticError as error:
+        except (ArithmeticError, KeyError) as error:
             raised = error
     assert (raised is not None) == (errors is not None)
     if errors is not None:
@@ -162,3 +207,89 @@ def test_any_early_close_leaves_a_good_pool(options, name, taken, size, chunksiz
     assert len(set(got)) == len(got) == count
     if name == "imap":
         assert got == list(range(1, count + 1))
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is done with an iterator while another one is open."""
+
+    take: int
+    other: str
+    close: bool
+
+
+@pytest.mark.parametrize("options", BACKENDS, ids=IDS)
+@settings(max_examples=15)
+@given(
+    rounds=st.lists(
+        st.builds(
+            Round,
+            st.integers(0, 12),
+            st.sampled_from(["map", "imap", "uimap", "submit", "nest"]),
+            st.booleans(),
+        ),
+        max_size=4,
+    ),
+    endless=st.booleans(),
+    chunksize=st.sampled_from([None, 1, 4]),
+)
+def test_calls_beside_an_open_iterator(options, rounds, endless, chunksize):
+    """Whatever is called, and left half read, while an iterator is open: each gives what a loop gives."""
+    with pk.Pool(workers=2, chunksize=chunksize, **options) as own:
+        results = own.imap(add_all, itertools.count() if endless else range(60), p=1)
+        taken, left = 0, []
+        for one in rounds:
+            assert list(itertools.islice(results, one.take)) == list(
+                range(taken + 1, taken + one.take + 1)
+            )
+            taken += one.take
+            if one.other == "map":
+                assert own.map(add_all, range(9), p=-1) == list(range(-1, 8))
+            elif one.other == "submit":
+                assert own.submit(add_all, 4, p=2).result(60) == 6
+            elif one.other == "nest":
+                assert own.map(work, [1, 2], depth=2) == map_by_loop(
+                    work, [1, 2], depth=2, way="loop"
+                )
+            else:
+                inner = getattr(own, one.other)(add_all, itertools.count(), p=5)
+                first = list(itertools.islice(inner, 3))
+                assert len(set(first)) == 3
+                assert first == [5, 6, 7] or one.other == "uimap"
+                if one.close:
+                    inner.close()
+                left.append(inner)
+        if not endless:
+            assert list(results) == list(range(taken + 1, 61))
+
+
+@pytest.mark.parametrize("options", BACKENDS, ids=IDS)
+@settings(max_examples=15)
+@given(
+    failures=st.dictionaries(st.integers(0, 11), st.integers(1, 3), max_size=5),
+    retries=st.integers(0, 3),
+    chunksize=st.sampled_from([None, 1, 5]),
+    way=st.sampled_from(["map", "imap", "amap"]),
+)
+def test_retries_give_what_a_loop_with_retries_gives(options, failures, retries, chunksize, way):
+    """Items that fail as often as that before they succeed: results, errors and attempts are those of a loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        rule = {"retries": retries, "retry_on": OSError, "on_error": "return"}
+        with pk.Pool(workers=2, chunksize=chunksize, **rule, **options) as own:
+            results = getattr(own, way)(stumble, range(12), failures=failures, folder=folder)
+            results = results.result(60) if way == "amap" else list(results)
+        begun = tallies(folder)
+    for x, result in enumerate(results):
+        wanted = failures.get(x, 0)
+        if wanted <= retries:
+            assert result == x
+        else:
+            assert isinstance(result.exception, OSError)
+            assert result.attempts == retries + 1
+        assert begun[f"item-{x}"] == min(wanted, retries) + 1
+
+
+def stumble(x, failures, folder):
+    if tally(folder, f"item-{x}") <= failures.get(x, 0):
+        raise OSError(x)
+    return x

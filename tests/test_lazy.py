@@ -1,5 +1,6 @@
 """imap and uimap: lazy on their input, bounded ahead of the consumer, and easy to leave."""
 
+import contextlib
 import gc
 import itertools
 import queue
@@ -226,3 +227,11 @@ def test_iterators_are_consumed_in_another_thread(pool):
     consumer.start()
     consumer.join(60)
     assert got == list(range(1, 201))
+
+
+def test_an_iterator_that_nobody_reads_yet_holds_up_no_other_call(concurrent_pool):
+    """An iterator that was opened and not begun, with more work than workers, leaves others their turn."""
+    own = concurrent_pool(chunksize=1)
+    with contextlib.closing(own.imap(abs, itertools.count())) as unread:
+        assert own.map(abs, range(9)) == list(range(9))
+        assert next(unread) == 0

@@ -45,6 +45,8 @@ class ProcessPool:
         source.push = lambda: self._push(call, source)
         try:
             self._feed(call, source)
+            if source.lazy:
+                crew.sated(call)  # nobody waits before the first `next`: others shall have workers
             yield None
             while True:
                 if source.aborted is not None:
