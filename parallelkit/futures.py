@@ -29,12 +29,13 @@ from .options import Options
 from .outcome import Failure
 from .plan import plan
 
-__all__ = ["Desk", "Submissions", "Translate", "in_thread"]
+__all__ = ["Desk", "Submissions", "Translate", "as_it_is", "in_thread"]
 
 Translate = Callable[[BaseException], BaseException]
 
 
-def _as_it_is(error: BaseException) -> BaseException:
+def as_it_is(error: BaseException) -> BaseException:
+    """Translate nothing."""
     return error
 
 
@@ -57,7 +58,7 @@ class Desk:
     def __init__(
         self,
         resolve: Callable[[], Options],
-        translate: Translate = _as_it_is,
+        translate: Translate = as_it_is,
         opened: Callable[[Submissions], object] | None = None,
     ) -> None:
         self._resolve = resolve
@@ -130,7 +131,7 @@ class Submissions(Source):
 
     endless = True
 
-    def __init__(self, options: Options, translate: Translate = _as_it_is) -> None:
+    def __init__(self, options: Options, translate: Translate = as_it_is) -> None:
         here = nesting()
         self._plan = plan(options, here)
         super().__init__(_OneByOne(self._plan.workers, 1), lazy=False)

@@ -25,7 +25,7 @@ from typing import Any
 from . import engine
 from .call import Call, Delayed
 from .chunking import Source
-from .futures import Desk, Translate
+from .futures import Desk, Translate, as_it_is
 from .levels import nesting
 from .options import Options
 from .outcome import Failure
@@ -124,6 +124,11 @@ class Job:
         self._thread.join()
 
     @property
+    def over(self) -> bool:
+        """Whether no more results will come."""
+        return self._over
+
+    @property
     def alive(self) -> bool:
         """Whether something of it may still run."""
         return self._thread.is_alive()
@@ -195,7 +200,7 @@ def start(
     desk: Desk,
     *,
     ordered: bool,
-    translate: Translate,
+    translate: Translate = as_it_is,
 ) -> Job:
     """Begin to map `func` over `iterables`, up to the end of the shortest.
 

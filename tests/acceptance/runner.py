@@ -15,7 +15,7 @@ def bind(cases, ours, bases, namespace):
     made = []
     for backend, mixin in ours.items():
         for case in cases:
-            name = f"{backend}_{case.__name__}"
+            name = f"{backend}_{case.__name__.lstrip('_')}"
             namespace[name] = type(
                 name, (case, mixin, *bases), {"__module__": namespace["__name__"]}
             )
