@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextvars
 import os
+import sys
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from .call import Call, Delayed, apply_call
@@ -162,7 +164,8 @@ class Submissions(Source):
             else:
                 future.set_exception(self._ended or ParallelError("the pool is closed"))
         self._changed.set()
-        push = self.push or self.wake
+        # To pickle and send here saves a way, but an event loop has other things to do.
+        push = self.wake if _in_event_loop() else self.push or self.wake
         if push is not None:
             push()
         if self._ended is not None:
@@ -256,7 +259,10 @@ class Submissions(Source):
             future.set_result(value)
 
 
-def _returning(options: Options) -> Options:
-    from dataclasses import replace
+def _in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
+
+def _returning(options: Options) -> Options:
     return replace(options, on_error="return", progress=False)
