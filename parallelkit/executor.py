@@ -198,6 +198,8 @@ class PoolExecutor(Executor):
         buffersize: int | None,
     ) -> Iterator[Any]:
         futures = deque(self.submit(fn, *row) for row in islice(rows, buffersize))
+        if buffersize is None:
+            rows = iter(())  # it may still refer to what it gave last
         more = weakref.ref(self)  # an executor that is dropped takes no more
 
         def results() -> Iterator[Any]:

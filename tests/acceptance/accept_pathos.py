@@ -29,8 +29,8 @@ def bind():
     vars(pathos.pools).update(OURS, ParallelPool=Instead)
     vars(pathos.pools).update(_ProcessPool=plain.Pool, _ThreadPool=plain.ThreadPool)
     # A private name of theirs, by which a test asks for the number of nodes.
-    for name in OURS:
-        setattr(OURS[name], f"_{name}__nodes", OURS[name].nodes)
+    for name, kind in OURS.items():
+        setattr(kind, f"_{name}__nodes", kind.nodes)
 
 
 def cases():
