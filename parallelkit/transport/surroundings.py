@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .. import blas
-from . import telling
+from . import printing, telling
 
 __all__ = ["Surroundings", "current"]
 
@@ -35,6 +35,7 @@ class Surroundings(NamedTuple):
     environment: dict[Any, Any]
     log_levels: dict[str, int]
     warning_filters: list[telling.Filter]
+    printing: tuple[bool, ...]  # whether stdout, and stderr, go by way of the parent
 
     def enter(self) -> None:
         """Make them those of this process."""
@@ -48,6 +49,7 @@ class Surroundings(NamedTuple):
                 os.environ[_text(name)] = _text(value)
         telling.set_levels(self.log_levels)
         telling.set_filters(self.warning_filters)
+        printing.set_by_parent(self.printing)
         if self.folder is not None:
             try:
                 os.chdir(self.folder)
@@ -64,7 +66,10 @@ def current() -> Surroundings:
     environment = dict(_raw_environment)
     for name in _NOT_SHARED:
         environment.pop(name, None)
-    return Surroundings(folder, list(sys.path), environment, telling.levels(), telling.filters())
+    return Surroundings(
+        *(folder, list(sys.path), environment),
+        *(telling.levels(), telling.filters(), printing.by_parent()),
+    )
 
 
 def _text(raw: Any) -> str:
