@@ -148,17 +148,19 @@ def run_source(
         options.timeout,
         options.blas_threads,
     )
-    return _pool(options, plan_).run(task, source)
+    return _pool(options, plan_, source.served).run(task, source)
 
 
-def _pool(options: Options, plan_: Plan) -> Pool:
+def _pool(options: Options, plan_: Plan, served: bool) -> Pool:
     if plan_.backend in ("serial", "thread"):
         setup = Setup(options.initializer, options.initargs)
         if plan_.backend == "serial":
             return SerialPool(setup)
         from .pools.threads import ThreadPool
 
-        return ThreadPool(plan_.workers, plan_.level, setup, own=plan_.wished and plan_.level > 1)
+        # Futures of one pool must not wait for items that another one has given up.
+        own = served or (plan_.wished and plan_.level > 1)
+        return ThreadPool(plan_.workers, plan_.level, setup, own)
     from .pools.processes import process_pool
 
     return process_pool(options, plan_.workers, options.start_method or default_start_method())

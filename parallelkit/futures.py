@@ -44,16 +44,22 @@ def in_thread(func: Callable[[], Any]) -> Future[Any]:
 class Submissions(Source):
     """Single calls as they are submitted: one endless call, whose input is a queue.
 
+    They have nothing to do with each other: none is sent to a worker that is still busy with
+    another one (which may take for ever, or wait for this one), and none keeps the thread busy that
+    sets the futures.
+
     Parameters
     ----------
     options : Options
         Of the pool, except that failures are set as exceptions, whatever ``on_error`` says.
     """
 
+    served = True
+
     def __init__(self, options: Options) -> None:
         here = nesting()
         self._plan = plan(options, here)
-        super().__init__(Sizer(self._plan.workers, 1), lazy=False)
+        super().__init__(_OneByOne(self._plan.workers, 1), lazy=False)
         self._options = options
         self._queue: deque[tuple[Delayed, Future[Any]]] = deque()
         self._futures: dict[int, Future[Any]] = {}
@@ -154,6 +160,13 @@ class Submissions(Source):
         for future in begun:
             if not future.done():
                 future.set_exception(error)
+
+
+class _OneByOne(Sizer):
+    """Learns nothing of how long items take, so that none is sent in advance."""
+
+    def observe(self, items: int, seconds: float, nbytes: int = 0) -> None:
+        """Take no notice."""
 
 
 def _set(future: Future[Any], value: Any) -> None:

@@ -9,7 +9,8 @@
 
 A call of n threads engages n - 1 helpers and works along; it never waits for work that nobody
 does, so calls nested to any depth cannot lock each other out, and n threads are busy, not n + 1.
-A lazy call at the top level engages n helpers and only collects: it has a consumer to serve.
+A lazy call at the top level engages n helpers and only collects: it has a consumer to serve; so
+does, at every level, one that serves futures.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class ThreadPool:
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in threads, this one included where that serves."""
-        helping = not source.lazy or self._level > 1
+        helping = not source.served and (not source.lazy or self._level > 1)
         helpers = self._workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)

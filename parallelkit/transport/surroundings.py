@@ -1,4 +1,4 @@
-"""What functions find around them: folder, import path, environment, log levels, filters.
+"""What functions find around them: folder, import path, environment, log levels, filters, key.
 
 A worker that is kept warm was started under other surroundings than a later call's; it is told
 what has changed, so that the call runs as in a worker started just for it.
@@ -35,6 +35,7 @@ class Surroundings(NamedTuple):
     environment: dict[Any, Any]
     log_levels: dict[str, int]
     warning_filters: list[telling.Filter]
+    key: bytes | None
 
     def enter(self) -> None:
         """Make them those of this process."""
@@ -48,6 +49,10 @@ class Surroundings(NamedTuple):
                 os.environ[_text(name)] = _text(value)
         telling.set_levels(self.log_levels)
         telling.set_filters(self.warning_filters)
+        if self.key is not None:  # with it the proxies of a multiprocessing.Manager can connect
+            import multiprocessing
+
+            multiprocessing.current_process().authkey = self.key
         if self.folder is not None:
             try:
                 os.chdir(self.folder)
@@ -64,7 +69,15 @@ def current() -> Surroundings:
     environment = dict(_raw_environment)
     for name in _NOT_SHARED:
         environment.pop(name, None)
-    return Surroundings(folder, list(sys.path), environment, telling.levels(), telling.filters())
+    standard = sys.modules.get("multiprocessing")  # a Manager has imported it
+    return Surroundings(
+        folder,
+        list(sys.path),
+        environment,
+        telling.levels(),
+        telling.filters(),
+        bytes(standard.current_process().authkey) if standard is not None else None,
+    )
 
 
 def _text(raw: Any) -> str:
