@@ -3,7 +3,8 @@
 joblib sends each task with all of its arguments, so the data of a grid search come with every
 task. Here an array that is met a second time in one call is copied into shared memory, and from
 then on only its name travels. Each task maps it copy-on-write: an array of its own, writable,
-that costs nothing until it is written to.
+that costs nothing until it is written to. (joblib draws several tasks before it sends one, so an
+array that is changed while a call draws its tasks is not safe with any of its backends.)
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ __all__ = ["Once", "Packed", "UnpicklableTask"]
 
 APART = 1 << 16  # bytes; larger buffers are not copied into the pickle
 AT_ONCE = 64 << 20  # bytes; one that large is shared when it is first met: to copy it again is dear
-SAMPLES = 1021  # elements that are compared; a prime, so as not to meet the same column only
 
 Array = NDArray[Any]
 
@@ -68,7 +68,7 @@ class Once:
             self._seen[key] = seen
             if array.nbytes < AT_ONCE:
                 return None
-        if seen.memory is None or not _same(array, seen.memory):
+        if seen.memory is None:
             seen.memory = _copied(array, self._folder)
         return seen.memory
 
@@ -87,21 +87,13 @@ def _copied(array: Array, folder: str | None) -> Shared | None:
     """Copy of the memory of an array; None if there is no room."""
     try:
         memory = Shared.create(array.nbytes, folder, reserve=False)
-        rest, at = memoryview(array.reshape(-1, order="A").view(np.uint8)), 0
+        rest, at = memoryview(array.reshape(-1, order="A").view(np.uint8).data), 0
         while rest:  # by the file: fresh pages come without being zeroed first
             done = os.pwrite(memory.fd, rest, at)
             rest, at = rest[done:], at + done
     except (MemoryError, OSError):
         return None
     return memory
-
-
-def _same(array: Array, memory: Shared) -> bool:
-    """Whether an array seems to be as it was: a buffer that is filled anew for each task is not."""
-    copy = np.ndarray(array.size, array.dtype, memory)
-    now = array.reshape(-1, order="A")
-    step = max(1, now.size // SAMPLES)
-    return copy[::step].tobytes() == now[::step].tobytes()
 
 
 class Packed:
@@ -114,7 +106,9 @@ class Packed:
             pickler.dump(task)
         except Exception as error:
             reason = refusal("the task", getattr(task, "items", task), error)
-            raise UnpicklableTask(f"Could not pickle the task to send to the workers: {reason}") from error
+            raise UnpicklableTask(
+                f"Could not pickle the task to send to the workers: {reason}"
+            ) from error
         pickler.finish()
         buffers = [pickle.PickleBuffer(view) for view in pickler.buffers]
         data = pickle.PickleBuffer(b"".join(pieces))

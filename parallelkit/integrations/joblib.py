@@ -40,9 +40,10 @@ except ImportError as error:
 
 from .. import blas
 from ..api import Pool
-from ..errors import ParallelError, TransportError, WorkerDied
+from ..errors import ParallelError, RemoteTraceback, WorkerDied
 from ..levels import nesting
-from .arrays_once import Once, Packed, UnpicklableTask
+from ..transport.payload import format_error
+from .arrays_once import Once, Packed
 
 __all__ = ["ParallelkitBackend", "ParallelkitThreadsBackend", "TerminatedWorker"]
 
@@ -92,7 +93,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
     # --- what joblib asks ------------------------------------------------------------------
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """How many tasks run at a time: negative numbers count from this level's share of the cores.
+        """Tasks that run at a time; negative numbers count from this level's share of the cores.
 
         What is asked for is granted, except in calls within calls within tasks: those get no more
         than their share, so that threads of threads do not multiply.
@@ -189,7 +190,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
         """Wait for all tasks before joblib, which looks every 10 ms, begins to wait for them."""
         parallel = self.parallel
         if parallel is not None and not parallel.return_generator and parallel.timeout is None:
-            if self._pending and not getattr(parallel, "_aborting", True):
+            while self._pending and not getattr(parallel, "_aborting", True):
                 self._idle.wait()
         yield
 
@@ -201,6 +202,8 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
             raise TerminatedWorker(*error.args) from error
         except BaseException as error:
             _drop_index(error)
+            if error.__cause__ is None:  # joblib takes the traceback away
+                error.__cause__ = RemoteTraceback(format_error(error))
             raise
 
     def abort_everything(self, ensure_ready: bool = True) -> None:

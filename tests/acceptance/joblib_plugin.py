@@ -25,9 +25,9 @@ def pytest_generate_tests(metafunc):
     """Add our processes to lists of names that have joblib's processes."""
     for mark in metafunc.definition.iter_markers("parametrize"):
         names, values = mark.args[:2]
-        if names in NAMED and isinstance(values, list) and "loky" in values:
-            if "parallelkit" not in values:
-                values.append("parallelkit")
+        lists = names in NAMED and isinstance(values, list)
+        if lists and "loky" in values and "parallelkit" not in values:
+            values.append("parallelkit")
 
 
 def pytest_collection_modifyitems(items):
