@@ -44,6 +44,7 @@ class Options:
     max_nbytes: int = 65536
     temp_folder: str | None = None
     blas_threads: int | None = None
+    seed: Any = None
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -61,6 +62,8 @@ class Options:
         _whole("max_nbytes", self.max_nbytes, least=0)
         _whole("blas_threads", self.blas_threads, least=1, none=True)
         _seconds("timeout", self.timeout)
+        if not hasattr(self.seed, "spawn_key"):  # numpy's SeedSequence
+            _whole("seed", self.seed, least=0, none=True)
         if self.timeout is not None and self.backend in ("thread", "serial"):
             raise ValueError(
                 f"timeout= needs backend='process', not {self.backend!r}: "
@@ -72,13 +75,7 @@ class Options:
         if type(self.strict) is not bool:
             raise TypeError(f"strict must be True or False, not {self.strict!r}")
         _folder("temp_folder", self.temp_folder)
-        retry_on: Any = self.retry_on
-        if not isinstance(retry_on, tuple):
-            retry_on = (retry_on,)
-        for kind in retry_on:
-            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-                raise TypeError(f"retry_on must name exception types, not {kind!r}")
-        object.__setattr__(self, "retry_on", retry_on)
+        object.__setattr__(self, "retry_on", _exceptions("retry_on", self.retry_on))
         if not isinstance(self.progress, (bool, str, Mapping)):
             raise TypeError(
                 "progress must be True, False, a label or a mapping of tqdm keywords, "
@@ -229,6 +226,7 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "max_nbytes": int,
     "temp_folder": str,
     "blas_threads": int,
+    "seed": int,
     "strict": lambda text: text.lower() not in ("0", "false", "no"),
 }
 _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
@@ -289,6 +287,14 @@ def _tuple(name: str, value: Any) -> tuple[Any, ...]:
         return tuple(value)
     except TypeError:
         raise TypeError(f"{name} must be a tuple, not {value!r}") from None
+
+
+def _exceptions(name: str, value: Any) -> tuple[type[BaseException], ...]:
+    kinds: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"{name} must name exception types, not {kind!r}")
+    return kinds
 
 
 def _folder(name: str, value: str | None) -> None:

@@ -2,16 +2,17 @@
 
 Every downgrade rule lives here:
 
-=====================================  ====================================================
+=====================================  ============================================================
 where the call is made                 what it gets
-=====================================  ====================================================
+=====================================  ============================================================
 main process                           what was asked for (processes by default)
 a process worker                       threads, with this worker's share of the cores
 a thread of ours                       threads at the next level with the share that is left
 a share of one, no wish for workers    runs in place
 ``workers=`` given                     honoured at every level
 ``backend="process"`` below a worker   threads all the same
-=====================================  ====================================================
+threads, a ``seed=``, no ``rng``       in place: `random` and `numpy.random` are all threads' own
+=====================================  ============================================================
 """
 
 from __future__ import annotations
@@ -64,8 +65,11 @@ class Plan:
         return Nesting(self.level, max(1, base + (rank % busy < extra)))
 
 
-def plan(options: Options, here: Nesting) -> Plan:
-    """Decide for a call with `options` made at `here`."""
+def plan(options: Options, here: Nesting, takes_rng: bool = False) -> Plan:
+    """Decide for a call with `options` made at `here`.
+
+    `takes_rng` tells whether the function gets its random stream as an argument.
+    """
     backend = options.backend
     if backend == "auto":
         backend = "process" if host.has_gil() else "thread"
@@ -74,6 +78,9 @@ def plan(options: Options, here: Nesting) -> Plan:
         backend = "thread"
     if backend == "process" and sys.platform == "win32":
         raise ParallelError("processes do not work on Windows yet; use backend='thread'")
+    if backend == "thread" and options.seed is not None and not takes_rng:
+        log.debug("a call with a seed, whose function has no parameter rng, runs in place")
+        backend = "serial"
     workers = _workers(options.workers, here.cores)
     if backend == "serial":
         workers = 1

@@ -71,6 +71,7 @@ class Crew:
         self._hungry: deque[Call] = deque()  # in the order in which they get workers
         self._told: deque[tuple[str, tuple[Any, ...]]] = deque()
         self._numbers = 0
+        self._shared_out = False  # whether workers have cores of idle ones
         self._futile = 0  # deaths since a worker answered or began something
         self._folder: str | None = settings["temp_folder"]
         self._tasks = Outbox(cap=512 << 20, folder=self._folder)
@@ -213,14 +214,15 @@ class Crew:
 
     # --- calls ---------------------------------------------------------------------------------
 
-    def open(self, pickled: pickling.Pickled, timeout: float | None) -> Call:
+    def open(self, pickled: pickling.Pickled, timeout: float | None, cores: int) -> Call:
         """Begin a call."""
         with self.lock:
             if self.broken is not None:
                 raise self.broken
             self._numbers += 1
-            call = Call(self._numbers, pickled, current(), timeout)
+            call = Call(self._numbers, pickled, current(), timeout, cores)
             self.calls[call.number] = call
+            self._share_out()
         if pickled.buffers:
             self.look()  # a segment of the last call may be free by now
         return call
@@ -256,6 +258,30 @@ class Crew:
             if call in self._hungry:
                 self._hungry.remove(call)
             self._feed_next()
+
+    def exhausted(self, call: Call, exhausted: bool) -> None:
+        """Tell whether `call` has no chunk left that some worker has not got."""
+        with self.lock:
+            call.exhausted = exhausted
+            self._share_out()
+
+    def _share_out(self) -> None:
+        """At the end of all calls, let workers that still run use the cores of those that do not.
+
+        The items see it when they make a call. What was handed out so is not taken back from
+        inner calls that run when a new outer call begins.
+        """
+        tail = bool(self.calls) and all(call.exhausted for call in self.calls.values())
+        if not (tail or self._shared_out):
+            return
+        self._shared_out = tail
+        busy = [worker for worker in self.workers if tail and worker.load]
+        cores = max((call.cores for call in self.calls.values()), default=0)
+        base, extra = divmod(cores, len(busy) or 1)
+        for worker in self.workers:
+            rank = busy.index(worker) if worker in busy else None
+            spare = 0 if rank is None else base + (rank < extra)
+            worker.words[protocol.SPARE_CORES] = spare
 
     def unreserve(self, call: Call, worker: Worker) -> None:
         """Give a reserved place back unused."""
@@ -557,6 +583,7 @@ class Crew:
         worker.tickets.remove(ticket)
         ticket.call.tickets -= 1
         ticket.call.event.set()
+        self._share_out()
         self._feed_next()
 
     def _deliver(self, call: Call, answer: Answer) -> None:

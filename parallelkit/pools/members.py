@@ -55,6 +55,8 @@ class Call:
     pickled: pickling.Pickled
     around: Surroundings
     timeout: float | None
+    cores: int  # what its items have together
+    exhausted: bool = False  # no chunk is left to be sent
     inbox: deque[Answer] = field(default_factory=deque)
     tickets: int = 0
     event: threading.Event = field(default_factory=threading.Event)

@@ -34,7 +34,8 @@ from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
-from .. import blas, levels
+from .. import blas, levels, seeds
+from ..chunking import Chunk
 from ..outcome import Raised, Reply
 from . import pickling, telling
 from .channel import Channel, Closed, Message
@@ -54,6 +55,7 @@ READY, FAILED, REPLY, SKIPPED, UNREADABLE, TIMEOUT, RETIRED, RELEASED, TOLD = ra
 CONTROL_BYTES = 64
 # Fields of the control block, eight bytes each.
 CHUNK_BEGUN, ITEM_OFFSET, ITEM_BEGUN = range(3)
+SPARE_CORES = 3  # written by the parent: cores for calls that an item makes, beyond its share
 
 
 def serve(channel: Channel) -> None:
@@ -140,6 +142,7 @@ class _Worker:
         if self.options["memory_limit"]:
             _limit_memory(self.options["memory_limit"])
         levels.settle(levels.Nesting(1, 1))
+        seeds.refresh()
         telling.forward(self._tell, self._index)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # whole lines, whatever -u says
@@ -257,9 +260,10 @@ class _Worker:
             self.running = order.call
             rest = tuple(column[done:] for column in columns[0]) if done else columns[0]
             apart = contextvars.copy_context()  # what an item sets there is gone after the chunk
-            run = partial(task.run, progress=progress)
-            reply = apart.run(run, rest, size - done, order.rank)
-            del rest
+            chunk = Chunk(order.start + done, size - done, rest)
+            run = partial(task.run, progress=progress, spare=self._spare)
+            reply = apart.run(run, chunk, order.rank)
+            del rest, chunk
             if watch is not None:
                 watch.mark(WHOLE)
             done += len(reply.values)
@@ -293,12 +297,15 @@ class _Worker:
 
     def _share(self, task: Task, rank: int) -> None:
         """Take the place of the worker `rank`, with numerical libraries held to its share."""
-        levels.settle(task.place(rank))
+        levels.settle(task.place(rank), self._spare)
         threads = task.threads(rank)
         if threads != self.threads:
             blas.set_default(threads)
             self.threads = threads
         blas.hold(threads)
+
+    def _spare(self) -> int:
+        return self.words[SPARE_CORES]
 
     def _columns(self, packet: Packet) -> tuple[Any, ...]:
         data, buffers = self.inbox.unpack(packet, copy=False)
