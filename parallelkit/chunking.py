@@ -109,9 +109,9 @@ class Source:
     """
 
     total: int | None = None  # items, where that can be known
+    endless = False  # whether it lives as long as a pool, and mostly waits
     error: BaseException | None = None  # what the input raised; after the items before it
     aborted: BaseException | None = None  # why the call is to end at once
-    served = False  # whether who runs the call has others to serve, and must not run items itself
 
     def __init__(self, sizer: Sizer, lazy: bool) -> None:
         self.sizer = sizer

@@ -1,1 +1,1 @@
-"""Other libraries' interfaces on parallelkit's workers."""
+"""Parallelkit behind the interfaces of other libraries: a module for each, none loaded here."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..chunking import Chunk
-from ..errors import ParallelError, RemoteTraceback, TransportError, WorkerDied
+from ..errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, WorkerDied
 from ..outcome import Lost
 from ..transport import pickling, telling
 from ..transport import worker as protocol
@@ -502,7 +502,7 @@ class Crew:
         """A task that cannot be unpickled, or (number 0) an initializer that raised."""
         error = self._error(worker, packet, fds, segments)
         if number == 0:
-            error.add_note("in the initializer of a worker")
+            error.add_note(IN_INITIALIZER)
             self._fail(error)
         elif number in self.calls:
             told = f"the function or a keyword could not be unpickled in a worker: {error!r}"

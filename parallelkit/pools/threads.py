@@ -9,8 +9,8 @@
 
 A call of n threads engages n - 1 helpers and works along; it never waits for work that nobody
 does, so calls nested to any depth cannot lock each other out, and n threads are busy, not n + 1.
-A lazy call at the top level engages n helpers and only collects: it has a consumer to serve; so
-does, at every level, one that serves futures.
+A lazy call at the top level engages n helpers and only collects: it has a consumer to serve. So
+does an endless one, whose helpers are its own, since its items may wait for those of another.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator
+from contextlib import ExitStack, nullcontext
 from functools import partial
 
 from .. import blas
@@ -54,19 +55,21 @@ class ThreadPool:
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in threads, this one included where that serves."""
-        helping = not source.served and (not source.lazy or self._level > 1)
+        helping = not source.endless and (not source.lazy or self._level > 1)
+        own = source.endless or self._own
         helpers = self._workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)
-        crew = _engage(self._level, self._workers - helping, self._own) if helpers > 0 else None
+        crew = _engage(self._level, self._workers - helping, own) if helpers > 0 else None
         hand_out = _nobody if crew is None else crew.put
         job = _Job(task, source, range(helping, helping + helpers), hand_out, self._setup)
         try:
-            with blas.lent(task.threads(0)):
+            # An endless call takes its share of BLAS threads only while it has something to run.
+            with nullcontext() if source.endless else blas.lent(task.threads(0)):
                 yield from self._collect(job, source, helping)
         finally:
             job.close()
-            if crew is not None and self._own:
+            if crew is not None and own:
                 crew.dismiss()
 
     def _collect(
@@ -90,6 +93,7 @@ class ThreadPool:
                 raise outcome
             if outcome is not None:
                 yield outcome
+                del outcome  # it belongs to the consumer alone from now on
                 job.engage()
 
     def close(self) -> None:
@@ -120,6 +124,7 @@ class _Job:
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._running: set[int] = set()  # ranks
+        self._lent = ExitStack()  # BLAS threads, from the first item that runs to the last
         self._stopped = False
         self.finished: queue.SimpleQueue[Done | BaseException | None] = queue.SimpleQueue()
         source.wake = self._nudge
@@ -156,6 +161,8 @@ class _Job:
                     self._idle_ranks.append(rank)
                 return False
             self._running.add(rank)
+            if self._source.endless and len(self._running) == 1:
+                self._lent.enter_context(blas.lent(self._task.threads(0)))
         try:
             blas.hold(self._task.threads(rank))  # also what has been loaded since
             self.finished.put(self._run(chunk, rank))
@@ -168,6 +175,8 @@ class _Job:
         finally:
             with self._lock:
                 self._running.discard(rank)
+                if not self._running:
+                    self._lent.close()
         return True
 
     def _run(self, chunk: Chunk, rank: int) -> Done:
