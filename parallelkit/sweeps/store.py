@@ -1,0 +1,320 @@
+"""The store of a sweep: written by the sweeping process alone, read by anyone at any time.
+
+::
+
+    main loop ── put ──┐                    ┌─► SQLite (WAL): one transaction a batch
+                       ├─► a batch ── flush ┤
+    feeder ── touch ───┘                    └── by `put` if the last one is a while ago, else by
+                                                a thread, so that no batch waits longer than that
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+from ..errors import StoreError
+from .database import FORMAT, Lock, is_new, readable, translated, writable
+from .identity import check
+from .records import Names, Record, result_columns
+from .values import Encoded, NotPlain, decode, encode
+
+__all__ = ["Store", "Stored"]
+
+INTERVAL = 0.2  # seconds for which results may wait to be stored
+LARGEST_BATCH = 4096  # results
+LARGEST_BYTES = 8 << 20
+LARGEST_BLOB = 999_999_999  # SQLite's limit
+
+_PUT = """
+INSERT INTO points (key, run, position, repeat, params, seed, status, result, error, traceback,
+                    seconds, started, worker, attempt)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET
+    run = excluded.run, position = excluded.position, status = excluded.status,
+    result = excluded.result, error = excluded.error, traceback = excluded.traceback,
+    seconds = excluded.seconds, started = excluded.started, worker = excluded.worker,
+    attempt = attempt + excluded.attempt
+"""
+
+
+class Store:
+    """The writing side.
+
+    Parameters
+    ----------
+    path : str
+    identity : Mapping
+        Of the sweep; a new store takes it, an old one must have the same.
+    pickle : bool
+        Whether results that are not plain may be pickled.
+    notes : Mapping
+        What else a new store is to remember, by name; texts.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be written, or is that of another sweep.
+    """
+
+    def __init__(
+        self, path: str, identity: Mapping[str, Any], pickle: bool, notes: Mapping[str, str]
+    ) -> None:
+        self.path = path
+        self._pickle = pickle
+        self._guard = threading.RLock()
+        self._rows: list[tuple[Any, ...]] = []
+        self._blobs: list[tuple[Any, ...]] = []
+        self._touched: list[tuple[Any, ...]] = []
+        self._bytes = 0
+        self._error: BaseException | None = None
+        self._last = 0.0
+        self._waiting, self._ended = threading.Event(), threading.Event()
+        with translated(path):
+            self._lock = Lock(path)
+            try:
+                self._connection = writable(path)
+                try:
+                    self._begin(identity, notes)
+                except BaseException:
+                    self._connection.close()
+                    raise
+            except BaseException:
+                self._lock.release()
+                raise
+        self._thread = threading.Thread(target=self._serve, name="parallelkit-store", daemon=True)
+        self._thread.start()
+
+    def _begin(self, identity: Mapping[str, Any], notes: Mapping[str, str]) -> None:
+        meta = _meta(self._connection, self.path)
+        if "identity" in meta:
+            check(self.path, json.loads(meta["identity"]), identity)
+            if meta["pickle"] == "1" and not self._pickle:
+                raise StoreError(_pickled(self.path, "Sweep(..., pickle=True)"))
+        self.run = int(meta.get("run", "0")) + 1
+        now = {"run": str(self.run), "pickle": str(int(self._pickle)), **notes}
+        if "identity" not in meta:
+            now["identity"] = json.dumps(identity)
+        self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", now.items())
+        self._known = set(self._connection.execute("SELECT kind, name FROM names"))
+
+    def finished(self, failed_too: bool) -> set[bytes]:
+        """Keys of the points that need not be run any more."""
+        statement = "SELECT key FROM points"
+        if not failed_too:
+            statement += " WHERE status = 'ok'"
+        with translated(self.path):
+            return {key for (key,) in self._connection.execute(statement)}
+
+    def encode(self, value: Any) -> Encoded:
+        """A result in the form in which it is stored.
+
+        Raises
+        ------
+        NotPlain
+            If it has none.
+        """
+        encoded = encode(value, self._pickle)
+        if max((len(data) for _, data in encoded.blobs), default=len(encoded.text)) > LARGEST_BLOB:
+            raise NotPlain("it is larger than 1 GB; save it to a file, and return the file's name")
+        return encoded
+
+    def put(self, key: bytes, params: str, record: Record, encoded: Encoded | None) -> None:
+        """Keep a finished point; it is in the file within `INTERVAL` seconds."""
+        text, blobs = encoded or (None, [])
+        seed = None if record.seed is None else str(record.seed)
+        with self._guard:
+            self._raise()
+            self._name("param", record.params)
+            if record.status == "ok":
+                self._name("result", result_columns(record.value))
+            head = (key, self.run, record.position, record.repeat, params, seed, record.status)
+            self._rows.append((*head, text, *record[6:]))
+            for number, (kind, data) in enumerate(blobs):
+                self._blobs.append((key, number, kind, data))
+                self._bytes += len(data)
+            self._bytes += len(text or "")
+            self._settle()
+
+    def touch(self, key: bytes, position: int) -> None:
+        """Say that a stored point belongs to this run too."""
+        with self._guard:
+            if not self._ended.is_set():
+                self._touched.append((self.run, position, key))
+                if len(self._touched) >= LARGEST_BATCH:
+                    self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self._guard:
+            rows, blobs, touched = self._rows, self._blobs, self._touched
+            if not (rows or touched):
+                return
+            with translated(self.path):
+                run = self._connection.execute
+                many = self._connection.executemany
+                run("BEGIN IMMEDIATE")
+                try:
+                    many("UPDATE points SET run = ?, position = ? WHERE key = ?", touched)
+                    many(_PUT, rows)
+                    many("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?)", blobs)
+                    run("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:
+                        run("ROLLBACK")
+                    raise
+            self._rows, self._blobs, self._touched, self._bytes = [], [], [], 0
+            self._last = time.monotonic()
+
+    def close(self) -> None:
+        """Write what waits, and let others write."""
+        self._ended.set()
+        self._waiting.set()
+        self._thread.join()
+        try:
+            self.flush()
+        finally:
+            self._tidy()
+            self._connection.close()
+            self._lock.release()
+
+    def _tidy(self) -> None:
+        """Leave one plain file, which can be read where nothing may be written."""
+        try:
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            self._connection.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.Error:  # somebody is reading; it is fine as it is
+            pass
+
+    def _settle(self) -> None:
+        full = len(self._rows) >= LARGEST_BATCH or self._bytes >= LARGEST_BYTES
+        if full or time.monotonic() - self._last > INTERVAL:
+            self.flush()
+        elif not self._waiting.is_set():
+            self._waiting.set()
+
+    def _serve(self) -> None:
+        """Write what has waited, while the main loop waits for the next result."""
+        while not self._ended.is_set():
+            self._waiting.wait()
+            self._ended.wait(INTERVAL)
+            self._waiting.clear()
+            try:
+                self.flush()
+            except Exception as error:  # noqa: BLE001 - for the main loop to raise
+                self._error = error
+                return
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _name(self, kind: str, names: Iterable[str]) -> None:
+        for name in names:
+            if (kind, name) not in self._known:
+                self._write(
+                    "INSERT OR IGNORE INTO names (kind, name) VALUES (?, ?)", [(kind, name)]
+                )
+                self._known.add((kind, name))
+
+    def _write(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        with translated(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._connection.executemany(statement, rows)
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+class Stored:
+    """The reading side: records of a store, read anew each time.
+
+    Parameters
+    ----------
+    path : str
+    run : int, optional
+        Only points that this run of the sweep was asked for.
+    pickle : bool
+        Whether pickled results may be loaded, which can run code of who made the store.
+    """
+
+    def __init__(self, path: str, run: int | None = None, pickle: bool = False) -> None:
+        self.path = path
+        self._where = "" if run is None else f"WHERE run = {run:d}"
+        self._pickle = pickle
+        meta = self.meta()
+        if meta.get("pickle") == "1" and not pickle:
+            raise StoreError(_pickled(path, "open_sweep(path, pickle=True)"))
+        told = json.loads(meta["identity"])
+        version = "" if told["version"] is None else f" version {told['version']}"
+        self.title = f"{told['function']}{version}"
+
+    def meta(self) -> dict[str, str]:
+        """What the store says about itself."""
+        with translated(self.path), closing(readable(self.path)) as connection:
+            if is_new(connection):
+                raise StoreError(f"{self.path!r} is empty: no sweep has begun in it")
+            meta = _meta(connection, self.path)
+        if "identity" not in meta:
+            raise StoreError(f"{self.path!r} is empty: no sweep has begun in it")
+        return meta
+
+    def __len__(self) -> int:
+        with translated(self.path), closing(readable(self.path)) as connection:
+            count = connection.execute(f"SELECT count(*) FROM points {self._where}")  # noqa: S608
+            return int(count.fetchone()[0])
+
+    def __iter__(self) -> Iterator[Record]:
+        with translated(self.path), closing(readable(self.path)) as connection:
+            rows = connection.execute(
+                "SELECT key, result, params, position, repeat, seed, status, error, traceback, "
+                f"seconds, started, worker, attempt FROM points {self._where} "  # noqa: S608
+                "ORDER BY position, repeat, id"
+            )
+            for key, result, params, position, repeat, seed, status, *rest in rows:
+                value = None if result is None else self._value(connection, key, result)
+                number = None if seed is None else int(seed)
+                point = decode(params, {})
+                yield Record(position, repeat, point, number, status, value, *rest)
+
+    def _value(self, connection: sqlite3.Connection, key: bytes, text: str) -> Any:
+        blobs: dict[int, tuple[str, bytes]] = {}
+        if '"~blob"' in text:
+            statement = "SELECT number, kind, data FROM blobs WHERE key = ?"
+            blobs = {n: (kind, data) for n, kind, data in connection.execute(statement, (key,))}
+        try:
+            return decode(text, blobs, self._pickle)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise StoreError(f"a result in {self.path!r} is damaged: {error}") from error
+
+    def names(self) -> Names:
+        """What the columns are called."""
+        with translated(self.path), closing(readable(self.path)) as connection:
+            names = connection.execute("SELECT kind, name FROM names ORDER BY id").fetchall()
+            repeats = connection.execute(
+                f"SELECT coalesce(max(repeat), 0) FROM points {self._where}"  # noqa: S608
+            ).fetchone()[0]
+        params = [name for kind, name in names if kind == "param"]
+        return Names(params, [name for kind, name in names if kind == "result"], repeats > 0)
+
+
+def _meta(connection: sqlite3.Connection, path: str) -> dict[str, str]:
+    meta: dict[str, str] = dict(connection.execute("SELECT name, value FROM meta"))
+    if meta.get("format") != str(FORMAT):
+        raise StoreError(f"{path!r} was written by another version of parallelkit; name a new file")
+    return meta
+
+
+def _pickled(path: str, how: str) -> str:
+    return (
+        f"{path!r} holds pickled results, and to load them runs code of whoever made it; if you "
+        f"trust it: {how}"
+    )
