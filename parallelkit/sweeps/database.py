@@ -115,7 +115,7 @@ def _distrust(connection: sqlite3.Connection) -> None:
 
 def is_new(connection: sqlite3.Connection) -> bool:
     """Whether there is no table in it yet."""
-    return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
 
 class Lock:

@@ -88,7 +88,7 @@ class _Grid(Points):
     def __getitem__(self, index: int) -> Point:
         index = _checked(index, self._length)
         point = {}
-        for name, values in reversed(self._lists.items()):  # the last one varies fastest
+        for name, values in reversed(list(self._lists.items())):  # the last one varies fastest
             index, at = divmod(index, len(values))
             point[name] = values[at]
         return {name: point[name] for name in self._lists}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import statistics
@@ -11,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 from .show import label, needed, ordered, short
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from .table import Table
 
-__all__ = ["coordinates", "heatmap", "lines"]
+__all__ = ["coordinates", "heatmap", "lines", "varied"]
 
 COLORS = "viridis"  # even in brightness, also for who does not see all colours
 MOST_LINES = 12  # with a legend that can still be read
@@ -28,10 +27,10 @@ def lines(
     y: str | None,
     hue: str | None,
     path: str | os.PathLike[str] | None,
-) -> Figure:
+) -> Any:
     """A result over a parameter; a line for each value of `hue`."""
     rows = table.rows
-    x = x or _varied(table, rows)
+    x = x or varied(table, rows)
     y = y or _result(table)
     _check(table, x, y, *([hue] if hue else []))
     groups: dict[Any, dict[Any, list[float]]] = {}
@@ -51,12 +50,11 @@ def lines(
         xs = at if numeric else [places.index(place) for place in at]
         means = [math.fsum(group[place]) / len(group[place]) for place in at]
         color = _colors()(i / max(1, len(names) - 1) * 0.9) if len(names) > 1 else "C0"
-        axes.plot(xs, means, marker="o", markersize=4, color=color, label=short(name))
-        if any(len(group[place]) > 1 for place in at):
-            spread = [statistics.stdev(v) if len(v := group[p]) > 1 else 0.0 for p in at]
-            low = [m - s for m, s in zip(means, spread, strict=True)]
-            high = [m + s for m, s in zip(means, spread, strict=True)]
-            axes.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
+        spread = [statistics.stdev(v) if len(v := group[p]) > 1 else 0.0 for p in at]
+        style = {"color": color, "label": short(name), "marker": "o", "markersize": 4}
+        if not numeric and len(names) > 1:
+            xs = [at + 0.12 * (i - (len(names) - 1) / 2) for at in xs]  # side by side
+        _line(axes, xs, means, spread, numeric, style)
     if numeric:
         if _is_geometric(places):
             axes.set_xscale("log")
@@ -72,9 +70,21 @@ def lines(
     return _saved(figure, path)
 
 
-def heatmap(
-    table: Table, x: str, y: str, value: str, path: str | os.PathLike[str] | None
-) -> Figure:
+def _line(
+    axes: Any, xs: list[Any], means: list[float], spread: list[float], joined: bool, style: Any
+) -> None:
+    """Means with a band, or with bars where nothing lies between the places."""
+    if not joined:
+        axes.errorbar(xs, means, spread, linestyle="", capsize=3, **style)
+        return
+    axes.plot(xs, means, **style)
+    if any(spread):
+        low = [m - s for m, s in zip(means, spread, strict=True)]
+        high = [m + s for m, s in zip(means, spread, strict=True)]
+        axes.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def heatmap(table: Table, x: str, y: str, value: str, path: str | os.PathLike[str] | None) -> Any:
     """A result over two parameters, as colours and numbers."""
     down, across, means = table.crossed(y, x, value)
     if not down:
@@ -104,7 +114,7 @@ def coordinates(
     columns: Sequence[str],
     color: str | None,
     path: str | os.PathLike[str] | None,
-) -> Figure:
+) -> Any:
     """An axis for each column, a line for each row that has them all; high ones on top."""
     names = list(columns) or [*table.parameters, _result(table)]
     color = color or names[-1]
@@ -133,7 +143,9 @@ def coordinates(
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    figure.colorbar(ScalarMappable(Normalize(shades.low, shades.high), COLORS), ax=axes, label=color)
+    figure.colorbar(
+        ScalarMappable(Normalize(shades.low, shades.high), COLORS), ax=axes, label=color
+    )
     return _saved(figure, path)
 
 
@@ -161,7 +173,10 @@ class _Scale:
         names = self._names
         if len(names) > 7:
             names = [names[round(i * (len(names) - 1) / 4)] for i in range(5)]
-        return [(self.place(name), short(name if not self._numeric else _rounded(name))) for name in names]
+        return [
+            (self.place(name), short(name if not self._numeric else _rounded(name)))
+            for name in names
+        ]
 
 
 def _rounded(value: Any) -> Any:
@@ -202,7 +217,7 @@ def _colors() -> Any:
     return colormaps[COLORS]
 
 
-def _varied(table: Table, rows: list[dict[str, Any]]) -> str:
+def varied(table: Table, rows: list[dict[str, Any]]) -> str:
     """The parameter with most different values, numbers first."""
     if not table.parameters:
         raise ValueError("this sweep has no parameters to draw over")
@@ -237,5 +252,5 @@ def _is_geometric(places: list[Any]) -> bool:
     """Whether positive numbers lie rather by factors than by differences."""
     if len(places) < 3 or places[0] <= 0 or places[-1] < 20 * places[0]:
         return False
-    between = [b / a for a, b in zip(places, places[1:], strict=False)]
-    return max(between) < places[-1] / places[0] * 0.7
+    between = [b / a for a, b in itertools.pairwise(places)]
+    return bool(max(between) < places[-1] / places[0] * 0.7)

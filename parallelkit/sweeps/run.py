@@ -28,7 +28,7 @@ from ..outcome import Failure
 from ..plan import plan
 from ..seeds import Seed, root, takes_rng
 from . import values
-from .grid import Point, Points, as_points
+from .grid import Point, as_points
 from .identity import function_name, identity, key_of, seed_of
 from .point import Item, Measured, Problem, Ran, described
 from .records import Kept, Record
@@ -69,6 +69,8 @@ class Sweep:
     pickle : bool
         Store results that are no numbers, texts, lists, dicts or arrays as pickles. Who opens
         such a store must ask for it, as loading runs code of who made it.
+    notes : Mapping, optional
+        Texts by name to be kept in the store, beside the results.
     **options
         Of :class:`Pool`: ``workers``, ``backend``, ``progress``, ``timeout``, ``retries``,
         ``memory_limit``, ... A point is a message of its own unless ``chunksize`` says otherwise,
@@ -99,6 +101,7 @@ class Sweep:
         version: Any = None,
         name: str | None = None,
         pickle: bool = False,
+        notes: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         if isinstance(repeats, bool) or not hasattr(repeats, "__index__"):
@@ -117,7 +120,7 @@ class Sweep:
         self._retry_failed = retry_failed
         self._shuffle = shuffle
         self._version, self._name, self._pickle = version, name, pickle
-        self._notes: dict[str, str] = {}
+        self._notes = dict(notes or {})
         if seed is not None:
             options["seed"] = seed
         self._resolve = Resolver(options)
@@ -290,7 +293,7 @@ class _Run:
         for position, point in numbered:
             both = point.keys() & self._frozen
             if both:
-                raise TypeError(f"{sorted(both)[0]!r} is a parameter of the grid, and frozen too")
+                raise TypeError(f"{min(both)!r} is a parameter of the grid, and frozen too")
             text = self._canonical(point)
             for repeat in range(self._repeats):
                 if self._ended:

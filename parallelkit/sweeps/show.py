@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import html as markup
 import importlib
 import json
@@ -101,8 +101,8 @@ def html(table: Table, head: str) -> str:
             lines.append(f"<tr><td colspan='{len(columns)}' style='opacity: .6'>… {told}</td></tr>")
         failed = row[_status(columns)] == "failed"
         lines.append("<tr style='color: #c0392b'>" if failed else "<tr>")
-        for value in cells(columns, [row])[0]:
-            lines.append(f"<td style='text-align: right'>{markup.escape(value)}</td>")
+        values = map(markup.escape, cells(columns, [row])[0])
+        lines += [f"<td style='text-align: right'>{value}</td>" for value in values]
         lines.append("</tr>")
     return "\n".join([*lines, "</tbody></table></div>"])
 
@@ -133,7 +133,7 @@ def short(value: Any) -> str:
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, datetime.datetime):
+    if isinstance(value, dt.datetime):
         return value.isoformat(sep=" ", timespec="seconds")
     if getattr(value, "ndim", 0):
         return f"array {value.dtype} {'×'.join(map(str, value.shape))}"

@@ -276,7 +276,7 @@ class Stored:
         with translated(self.path), closing(readable(self.path)) as connection:
             rows = connection.execute(
                 "SELECT key, result, params, position, repeat, seed, status, error, traceback, "
-                f"seconds, started, worker, attempt FROM points {self._where} "  # noqa: S608
+                f"seconds, started, worker, attempt FROM points {self._where} "
                 "ORDER BY position, repeat, id"
             )
             for key, result, params, position, repeat, seed, status, *rest in rows:
@@ -299,9 +299,9 @@ class Stored:
         """What the columns are called."""
         with translated(self.path), closing(readable(self.path)) as connection:
             names = connection.execute("SELECT kind, name FROM names ORDER BY id").fetchall()
-            repeats = connection.execute(
-                f"SELECT coalesce(max(repeat), 0) FROM points {self._where}"  # noqa: S608
-            ).fetchone()[0]
+            # `_where` holds nothing but a number of ours, here and below.
+            most = f"SELECT coalesce(max(repeat), 0) FROM points {self._where}"  # noqa: S608
+            repeats = connection.execute(most).fetchone()[0]
         params = [name for kind, name in names if kind == "param"]
         return Names(params, [name for kind, name in names if kind == "result"], repeats > 0)
 

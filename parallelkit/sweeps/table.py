@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import datetime
+import datetime as dt
 import heapq
 import io
 import math
 import numbers
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from . import show
 from .records import Names, Record, Rows, result_columns
@@ -68,7 +68,7 @@ class Table:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """All rows, as dicts. (Iterate over the table itself to have one at a time in memory.)"""
+        """All rows, as dicts. (Iterate over the table itself to have one at a time in memory.)."""
         return list(self)
 
     @property
@@ -140,9 +140,9 @@ class Table:
     # --- other forms -------------------------------------------------------------------------
 
     def to_pandas(self) -> DataFrame:
-        """Return a DataFrame of all rows. (``pip install pandas``)"""
+        """Return a DataFrame of all rows. (``pip install pandas``)."""
         pandas = show.needed("pandas", "pandas")
-        return pandas.DataFrame(self.rows, columns=self.columns)  # type: ignore[no-any-return]
+        return pandas.DataFrame(self.rows, columns=self.columns)
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str | None:
         """Write a CSV file; without a path, return its text."""
@@ -161,7 +161,7 @@ class Table:
         writer.writerows([show.cell(row[name]) for name in columns] for row in self)
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Write a Parquet file. (``pip install pandas pyarrow``)
+        """Write a Parquet file. (``pip install pandas pyarrow``).
 
         What is neither a number, a text nor a time becomes text.
         """
@@ -188,15 +188,14 @@ class Table:
         """
         pandas = show.needed("pandas", "pandas")
         down, across, means = self.crossed(index, columns, values)
-        frame = pandas.DataFrame(
+        return pandas.DataFrame(
             means, index=pandas.Index(down, name=index), columns=pandas.Index(across, name=columns)
         )
-        return frame  # type: ignore[no-any-return]
 
     def crossed(
         self, index: str, columns: str, values: str
     ) -> tuple[list[Any], list[Any], list[list[float]]]:
-        """:meth:`pivot` as lists: labels down, labels across, and means (NaN where there is none)."""
+        """:meth:`pivot` as lists: labels down and across, and means (NaN where there is none)."""
         for name in (index, columns, values):
             self._check(name)
         found: dict[tuple[Any, Any], list[float]] = {}
@@ -239,7 +238,7 @@ class Table:
         """
         from . import plots
 
-        return plots.lines(self, x, y, hue, path)
+        return cast("Figure", plots.lines(self, x, y, hue, path))
 
     def heatmap(
         self, x: str, y: str, value: str, path: str | os.PathLike[str] | None = None
@@ -247,7 +246,7 @@ class Table:
         """Draw a result over two parameters as colours; parameters are those of :meth:`plot`."""
         from . import plots
 
-        return plots.heatmap(self, x, y, value, path)
+        return cast("Figure", plots.heatmap(self, x, y, value, path))
 
     def parallel(
         self,
@@ -272,17 +271,18 @@ class Table:
         """
         from . import plots
 
-        return plots.coordinates(self, columns, color, path)
+        return cast("Figure", plots.coordinates(self, columns, color, path))
 
     # --- looks -------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return show.text(self, self._head())
+        return show.text(self, self.head())
 
     def _repr_html_(self) -> str:
-        return show.html(self, self._head())
+        return show.html(self, self.head())
 
-    def _head(self) -> str:
+    def head(self) -> str:
+        """Say in a line what the table is of."""
         count, failed, seconds = 0, 0, 0.0
         for record in self._source:
             count += 1
@@ -363,7 +363,7 @@ class _Layout:
 def _own(record: Record, name: str) -> Any:
     value = getattr(record, name)
     if name == "started" and value is not None:
-        return datetime.datetime.fromtimestamp(value, datetime.UTC)
+        return dt.datetime.fromtimestamp(value, dt.UTC)
     return value
 
 

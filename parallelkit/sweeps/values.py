@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import collections
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
@@ -143,10 +143,10 @@ _PLAIN: dict[type, tuple[str, Callable[[Any], Any]]] = {
     bytes: ("~b", lambda v: base64.b64encode(v).decode()),
     bytearray: ("~ba", lambda v: base64.b64encode(v).decode()),
     complex: ("~c", lambda v: [repr(v.real), repr(v.imag)]),
-    datetime.datetime: ("~dt", datetime.datetime.isoformat),
-    datetime.date: ("~day", datetime.date.isoformat),
-    datetime.time: ("~time", datetime.time.isoformat),
-    datetime.timedelta: ("~td", lambda v: [v.days, v.seconds, v.microseconds]),
+    dt.datetime: ("~dt", dt.datetime.isoformat),
+    dt.date: ("~day", dt.date.isoformat),
+    dt.time: ("~time", dt.time.isoformat),
+    dt.timedelta: ("~td", lambda v: [v.days, v.seconds, v.microseconds]),
     decimal.Decimal: ("~dec", str),
     fractions.Fraction: ("~frac", str),
     uuid.UUID: ("~uuid", str),
@@ -162,10 +162,8 @@ class _Describing(_Encoder):
             return {"~o": [list(value.shape), [self.of(v) for v in value.ravel().tolist()]]}
         import numpy as np
 
-        data = np.ascontiguousarray(value)
-        digest = hashlib.blake2b(
-            data.view(np.uint8) if data.ndim else data.tobytes(), digest_size=16
-        )
+        data: Any = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        digest = hashlib.blake2b(data, digest_size=16)
         shape = " × ".join(map(str, value.shape))
         return {"~is": f"array {value.dtype.str} {shape} #{digest.hexdigest()}"}
 
@@ -302,10 +300,10 @@ _SIMPLE: dict[str, Callable[[Any], Any]] = {
     "~b": base64.b64decode,
     "~ba": lambda body: bytearray(base64.b64decode(body)),
     "~c": lambda body: complex(*map(float, body)),
-    "~dt": datetime.datetime.fromisoformat,
-    "~day": datetime.date.fromisoformat,
-    "~time": datetime.time.fromisoformat,
-    "~td": lambda body: datetime.timedelta(*body),
+    "~dt": dt.datetime.fromisoformat,
+    "~day": dt.date.fromisoformat,
+    "~time": dt.time.fromisoformat,
+    "~td": lambda body: dt.timedelta(*body),
     "~dec": decimal.Decimal,
     "~frac": fractions.Fraction,
     "~uuid": uuid.UUID,
