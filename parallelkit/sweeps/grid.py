@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -92,6 +93,11 @@ class _Grid(Points):
             index, at = divmod(index, len(values))
             point[name] = values[at]
         return {name: point[name] for name in self._lists}
+
+    def __iter__(self) -> Iterator[Point]:
+        names = list(self._lists)
+        for combination in itertools.product(*self._lists.values()):
+            yield dict(zip(names, combination, strict=True))
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}: {len(values)}" for name, values in self._lists.items())

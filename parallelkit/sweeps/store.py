@@ -82,6 +82,7 @@ class Store:
                 try:
                     self._begin(identity, notes)
                 except BaseException:
+                    self._tidy()
                     self._connection.close()
                     raise
             except BaseException:
@@ -274,11 +275,10 @@ class Stored:
 
     def __iter__(self) -> Iterator[Record]:
         with translated(self.path), closing(readable(self.path)) as connection:
-            rows = connection.execute(
-                "SELECT key, result, params, position, repeat, seed, status, error, traceback, "
-                f"seconds, started, worker, attempt FROM points {self._where} "
-                "ORDER BY position, repeat, id"
-            )
+            columns = "key, result, params, position, repeat, seed, status, error, traceback"
+            columns += ", seconds, started, worker, attempt"
+            order = "ORDER BY position, repeat, id"
+            rows = connection.execute(f"SELECT {columns} FROM points {self._where} {order}")  # noqa: S608
             for key, result, params, position, repeat, seed, status, *rest in rows:
                 value = None if result is None else self._value(connection, key, result)
                 number = None if seed is None else int(seed)

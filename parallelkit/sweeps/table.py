@@ -342,7 +342,8 @@ class _Layout:
         self.results = {n: f"result.{n}" if n in taken else n for n in names.results}
         taken |= set(self.results.values())
         own = {n: f"sweep.{n}" if n in taken else n for n in ("repeat", *OWN)}
-        self.repeat = own.pop("repeat") if names.repeats else None
+        repeat = own.pop("repeat")
+        self.repeat = repeat if names.repeats else None
         self.own = own
         middle = [] if self.repeat is None else [self.repeat]
         self.columns = [*names.params, *middle, *self.results.values(), *own.values()]

@@ -78,8 +78,14 @@ def decode(text: str, blobs: Mapping[int, tuple[str, bytes]], pickle: bool = Fal
     return _Reading(blobs, pickle).of(json.loads(text))
 
 
+_as_it_is = json.JSONEncoder(allow_nan=False, separators=(",", ":"), check_circular=False)
+_sorting = json.JSONEncoder(
+    sort_keys=True, allow_nan=False, separators=(",", ":"), check_circular=False
+)
+
+
 def _dumps(tree: Any, sort: bool = True) -> str:
-    return json.dumps(tree, sort_keys=sort, allow_nan=False, separators=(",", ":"))
+    return (_sorting if sort else _as_it_is).encode(tree)
 
 
 class _Encoder:
@@ -92,6 +98,8 @@ class _Encoder:
         if kind is float:
             # Only infinities and NaN differ from themselves when taken off.
             return value if value - value == 0 else {"~f": repr(value)}
+        if kind is dict:
+            return self._mapping(value)
         if kind is list:
             return [self.of(v) for v in value]
         write = _PLAIN.get(kind)
@@ -108,12 +116,10 @@ class _Encoder:
         if isinstance(value, (set, frozenset)):
             tag = "~s" if isinstance(value, set) else "~fs"
             return {tag: sorted((self.of(v) for v in value), key=_dumps)}
-        if type(value) in (dict, collections.OrderedDict, collections.defaultdict) or (
+        if type(value) in (collections.OrderedDict, collections.defaultdict) or (
             isinstance(value, Mapping) and type(value).__name__ in ("Bunch", "mappingproxy")
         ):
-            if all(type(name) is str and not name.startswith("~") for name in value):
-                return {name: self.of(v) for name, v in value.items()}
-            return {"~d": [[self.of(k), self.of(v)] for k, v in value.items()]}
+            return self._mapping(value)
         if isinstance(value, pathlib.PurePath):
             return {"~path": str(value)}
         numpy = sys.modules.get("numpy")
@@ -123,6 +129,15 @@ class _Encoder:
             if isinstance(value, numpy.ndarray) and not isinstance(value, numpy.ma.MaskedArray):
                 return self.array(value)
         return self.other(value)
+
+    def _mapping(self, value: Mapping[Any, Any]) -> Any:
+        of = self.of
+        tree = {}
+        for name, v in value.items():
+            if type(name) is not str or name.startswith("~"):
+                return {"~d": [[of(k), of(v)] for k, v in value.items()]}
+            tree[name] = of(v)
+        return tree
 
     def _scalar(self, value: Any) -> Any:
         if value.dtype.kind in "mM":
@@ -196,11 +211,11 @@ class _Describing(_Encoder):
         index = getattr(value, "index", None)
         return self.of([value.to_numpy(), None if index is None else index.to_numpy()])
 
-    def _container(self, value: Any) -> Any:
-        found = super()._container(value)
-        if isinstance(found, dict) and "~d" in found:
-            found["~d"].sort(key=_dumps)
-        return found
+    def _mapping(self, value: Mapping[Any, Any]) -> Any:
+        tree = super()._mapping(value)
+        if "~d" in tree:
+            tree["~d"].sort(key=_dumps)
+        return tree
 
 
 class _Writing(_Encoder):
