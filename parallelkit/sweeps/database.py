@@ -17,7 +17,7 @@ TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE names (id INTEGER PRIMARY KEY, kind TEXT, name TEXT, UNIQUE (kind, name));
 CREATE TABLE points (
-    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, run INTEGER, position INTEGER,
+    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, position INTEGER,
     repeat INTEGER, params TEXT, seed TEXT, status TEXT, result TEXT, error TEXT, traceback TEXT,
     seconds REAL, started REAL, worker INTEGER, attempt INTEGER);
 CREATE TABLE blobs (key BLOB, number INTEGER, kind TEXT, data BLOB, PRIMARY KEY (key, number));
@@ -58,6 +58,7 @@ def _explained(text: str) -> str:
 
 def writable(path: str) -> sqlite3.Connection:
     """Open a store, or make one; whoever does holds its :class:`Lock`."""
+    _refuse_folder(path)
     connection = sqlite3.connect(
         path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
     )
@@ -83,6 +84,7 @@ def readable(path: str) -> sqlite3.Connection:
     """Open a store for reading alone."""
     if not os.path.exists(path):
         raise StoreError(f"there is no file {path!r}")
+    _refuse_folder(path)
     address = Path(path).absolute().as_uri()
     try:
         return _reading(f"{address}?mode=ro")
@@ -93,6 +95,11 @@ def readable(path: str) -> sqlite3.Connection:
         if os.path.exists(wal) and os.path.getsize(wal):
             raise
         return _reading(f"{address}?mode=ro&immutable=1")
+
+
+def _refuse_folder(path: str) -> None:
+    if os.path.isdir(path):
+        raise StoreError(f"{path!r} is a folder; name a file in it")
 
 
 def _reading(address: str) -> sqlite3.Connection:

@@ -32,7 +32,7 @@ from .grid import Point, as_points
 from .identity import function_name, identity, key_of, seed_of
 from .point import Item, Measured, Problem, Ran, described
 from .records import Kept, Record
-from .store import Store, Stored
+from .store import Chosen, Store, Stored
 from .table import Table
 
 __all__ = ["Sweep", "sweep"]
@@ -193,7 +193,7 @@ class Sweep:
             )
         if store is None:
             return Table(Kept(name, run.kept), run.interrupted)
-        return Table(Stored(store.path, store.run, self._pickle), run.interrupted)
+        return Table(Stored(store.path, run.chosen, self._pickle), run.interrupted)
 
 
 def sweep(func: Callable[..., Any], grid: Any, /, **frozen: Any) -> Table:
@@ -245,7 +245,9 @@ class _Run:
         self._repeats, self._frozen = repeats, frozen
         self._sent: dict[int, _Sent] = {}
         self._ended = False
-        self.done: set[bytes] = set()
+        self._seen: set[bytes] = set()
+        self.done: set[bytes] = set()  # stored by an earlier run, and not seen yet in this one
+        self.chosen = Chosen()
         self.kept: list[Record] = []
         self.bar: Bar
         self.interrupted = False
@@ -299,18 +301,26 @@ class _Run:
                 if self._ended:
                     return
                 key = b"" if text is None else key_of(text, repeat)
-                if key:
-                    if key in self.done:
-                        self._skipped += 1
-                        if self._store is not None:
-                            self._store.touch(key, position)
-                        continue
-                    self.done.add(key)
+                if key and not self._is_new(key, position):
+                    continue
                 seed = None if self._seed is None else seed_of(self._seed, key)
                 item = Item(point, seed)
                 self._sent[index] = _Sent(item, position, repeat, text or "", key)
                 index += 1
                 yield item
+
+    def _is_new(self, key: bytes, position: int) -> bool:
+        """Whether a point is to be run: it has not come before, and is not stored."""
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        if self._store is not None:
+            self.chosen.add(key, position)
+        if key not in self.done:
+            return True
+        self.done.discard(key)
+        self._skipped += 1
+        return False
 
     def _canonical(self, point: Point) -> str | None:
         try:

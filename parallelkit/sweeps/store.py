@@ -2,10 +2,10 @@
 
 ::
 
-    main loop ── put ──┐                    ┌─► SQLite (WAL): one transaction a batch
-                       ├─► a batch ── flush ┤
-    feeder ── touch ───┘                    └── by `put` if the last one is a while ago, else by
-                                                a thread, so that no batch waits longer than that
+    put ─► a batch ─► flush ─► SQLite (WAL): one transaction a batch
+                        ▲
+                        └── by `put`, if the last one is a while ago; else by a thread, so that no
+                            batch waits longer than that
 """
 
 from __future__ import annotations
@@ -14,29 +14,32 @@ import json
 import sqlite3
 import threading
 import time
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from itertools import chain
 from typing import Any
 
 from ..errors import StoreError
 from .database import FORMAT, Lock, is_new, readable, translated, writable
-from .identity import check
+from .identity import DIGEST, check
 from .records import Names, Record, result_columns
 from .values import Encoded, NotPlain, decode, encode
 
-__all__ = ["Store", "Stored"]
+__all__ = ["Chosen", "Store", "Stored"]
 
-INTERVAL = 0.2  # seconds for which results may wait to be stored
+INTERVAL = 0.1  # seconds for which results may wait to be stored
 LARGEST_BATCH = 4096  # results
 LARGEST_BYTES = 8 << 20
+FETCHED = 500  # rows at a time, by their keys
 LARGEST_BLOB = 999_999_999  # SQLite's limit
 
 _PUT = """
-INSERT INTO points (key, run, position, repeat, params, seed, status, result, error, traceback,
+INSERT INTO points (key, position, repeat, params, seed, status, result, error, traceback,
                     seconds, started, worker, attempt)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET
-    run = excluded.run, position = excluded.position, status = excluded.status,
+    position = excluded.position, status = excluded.status,
     result = excluded.result, error = excluded.error, traceback = excluded.traceback,
     seconds = excluded.seconds, started = excluded.started, worker = excluded.worker,
     attempt = attempt + excluded.attempt
@@ -70,7 +73,6 @@ class Store:
         self._guard = threading.RLock()
         self._rows: list[tuple[Any, ...]] = []
         self._blobs: list[tuple[Any, ...]] = []
-        self._touched: list[tuple[Any, ...]] = []
         self._bytes = 0
         self._error: BaseException | None = None
         self._last = 0.0
@@ -97,8 +99,7 @@ class Store:
             check(self.path, json.loads(meta["identity"]), identity)
             if meta["pickle"] == "1" and not self._pickle:
                 raise StoreError(_pickled(self.path, "Sweep(..., pickle=True)"))
-        self.run = int(meta.get("run", "0")) + 1
-        now = {"run": str(self.run), "pickle": str(int(self._pickle)), **notes}
+        now = {"pickle": str(int(self._pickle)), **notes}
         if "identity" not in meta:
             now["identity"] = json.dumps(identity)
         self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", now.items())
@@ -134,7 +135,7 @@ class Store:
             self._name("param", record.params)
             if record.status == "ok":
                 self._name("result", result_columns(record.value))
-            head = (key, self.run, record.position, record.repeat, params, seed, record.status)
+            head = (key, record.position, record.repeat, params, seed, record.status)
             self._rows.append((*head, text, *record[6:]))
             for number, (kind, data) in enumerate(blobs):
                 self._blobs.append((key, number, kind, data))
@@ -142,26 +143,17 @@ class Store:
             self._bytes += len(text or "")
             self._settle()
 
-    def touch(self, key: bytes, position: int) -> None:
-        """Say that a stored point belongs to this run too."""
-        with self._guard:
-            if not self._ended.is_set():
-                self._touched.append((self.run, position, key))
-                if len(self._touched) >= LARGEST_BATCH:
-                    self.flush()
-
     def flush(self) -> None:
         """Write what waits."""
         with self._guard:
-            rows, blobs, touched = self._rows, self._blobs, self._touched
-            if not (rows or touched):
+            rows, blobs = self._rows, self._blobs
+            if not rows:
                 return
             with translated(self.path):
                 run = self._connection.execute
                 many = self._connection.executemany
                 run("BEGIN IMMEDIATE")
                 try:
-                    many("UPDATE points SET run = ?, position = ? WHERE key = ?", touched)
                     many(_PUT, rows)
                     many("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?)", blobs)
                     run("COMMIT")
@@ -169,7 +161,7 @@ class Store:
                     if self._connection.in_transaction:
                         run("ROLLBACK")
                     raise
-            self._rows, self._blobs, self._touched, self._bytes = [], [], [], 0
+            self._rows, self._blobs, self._bytes = [], [], 0
             self._last = time.monotonic()
 
     def close(self) -> None:
@@ -235,21 +227,41 @@ class Store:
                 raise
 
 
+class Chosen:
+    """Keys of the points that a sweep was asked for, by their place: 24 bytes each."""
+
+    def __init__(self) -> None:
+        self._keys = bytearray()
+        self._positions = array("q")
+
+    def add(self, key: bytes, position: int) -> None:
+        """Add a point."""
+        self._keys += key
+        self._positions.append(position)
+
+    def batches(self) -> Iterator[list[bytes]]:
+        """Keys in the order of their places, some at a time."""
+        order = sorted(range(len(self._positions)), key=self._positions.__getitem__)
+        for begin in range(0, len(order), FETCHED):
+            part = order[begin : begin + FETCHED]
+            yield [bytes(self._keys[i * DIGEST : (i + 1) * DIGEST]) for i in part]
+
+
 class Stored:
     """The reading side: records of a store, read anew each time.
 
     Parameters
     ----------
     path : str
-    run : int, optional
-        Only points that this run of the sweep was asked for.
+    chosen : Chosen, optional
+        Only these points, in this order.
     pickle : bool
         Whether pickled results may be loaded, which can run code of who made the store.
     """
 
-    def __init__(self, path: str, run: int | None = None, pickle: bool = False) -> None:
+    def __init__(self, path: str, chosen: Chosen | None = None, pickle: bool = False) -> None:
         self.path = path
-        self._where = "" if run is None else f"WHERE run = {run:d}"
+        self._chosen = chosen
         self._pickle = pickle
         meta = self.meta()
         if meta.get("pickle") == "1" and not pickle:
@@ -270,15 +282,17 @@ class Stored:
 
     def __len__(self) -> int:
         with translated(self.path), closing(readable(self.path)) as connection:
-            count = connection.execute(f"SELECT count(*) FROM points {self._where}")  # noqa: S608
-            return int(count.fetchone()[0])
+            if self._chosen is None:
+                return int(connection.execute("SELECT count(*) FROM points").fetchone()[0])
+            return sum(len(rows) for rows in _picked(connection, "key", self._chosen))
 
     def __iter__(self) -> Iterator[Record]:
         with translated(self.path), closing(readable(self.path)) as connection:
-            columns = "key, result, params, position, repeat, seed, status, error, traceback"
-            columns += ", seconds, started, worker, attempt"
-            order = "ORDER BY position, repeat, id"
-            rows = connection.execute(f"SELECT {columns} FROM points {self._where} {order}")  # noqa: S608
+            rows: Iterable[Any]
+            if self._chosen is None:
+                rows = connection.execute(f"{_SELECT} ORDER BY position, repeat, id")
+            else:
+                rows = chain.from_iterable(_picked(connection, _COLUMNS, self._chosen))
             for key, result, params, position, repeat, seed, status, *rest in rows:
                 value = None if result is None else self._value(connection, key, result)
                 number = None if seed is None else int(seed)
@@ -299,11 +313,24 @@ class Stored:
         """What the columns are called."""
         with translated(self.path), closing(readable(self.path)) as connection:
             names = connection.execute("SELECT kind, name FROM names ORDER BY id").fetchall()
-            # `_where` holds nothing but a number of ours, here and below.
-            most = f"SELECT coalesce(max(repeat), 0) FROM points {self._where}"  # noqa: S608
-            repeats = connection.execute(most).fetchone()[0]
+            repeats = connection.execute("SELECT max(repeat) FROM points").fetchone()[0]
         params = [name for kind, name in names if kind == "param"]
-        return Names(params, [name for kind, name in names if kind == "result"], repeats > 0)
+        return Names(params, [name for kind, name in names if kind == "result"], bool(repeats))
+
+
+_COLUMNS = """key, result, params, position, repeat, seed, status, error, traceback, seconds, started,
+worker, attempt"""
+_SELECT = f"SELECT {_COLUMNS} FROM points"  # noqa: S608 - of two texts of ours
+
+
+def _picked(connection: sqlite3.Connection, columns: str, chosen: Chosen) -> Iterator[list[Any]]:
+    """Rows of chosen points, in their order; those that are not stored are left out."""
+    for keys in chosen.batches():
+        marks = ", ".join("?" * len(keys))
+        statement = f"SELECT {columns} FROM points WHERE key IN ({marks})"  # noqa: S608
+        rows = connection.execute(statement, keys)
+        found = {row[0]: row for row in rows}
+        yield [found[key] for key in keys if key in found]
 
 
 def _meta(connection: sqlite3.Connection, path: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import math
 import numbers
 import os
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from . import show
@@ -60,8 +61,16 @@ class Table:
         return len(self._source)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (row for row, _ in self._laid_out())
+
+    def _laid_out(self) -> Iterator[tuple[dict[str, Any], Record]]:
+        """Rows, each with the record that it is made from."""
+        records = iter(self._source)
+        first = next(records, None)
+        # The names are read when the records are fixed: a sweep that runs may add some.
         layout = _Layout(self._source.names())
-        return (layout.row(record) for record in self._source)
+        for record in () if first is None else chain([first], records):
+            yield layout.row(record), record
 
     def __bool__(self) -> bool:
         return True  # also where it is empty: it is asked for rows, not for truth
@@ -89,10 +98,9 @@ class Table:
     @property
     def failed(self) -> list[dict[str, Any]]:
         """Rows of the points that failed, each with its ``traceback`` as text."""
-        layout = _Layout(self._source.names())
         return [
-            {**layout.row(record), "traceback": record.traceback}
-            for record in self._source
+            {**row, "traceback": record.traceback}
+            for row, record in self._laid_out()
             if record.status != "ok"
         ]
 
