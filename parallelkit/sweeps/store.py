@@ -318,8 +318,10 @@ class Stored:
         return Names(params, [name for kind, name in names if kind == "result"], bool(repeats))
 
 
-_COLUMNS = """key, result, params, position, repeat, seed, status, error, traceback, seconds, started,
-worker, attempt"""
+_COLUMNS = (
+    "key, result, params, position, repeat, seed, status, error, traceback, seconds, started, "
+    "worker, attempt"
+)
 _SELECT = f"SELECT {_COLUMNS} FROM points"  # noqa: S608 - of two texts of ours
 
 
