@@ -148,6 +148,8 @@ def run_source(
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
     below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
+    if options.nested != "thread":  # the pool's own word for all that is below it
+        below["nested"] = options.nested
     places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]
     stop_at_error = options.on_error == "raise" and not options.retry_on
     task = Task(
@@ -166,10 +168,14 @@ def run_source(
 
 
 def _pool(options: Options, plan_: Plan) -> Pool:
-    if plan_.backend in ("serial", "thread"):
+    if plan_.backend in ("serial", "thread", "outer"):
         setup = Setup(options.initializer, options.initargs)
         if plan_.backend == "serial":
             return SerialPool(setup)
+        if plan_.backend == "outer":
+            from .pools.outer import OuterPool
+
+            return OuterPool(plan_.workers, setup)
         from .pools.threads import ThreadPool
 
         return ThreadPool(plan_.workers, plan_.level, setup, own=plan_.wished and plan_.level > 1)

@@ -12,13 +12,24 @@ there asks for it when it makes a call.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import NamedTuple
 
 from .host import cpu_count
 
-__all__ = ["Nesting", "enter", "in_worker_process", "leave", "nesting", "settle"]
+__all__ = [
+    "Nesting",
+    "enter",
+    "fellows",
+    "in_worker_process",
+    "join",
+    "leave",
+    "nesting",
+    "settle",
+    "settled",
+]
 
 
 class Nesting(NamedTuple):
@@ -47,6 +58,7 @@ class _Standing(NamedTuple):
 _here: ContextVar[_Standing | None] = ContextVar("parallelkit_nesting", default=None)
 _process: _Standing | None = None
 _in_worker_process = False
+_fellows = 0  # workers of the pool that this process is a worker of
 
 
 def nesting() -> Nesting:
@@ -89,6 +101,25 @@ def leave(token: Token[_Standing | None]) -> None:
     _here.reset(token)
 
 
+def join(workers: int) -> None:
+    """Say of how many workers, this process included, its pool consists."""
+    global _fellows
+    _fellows = workers
+
+
+def fellows() -> int:
+    """To how many workers, this process included, a call made here may hand its items; or 0.
+
+    Only the main thread of a worker may: it is the one that runs the outer items.
+    """
+    return _fellows if threading.current_thread() is threading.main_thread() else 0
+
+
+def settled() -> tuple[Nesting, Spare | None] | None:
+    """Return what :func:`settle` was given last."""
+    return _process
+
+
 def settle(place: Nesting, spare: Spare | None = None) -> None:
     """Make `place` that of this whole process, from now on a worker."""
     global _process, _in_worker_process
@@ -98,6 +129,8 @@ def settle(place: Nesting, spare: Spare | None = None) -> None:
 
 def _forget_threads() -> None:
     """After a fork: the child of a user's fork inside an item stands on its own again."""
+    global _fellows
+    _fellows = 0  # the parent's channel to them is not ours
     if not _in_worker_process:
         _here.set(None)
 

@@ -22,6 +22,7 @@ __all__ = ["Options", "Resolver", "configure", "configured", "inherit", "release
 
 BACKENDS = ("process", "thread", "serial", "auto")
 ON_ERROR = ("raise", "return", "skip")
+NESTED = ("thread", "process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Options:
     temp_folder: str | None = None
     blas_threads: int | None = None
     seed: Any = None
+    nested: str = "thread"
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -53,6 +55,7 @@ class Options:
             raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
         _one_of("backend", self.backend, BACKENDS)
         _one_of("on_error", self.on_error, ON_ERROR)
+        _one_of("nested", self.nested, NESTED)
         if self.start_method is not None:
             _one_of("start_method", self.start_method, host.start_methods())
         _whole("retries", self.retries, least=0)
@@ -227,6 +230,7 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "temp_folder": str,
     "blas_threads": int,
     "seed": int,
+    "nested": str,
     "strict": lambda text: text.lower() not in ("0", "false", "no"),
 }
 _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
