@@ -12,7 +12,7 @@ from ..errors import ParallelError
 from ..sweeps.grid import grid
 from ..sweeps.run import Sweep
 from ..sweeps.show import cells, grid_text, needed
-from ..sweeps.store import Stored
+from ..sweeps.stored import Stored
 from ..sweeps.table import Table, open_sweep
 from .reading import Usage, function, named, one_value, values
 
@@ -98,7 +98,7 @@ def _print(table: Table, options: argparse.Namespace) -> None:
         if options.best is not None:
             rows = table.top(options.best, count, options.mode)
         else:
-            rows = [row for row, _ in zip(table, range(count), strict=False)]
+            rows = table.ends(count)[:count]
         columns = [*table.parameters, *table.results]
         width = None if sys.stdout.isatty() else 10**6  # who reads a pipe wants all of it
         told = [table.head(), *grid_text(columns, cells(columns, rows), width)]

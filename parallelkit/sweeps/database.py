@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import StoreError
 
-__all__ = ["FORMAT", "TABLES", "Lock", "is_new", "readable", "translated", "writable"]
+__all__ = ["Lock", "is_new", "meta_of", "readable", "refuse_pickles", "translated", "writable"]
 
 FORMAT = 1
 TABLES = """
@@ -95,6 +95,22 @@ def readable(path: str) -> sqlite3.Connection:
         if os.path.exists(wal) and os.path.getsize(wal):
             raise
         return _reading(f"{address}?mode=ro&immutable=1")
+
+
+def meta_of(connection: sqlite3.Connection, path: str) -> dict[str, str]:
+    """What a store says about itself."""
+    meta: dict[str, str] = dict(connection.execute("SELECT name, value FROM meta"))
+    if meta.get("format") != str(FORMAT):
+        raise StoreError(f"{path!r} was written by another version of parallelkit; name a new file")
+    return meta
+
+
+def refuse_pickles(path: str, how: str) -> None:
+    """Tell that a store is not to be trusted lightly."""
+    raise StoreError(
+        f"{path!r} holds pickled results, and to load them runs code of whoever made it; if you "
+        f"trust it: {how}"
+    )
 
 
 def _refuse_folder(path: str) -> None:

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .layout import is_number
 from .show import label, needed, ordered, short
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ def lines(
     _check(table, x, y, *([hue] if hue else []))
     groups: dict[Any, dict[Any, list[float]]] = {}
     for row in rows:
-        if _is_number(row[y]):
+        if is_number(row[y]):
             group = groups.setdefault(label(row[hue]) if hue else None, {})
             group.setdefault(label(row[x]), []).append(float(row[y]))
     if not groups:
         raise ValueError(f"no row has a number in the column {y!r}")
     places = ordered(at for group in groups.values() for at in group)
-    numeric = all(_is_number(at) and not isinstance(at, bool) for at in places)
+    numeric = all(is_number(at) and not isinstance(at, bool) for at in places)
     figure, axes = _figure()
     names = ordered(groups)
     for i, name in enumerate(names):
@@ -120,7 +121,7 @@ def coordinates(
     color = color or names[-1]
     _check(table, *names, color)
     rows = [row for row in table if all(row[name] is not None for name in (*names, color))]
-    rows = [row for row in rows if _is_number(row[color])]
+    rows = [row for row in rows if is_number(row[color])]
     if len(names) < 2 or not rows:
         raise ValueError(f"parallel coordinates need two columns or more, and rows with a {color}")
     figure, axes = _figure(max(5.0, 1.7 * len(names)), 4.0)
@@ -154,7 +155,7 @@ class _Scale:
 
     def __init__(self, values: list[Any]) -> None:
         self._names = ordered(values)
-        self._numeric = all(_is_number(v) and not isinstance(v, bool) for v in self._names)
+        self._numeric = all(is_number(v) and not isinstance(v, bool) for v in self._names)
         self._log = self._numeric and _is_geometric(self._names)
         self.low, self.high = 0.0, max(1.0, len(self._names) - 1.0)
         if self._numeric:
@@ -224,7 +225,7 @@ def varied(table: Table, rows: list[dict[str, Any]]) -> str:
 
     def weight(name: str) -> tuple[bool, int]:
         different = {label(row[name]) for row in rows}
-        return all(_is_number(v) for v in different), len(different)
+        return all(is_number(v) for v in different), len(different)
 
     return max(table.parameters, key=weight)
 
@@ -242,15 +243,9 @@ def _check(table: Table, *names: str) -> None:
             raise KeyError(f"no column {name!r}; there are {', '.join(columns)}")
 
 
-def _is_number(value: Any) -> bool:
-    from .table import is_number
-
-    return is_number(value)
-
-
 def _is_geometric(places: list[Any]) -> bool:
     """Whether positive numbers lie rather by factors than by differences."""
-    if len(places) < 3 or places[0] <= 0 or places[-1] < 20 * places[0]:
+    if len(places) < 3 or places[0] <= 0 or places[-1] < 8 * places[0]:
         return False
     between = [b / a for a, b in itertools.pairwise(places)]
     return bool(max(between) < places[-1] / places[0] * 0.7)

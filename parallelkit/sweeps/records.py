@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Kept", "Names", "Record", "Rows", "result_columns"]
+__all__ = ["Kept", "Names", "Record", "Rows", "Summary", "result_columns"]
 
 
 class Record(NamedTuple):
@@ -33,6 +33,14 @@ class Names(NamedTuple):
     repeats: bool  # whether any point was run more than once on purpose
 
 
+class Summary(NamedTuple):
+    """How many records there are, how many of them failed, and the seconds that they took."""
+
+    points: int
+    failed: int
+    seconds: float
+
+
 class Rows(Protocol):
     """Where a table reads from: memory, or a store."""
 
@@ -44,6 +52,14 @@ class Rows(Protocol):
 
     def __iter__(self) -> Iterator[Record]:
         """Go through the records, by the order of the points."""
+        ...
+
+    def ends(self, n: int) -> list[Record]:
+        """Return the first `n` records, then the last `n`."""
+        ...
+
+    def summary(self) -> Summary:
+        """Count and add up."""
         ...
 
     def names(self) -> Names:
@@ -63,6 +79,16 @@ class Kept:
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self._records)
+
+    def ends(self, n: int) -> list[Record]:
+        """Return the first `n` records, then the last `n`."""
+        return [*self._records[:n], *self._records[-n:]] if n else []
+
+    def summary(self) -> Summary:
+        """Count and add up."""
+        failed = sum(record.status != "ok" for record in self._records)
+        seconds = sum(record.seconds or 0.0 for record in self._records)
+        return Summary(len(self._records), failed, seconds)
 
     def names(self) -> Names:
         """What the columns are called."""

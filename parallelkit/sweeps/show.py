@@ -8,7 +8,6 @@ import importlib
 import json
 import shutil
 from collections.abc import Iterable
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ParallelError
@@ -110,11 +109,7 @@ def html(table: Table, head: str) -> str:
 def _extract(table: Table) -> tuple[list[str], list[dict[str, Any]], int]:
     """Columns and rows to show, and how many rows are left out between the two halves."""
     count = len(table)
-    if count <= 2 * SHOWN:
-        rows = list(islice(table, count))
-    else:
-        half = SHOWN // 2
-        rows = [row for i, row in enumerate(table) if i < half or i >= count - half]
+    rows = table.ends(count if count <= 2 * SHOWN else SHOWN // 2)[:count]
     own = {name: name for name in QUIET} | {f"sweep.{name}": name for name in QUIET}
     last = table.columns[-7:]  # the sweep's own
     hidden = {name for name in last if name in own}
@@ -135,7 +130,7 @@ def short(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, dt.datetime):
         return value.isoformat(sep=" ", timespec="seconds")
-    if getattr(value, "ndim", 0):
+    if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
         return f"array {value.dtype} {'×'.join(map(str, value.shape))}"
     try:
         told = value if isinstance(value, str) else repr(value)

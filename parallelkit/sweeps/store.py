@@ -1,4 +1,4 @@
-"""The store of a sweep: written by the sweeping process alone, read by anyone at any time.
+"""The writing side of a store: the sweeping process alone.
 
 ::
 
@@ -14,24 +14,19 @@ import json
 import sqlite3
 import threading
 import time
-from array import array
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
-from itertools import chain
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..errors import StoreError
-from .database import FORMAT, Lock, is_new, readable, translated, writable
-from .identity import DIGEST, check
-from .records import Names, Record, result_columns
-from .values import Encoded, NotPlain, decode, encode
+from .database import Lock, meta_of, refuse_pickles, translated, writable
+from .identity import check
+from .records import Record, result_columns
+from .values import Encoded, NotPlain, encode
 
-__all__ = ["Chosen", "Store", "Stored"]
+__all__ = ["Store"]
 
 INTERVAL = 0.1  # seconds for which results may wait to be stored
 LARGEST_BATCH = 4096  # results
 LARGEST_BYTES = 8 << 20
-FETCHED = 500  # rows at a time, by their keys
 LARGEST_BLOB = 999_999_999  # SQLite's limit
 
 _PUT = """
@@ -94,11 +89,11 @@ class Store:
         self._thread.start()
 
     def _begin(self, identity: Mapping[str, Any], notes: Mapping[str, str]) -> None:
-        meta = _meta(self._connection, self.path)
+        meta = meta_of(self._connection, self.path)
         if "identity" in meta:
             check(self.path, json.loads(meta["identity"]), identity)
             if meta["pickle"] == "1" and not self._pickle:
-                raise StoreError(_pickled(self.path, "Sweep(..., pickle=True)"))
+                refuse_pickles(self.path, "Sweep(..., pickle=True)")
         now = {"pickle": str(int(self._pickle)), **notes}
         if "identity" not in meta:
             now["identity"] = json.dumps(identity)
@@ -225,125 +220,3 @@ class Store:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
-
-
-class Chosen:
-    """Keys of the points that a sweep was asked for, by their place: 24 bytes each."""
-
-    def __init__(self) -> None:
-        self._keys = bytearray()
-        self._positions = array("q")
-
-    def add(self, key: bytes, position: int) -> None:
-        """Add a point."""
-        self._keys += key
-        self._positions.append(position)
-
-    def batches(self) -> Iterator[list[bytes]]:
-        """Keys in the order of their places, some at a time."""
-        order = sorted(range(len(self._positions)), key=self._positions.__getitem__)
-        for begin in range(0, len(order), FETCHED):
-            part = order[begin : begin + FETCHED]
-            yield [bytes(self._keys[i * DIGEST : (i + 1) * DIGEST]) for i in part]
-
-
-class Stored:
-    """The reading side: records of a store, read anew each time.
-
-    Parameters
-    ----------
-    path : str
-    chosen : Chosen, optional
-        Only these points, in this order.
-    pickle : bool
-        Whether pickled results may be loaded, which can run code of who made the store.
-    """
-
-    def __init__(self, path: str, chosen: Chosen | None = None, pickle: bool = False) -> None:
-        self.path = path
-        self._chosen = chosen
-        self._pickle = pickle
-        meta = self.meta()
-        if meta.get("pickle") == "1" and not pickle:
-            raise StoreError(_pickled(path, "open_sweep(path, pickle=True)"))
-        told = json.loads(meta["identity"])
-        version = "" if told["version"] is None else f" version {told['version']}"
-        self.title = f"{told['function']}{version}"
-
-    def meta(self) -> dict[str, str]:
-        """What the store says about itself."""
-        with translated(self.path), closing(readable(self.path)) as connection:
-            if is_new(connection):
-                raise StoreError(f"{self.path!r} is empty: no sweep has begun in it")
-            meta = _meta(connection, self.path)
-        if "identity" not in meta:
-            raise StoreError(f"{self.path!r} is empty: no sweep has begun in it")
-        return meta
-
-    def __len__(self) -> int:
-        with translated(self.path), closing(readable(self.path)) as connection:
-            if self._chosen is None:
-                return int(connection.execute("SELECT count(*) FROM points").fetchone()[0])
-            return sum(len(rows) for rows in _picked(connection, "key", self._chosen))
-
-    def __iter__(self) -> Iterator[Record]:
-        with translated(self.path), closing(readable(self.path)) as connection:
-            rows: Iterable[Any]
-            if self._chosen is None:
-                rows = connection.execute(f"{_SELECT} ORDER BY position, repeat, id")
-            else:
-                rows = chain.from_iterable(_picked(connection, _COLUMNS, self._chosen))
-            for key, result, params, position, repeat, seed, status, *rest in rows:
-                value = None if result is None else self._value(connection, key, result)
-                number = None if seed is None else int(seed)
-                point = decode(params, {})
-                yield Record(position, repeat, point, number, status, value, *rest)
-
-    def _value(self, connection: sqlite3.Connection, key: bytes, text: str) -> Any:
-        blobs: dict[int, tuple[str, bytes]] = {}
-        if '"~blob"' in text:
-            statement = "SELECT number, kind, data FROM blobs WHERE key = ?"
-            blobs = {n: (kind, data) for n, kind, data in connection.execute(statement, (key,))}
-        try:
-            return decode(text, blobs, self._pickle)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise StoreError(f"a result in {self.path!r} is damaged: {error}") from error
-
-    def names(self) -> Names:
-        """What the columns are called."""
-        with translated(self.path), closing(readable(self.path)) as connection:
-            names = connection.execute("SELECT kind, name FROM names ORDER BY id").fetchall()
-            repeats = connection.execute("SELECT max(repeat) FROM points").fetchone()[0]
-        params = [name for kind, name in names if kind == "param"]
-        return Names(params, [name for kind, name in names if kind == "result"], bool(repeats))
-
-
-_COLUMNS = (
-    "key, result, params, position, repeat, seed, status, error, traceback, seconds, started, "
-    "worker, attempt"
-)
-_SELECT = f"SELECT {_COLUMNS} FROM points"  # noqa: S608 - of two texts of ours
-
-
-def _picked(connection: sqlite3.Connection, columns: str, chosen: Chosen) -> Iterator[list[Any]]:
-    """Rows of chosen points, in their order; those that are not stored are left out."""
-    for keys in chosen.batches():
-        marks = ", ".join("?" * len(keys))
-        statement = f"SELECT {columns} FROM points WHERE key IN ({marks})"  # noqa: S608
-        rows = connection.execute(statement, keys)
-        found = {row[0]: row for row in rows}
-        yield [found[key] for key in keys if key in found]
-
-
-def _meta(connection: sqlite3.Connection, path: str) -> dict[str, str]:
-    meta: dict[str, str] = dict(connection.execute("SELECT name, value FROM meta"))
-    if meta.get("format") != str(FORMAT):
-        raise StoreError(f"{path!r} was written by another version of parallelkit; name a new file")
-    return meta
-
-
-def _pickled(path: str, how: str) -> str:
-    return (
-        f"{path!r} holds pickled results, and to load them runs code of whoever made it; if you "
-        f"trust it: {how}"
-    )

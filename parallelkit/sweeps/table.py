@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import csv
-import datetime as dt
 import heapq
 import io
 import math
-import numbers
 import os
 from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from . import show
-from .records import Names, Record, Rows, result_columns
-from .store import Stored
+from .layout import Layout, is_number
+from .records import Record, Rows
+from .stored import Stored
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
 __all__ = ["Table", "open_sweep"]
-
-OWN = ("status", "error", "seconds", "started", "worker", "attempt", "seed")
 
 
 class Table:
@@ -68,12 +65,18 @@ class Table:
         records = iter(self._source)
         first = next(records, None)
         # The names are read when the records are fixed: a sweep that runs may add some.
-        layout = _Layout(self._source.names())
+        layout = Layout(self._source.names())
         for record in () if first is None else chain([first], records):
             yield layout.row(record), record
 
     def __bool__(self) -> bool:
         return True  # also where it is empty: it is asked for rows, not for truth
+
+    def ends(self, n: int) -> list[dict[str, Any]]:
+        """Return the first `n` rows, then the last `n`."""
+        records = self._source.ends(n)
+        layout = Layout(self._source.names())
+        return [layout.row(record) for record in records]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -83,7 +86,7 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """Names of the columns."""
-        return _Layout(self._source.names()).columns
+        return Layout(self._source.names()).columns
 
     @property
     def parameters(self) -> list[str]:
@@ -93,7 +96,7 @@ class Table:
     @property
     def results(self) -> list[str]:
         """Names of the columns that are results."""
-        return list(_Layout(self._source.names()).results.values())
+        return list(Layout(self._source.names()).results.values())
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -291,11 +294,7 @@ class Table:
 
     def head(self) -> str:
         """Say in a line what the table is of."""
-        count, failed, seconds = 0, 0, 0.0
-        for record in self._source:
-            count += 1
-            failed += record.status != "ok"
-            seconds += record.seconds or 0.0
+        count, failed, seconds = self._source.summary()
         told = f"{self._source.title}: {count} {'point' if count == 1 else 'points'}"
         if failed:
             told += f", {failed} failed"
@@ -338,44 +337,4 @@ def open_sweep(path: str | os.PathLike[str], pickle: bool = False) -> Table:
     ...     len(pk.open_sweep(path))
     0
     """
-    return Table(Stored(os.fspath(path), pickle=pickle))
-
-
-class _Layout:
-    """Which column holds what: names given by the user come first where they clash."""
-
-    def __init__(self, names: Names) -> None:
-        taken = set(names.params)
-        self.params = names.params
-        self.results = {n: f"result.{n}" if n in taken else n for n in names.results}
-        taken |= set(self.results.values())
-        own = {n: f"sweep.{n}" if n in taken else n for n in ("repeat", *OWN)}
-        repeat = own.pop("repeat")
-        self.repeat = repeat if names.repeats else None
-        self.own = own
-        middle = [] if self.repeat is None else [self.repeat]
-        self.columns = [*names.params, *middle, *self.results.values(), *own.values()]
-
-    def row(self, record: Record) -> dict[str, Any]:
-        row = dict.fromkeys(self.columns)
-        row.update(record.params)
-        if self.repeat is not None:
-            row[self.repeat] = record.repeat
-        if record.status == "ok":
-            for name, value in result_columns(record.value).items():
-                row[self.results[name]] = value
-        for name, column in self.own.items():
-            row[column] = _own(record, name)
-        return row
-
-
-def _own(record: Record, name: str) -> Any:
-    value = getattr(record, name)
-    if name == "started" and value is not None:
-        return dt.datetime.fromtimestamp(value, dt.UTC)
-    return value
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value can be ranked and drawn."""
-    return isinstance(value, numbers.Real) and not math.isnan(value)
+    return Table(Stored(os.path.abspath(path), pickle=pickle))
