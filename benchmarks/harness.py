@@ -81,7 +81,8 @@ class Contestant:
             start_new_session=True,
         )
         self._replies = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def ready(self):
         self.record.settings = self._reply()["settings"]
@@ -123,6 +124,8 @@ class Contestant:
             for pid in marked(self._mark):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+        self._listener.join(5)
+        self._process.stdout.close()
 
     def _listen(self):
         for line in self._process.stdout:

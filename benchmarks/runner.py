@@ -27,6 +27,7 @@ def main(request):
             say(case.measure())
         if case.needs_pool:
             peer.close()
+        case.close()
     except BaseException as error:
         say(
             {

@@ -77,6 +77,9 @@ class Case:
     def check(self, result):
         raise NotImplementedError
 
+    def close(self):
+        """Leave nothing behind."""
+
     def note(self):
         """Whatever else is worth a word, after a round."""
         return ""

@@ -108,9 +108,13 @@ class Cold(Case):
     def run(self):
         # a file, not a pipe: helper processes that outlive the script must not prolong it
         with open(os.path.join(self.folder.name, "out"), "w+") as out:
-            _run([sys.executable, self.script], stdout=out)
+            folder = {"RAY_TMPDIR": self.folder.name, "RAY_USAGE_STATS_ENABLED": "0"}
+            _run([sys.executable, self.script], stdout=out, env={**os.environ, **folder})
             out.seek(0)
             return out.read().strip()
+
+    def close(self):
+        self.folder.cleanup()
 
     def check(self, result):
         assert result == str(list(range(1, 9))), "wrong results"
