@@ -30,6 +30,7 @@ from .outcome import Lost, Reply
 from .plan import Plan, plan
 from .pools.base import Pool, Setup
 from .pools.serial import SerialPool
+from .seeds import draws, inherited, root
 from .streams import source_of
 from .transport.payload import Task
 
@@ -40,12 +41,12 @@ Watch = Callable[[Source], object]  # told of the source of each call when it be
 # Seconds to see whether an iterator gives nothing at all, in which case no worker is started.
 FIRST_ITEM_PATIENCE = 0.05
 # What concerns the call at hand, not the calls inside its items.
-_NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads")
+_NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads", "seed")
 
 
 def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     """Run a call; return its results in input order."""
-    plan_ = plan(options, nesting())
+    plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy=False)
     watch(source)
     with ExitStack() as stack:
@@ -66,13 +67,17 @@ def stream(call: Call, options: Options, watch: Watch, ordered: bool) -> Iterato
     What can be wrong with the input is raised here, and work starts here, not at the first
     ``next``.
     """
-    plan_ = plan(options, nesting())
+    plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy=True)
     watch(source)
     results = _stream(call, options, plan_, source, ordered)
     next(results)  # runs up to where the call has begun; from there on closing it ends the call
     _streams.add(results)
     return results
+
+
+def _plan(call: Call, options: Options) -> Plan:
+    return plan(options, nesting(), options.seed is not None and draws(call))
 
 
 def _stream(
@@ -136,7 +141,9 @@ def run_source(
     call: Call, options: Options, plan_: Plan, source: Source
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
-    inherited = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
+    below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
+    if options.nested != "thread":  # the pool's own word for all that is below it
+        below["nested"] = options.nested
     places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]
     stop_at_error = options.on_error == "raise" and not options.retry_on
     task = Task(
@@ -144,18 +151,25 @@ def run_source(
         call.frozen,
         stop_at_error,
         places,
-        inherited,
+        below,
+        plan_.cores,
         options.timeout,
         options.blas_threads,
+        inherited() if options.seed is None else root(options.seed),
+        options.seed is not None and plan_.backend != "thread",
     )
     return _pool(options, plan_).run(task, source)
 
 
 def _pool(options: Options, plan_: Plan) -> Pool:
-    if plan_.backend in ("serial", "thread"):
+    if plan_.backend in ("serial", "thread", "outer"):
         setup = Setup(options.initializer, options.initargs)
         if plan_.backend == "serial":
             return SerialPool(setup)
+        if plan_.backend == "outer":
+            from .pools.outer import OuterPool
+
+            return OuterPool(plan_.workers, setup)
         from .pools.threads import ThreadPool
 
         return ThreadPool(plan_.workers, plan_.level, setup, own=plan_.wished and plan_.level > 1)

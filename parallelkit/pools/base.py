@@ -1,7 +1,7 @@
 """The contract of a pool, and all that an adapter for another engine has to implement.
 
 A pool gets a task and a source of chunks. It takes chunks while it has workers for them, runs
-``task.run(chunk.columns, chunk.size, rank)`` somewhere, and yields ``(chunk, outcome)`` pairs in
+``task.run(chunk, rank)`` somewhere, and yields ``(chunk, outcome)`` pairs in
 any order until the source is finished and all chunks that it took are answered. The first thing
 that it yields is None: the call has begun. An outcome is
 
@@ -36,16 +36,22 @@ class Task(Protocol):
     """What a pool knows of the task: it runs chunks."""
 
     timeout: float | None  # seconds per item
+    cores: int  # what the workers have together
     stop_at_error: bool  # whether the first item that fails ends its chunk
 
     def run(
         self,
-        columns: tuple[Any, ...],
-        size: int,
+        chunk: Chunk,
         rank: int,
         stop: Callable[[], bool] | None = None,
+        *,
+        spare: Callable[[], int] | None = None,
     ) -> Reply:
-        """Run the items of a chunk, or its first ones; `stop` is asked between some of them."""
+        """Run the items of a chunk, or its first ones; `stop` is asked between some of them.
+
+        `spare` tells the items how many cores are theirs for the moment, where that is more than
+        the share of the worker.
+        """
         ...
 
     def state(self) -> tuple[Any, ...]:

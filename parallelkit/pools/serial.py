@@ -35,7 +35,7 @@ class SerialPool:
             if chunk is None:
                 source.wait()
                 continue
-            reply = context.run(task.run, chunk.columns, chunk.size, 0)
+            reply = context.run(task.run, chunk, 0)
             done = len(reply.values)
             if done < chunk.size and not (reply.raised and task.stop_at_error):
                 source.put_back(chunk.part(done, chunk.size))

@@ -118,7 +118,7 @@ class _Job:
         self._setup = setup
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
-        self._running = 0
+        self._running: set[int] = set()  # ranks
         self._stopped = False
         self.finished: queue.SimpleQueue[Done | BaseException | None] = queue.SimpleQueue()
         source.wake = self._nudge
@@ -154,7 +154,7 @@ class _Job:
                 if rank in self._ranks:
                     self._idle_ranks.append(rank)
                 return False
-            self._running += 1
+            self._running.add(rank)
         try:
             blas.hold(self._task.threads(rank))  # also what has been loaded since
             self.finished.put(self._run(chunk, rank))
@@ -166,16 +166,26 @@ class _Job:
             self.finished.put(error)
         finally:
             with self._lock:
-                self._running -= 1
+                self._running.discard(rank)
         return True
 
     def _run(self, chunk: Chunk, rank: int) -> Done:
-        reply = self._task.run(chunk.columns, chunk.size, rank, stop=lambda: self._stopped)
+        reply = self._task.run(
+            chunk, rank, stop=lambda: self._stopped, spare=partial(self._spare, rank)
+        )
         done = len(reply.values)
         if done < chunk.size and not (reply.raised and self._task.stop_at_error):
             self._source.put_back(chunk.part(done, chunk.size))
         self._source.sizer.observe(done, reply.seconds)
         return chunk.part(0, done), reply
+
+    def _spare(self, rank: int) -> int:
+        """Cores of the thread `rank` when some of the others will get nothing to do any more."""
+        with self._lock:
+            if not self._source.finished or rank not in self._running:
+                return 0
+            base, extra = divmod(self._task.cores, len(self._running))
+            return base + (sorted(self._running).index(rank) < extra)
 
     def over(self) -> bool:
         """Whether nothing runs and nothing will."""
