@@ -3,7 +3,7 @@
     python -m benchmarks.docs bench-results        # benchmarks.json and, where there is one, scaling.json of that folder
 
 Writes the marked regions of ``docs/benchmarks.md`` and ``docs/scaling.md``, and the chart beside them. What stands
-outside the marks is written by hand, and stays.
+outside the marks is written by hand, and stays. A region "speed" in README.md gets one line for each case.
 """
 
 import argparse
@@ -46,6 +46,10 @@ def write(folder, docs=DOCS):
         )
         chart.draw(found, docs)
         written.append("benchmarks.md")
+        readme = docs.parent / "README.md"
+        if readme.exists() and BEGIN.format("speed") in readme.read_text(encoding="utf-8"):
+            update(readme, speed=report.summary(found))
+            written.append(readme.name)
     if ceiling.exists():
         content = json.loads(ceiling.read_text(encoding="utf-8"))
         update(docs / "scaling.md", ceiling=scaling.markdown(content))

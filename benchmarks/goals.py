@@ -58,11 +58,11 @@ def ahead(least, *names, among=bool):
     return judge
 
 
-def of_ideal(least, *names):
+def of_ideal(least, *names, variant=""):
     """So much of the ideal schedule at least; of several cases, in the worst of them."""
 
     def judge(results):
-        ours = [results.ours(name) for name in names]
+        ours = [results.get(name, "parallelkit", variant) for name in names]
         if not all(ours):
             return None
         worst = min(ours, key=lambda record: record.ideal / record.seconds)

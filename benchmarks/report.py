@@ -85,6 +85,20 @@ def table(results, group):
     return "\n".join(lines)
 
 
+def summary(results):
+    """One line for each case: ours, the best peer at its best settings, and the ratio of the two."""
+    lines = [
+        "| work | unit | parallelkit | best peer | best peer ÷ ours |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for name, (ratio, best) in results.leads().items():
+        case = cases.ALL[name]
+        cells = [case.heading(results.size), UNITS[case.unit], figure(results.ours(name))]
+        cells += [f"{figure(best)} ({named(best)})", f"{ratio:.2f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def flatness(results):
     """How far the cost of an item depends on how many there are; "" unless there are several lengths."""
     lines = []
@@ -160,8 +174,7 @@ def markdown(results):
     parts = [
         "# Benchmarks: parallelkit and its peers, side by side",
         preamble(results),
-        "## Goals",
-        goals.table(results),
+        *(["## Goals", goals.table(results)] if results.size != "tiny" else []),
         "## Figures",
         tables(results),
         "## Every figure",

@@ -23,7 +23,7 @@ class _Arrays(Case):
     numpy = True
     peers = EVERYONE + SENSIBLE_THREADS
     tuned = {"forkserver": FORKSERVER}
-    sizes = _of_megabytes((40, 8), (20, 8), (3, 0.8))
+    sizes = _of_megabytes((40, 8), (12, 8), (3, 0.8))
     rounds = (7, 2)
 
     def setup(self):
@@ -106,8 +106,10 @@ class Frozen(_Arrays):
     name = "array-frozen"
     title = "one frozen array of {mb} MB, {n} light tasks, first call"
     tuned = {"forkserver": FORKSERVER, "inherited": ("pathos", *FORKSERVER)}
-    sizes = _of_megabytes((40, 200), (10, 48), (3, 1.6))
+    sizes = _of_megabytes((40, 200), (10, 24), (3, 1.6))
     quick = True
+
+    first = 0.0  # what the first element is
 
     def prepare(self):
         self.data = self.np.arange(self.size.length, dtype=float)
@@ -117,7 +119,7 @@ class Frozen(_Arrays):
         return mapper(work.pick, list(range(self.items)), data=self.data)
 
     def check(self, result):
-        assert result == [i * 1e3 for i in range(self.items)], "wrong results"
+        assert result == [self.first, *(i * 1e3 for i in range(1, self.items))], "wrong results"
 
     def settings(self):
         if self.variant == "inherited":
@@ -126,8 +128,15 @@ class Frozen(_Arrays):
 
 
 class FrozenAgain(Frozen):
+    """The array of the round before, changed in one element, which one of the tasks reads.
+
+    joblib's ``with Parallel(...)`` hands out the copy that it made the first time: its answer is wrong then. "new
+    Parallel": an object for each call, which sees the change.
+    """
+
     name = "array-frozen-again"
-    title = "the same array of {mb} MB again, {n} light tasks, following calls"
+    title = "the same array of {mb} MB with one element changed, {n} light tasks, following calls"
+    tuned = {**Frozen.tuned, "new Parallel": ("joblib",)}
     quick = False
 
     def setup(self):
@@ -135,14 +144,20 @@ class FrozenAgain(Frozen):
         self.data = self.np.arange(self.size.length, dtype=float)
 
     def prepare(self):
-        """Nothing: the array is the one of the round before."""
+        self.first += 1.0
+        self.data[0] = self.first
+
+    def run(self):
+        if self.variant == "new Parallel":
+            return self.peer.map_anew(work.pick, list(range(self.items)), data=self.data)
+        return super().run()
 
 
 class Shared(FrozenAgain):
     """``pk.share``: an array that workers see under its name. "frozen integer": the same call without any array."""
 
     name = "array-share"
-    title = "`pk.share` of {mb} MB, {n} light tasks, following calls"
+    title = "`pk.share` of {mb} MB, one element changed, {n} light tasks, following calls"
     peers = ("parallelkit",)
     tuned = {"frozen integer": ("parallelkit",)}
 
@@ -151,6 +166,10 @@ class Shared(FrozenAgain):
         import parallelkit as pk
 
         self.data = 1 if self.variant else pk.share(self.data)
+
+    def prepare(self):
+        if not self.variant:
+            super().prepare()
 
     def run(self):
         return self.peer.map(work.touch, list(range(self.items)), data=self.data)

@@ -37,7 +37,6 @@ class Dicts(_Containers):
     title = "{n} dicts of 20 floats, doubled"
     sizes = sizes(10_000, 2_000, 50)
     func = work.doubled
-    quick = True
 
     def inputs_of(self, n):
         return [{f"field {k}": float(i + k) for k in range(20)} for i in range(n)]

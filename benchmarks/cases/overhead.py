@@ -161,7 +161,7 @@ class _Crowd(List):
     group = "many workers"
     workers = 0
     rounds = (5, 2)
-    sizes = sizes(20_000, 4_000, 40)
+    sizes = sizes(20_000, 2_000, 40)
 
     def setup(self):
         super().setup()

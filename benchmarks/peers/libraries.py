@@ -91,6 +91,12 @@ class Joblib(Peer):
 
         return self.parallel(delayed(func)(item, **frozen) for item in items)
 
+    def map_anew(self, func, items, **frozen):
+        """``map`` by a ``Parallel`` of its own; loky's workers are shared by all of them, so they are warm."""
+        from joblib import delayed
+
+        return self._parallel()(delayed(func)(item, **frozen) for item in items)
+
     def imap(self, func, items, order="generator"):
         from joblib import delayed
 
