@@ -6,7 +6,8 @@
     └── ParallelError            anything that this library itself has to say
         ├── WorkerDied           the process that ran an item ended
         ├── TaskTimeout          an item ran longer than ``timeout=`` (also a TimeoutError)
-        └── TransportError       something could not be pickled, or not be unpickled again
+        ├── TransportError       something could not be pickled, or not be unpickled again
+        └── StoreError           the file of a sweep cannot be read, written or gone on with
 
 An exception that a user's function raises arrives as what it is, with a note that names the
 item; it is never wrapped in one of these. Bad options and bad input meet the built-in
@@ -15,7 +16,17 @@ item; it is never wrapped in one of these. Bad options and bad input meet the bu
 
 from __future__ import annotations
 
-__all__ = ["ParallelError", "RemoteTraceback", "TaskTimeout", "TransportError", "WorkerDied"]
+__all__ = [
+    "IN_INITIALIZER",
+    "ParallelError",
+    "RemoteTraceback",
+    "StoreError",
+    "TaskTimeout",
+    "TransportError",
+    "WorkerDied",
+]
+
+IN_INITIALIZER = "in the initializer of a worker"  # the note on what an initializer raises
 
 
 class ParallelError(Exception):
@@ -32,6 +43,10 @@ class TaskTimeout(ParallelError, TimeoutError):
 
 class TransportError(ParallelError):
     """A function, an argument, a result or an exception could not cross between processes."""
+
+
+class StoreError(ParallelError):
+    """The file in which a sweep keeps its results cannot be used."""
 
 
 class RemoteTraceback(Exception):

@@ -20,7 +20,7 @@ from typing import Any
 
 from multiprocess.process import BaseProcess
 
-from . import ending
+from . import ending, malloc
 from .channel import Channel
 from .worker import serve
 
@@ -65,24 +65,9 @@ def live(sock: socket.socket) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _leave_fork_server()
     _die_with_parent()
-    _keep_memory()
+    malloc.keep()
     serve(Channel(sock))
     ending.leave()
-
-
-def _keep_memory() -> None:
-    """Have glibc keep freed memory for the next item, instead of giving it back each time.
-
-    It would take each large temporary of numpy from the kernel anew, page by page. Up to 256 MB
-    stay with a worker that way. ``PARALLELKIT_MALLOC=0`` leaves malloc alone.
-    """
-    if os.environ.get("PARALLELKIT_MALLOC") == "0" or not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version"):
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that it takes
-        libc.mallopt(m_trim_threshold, 256 << 20)
 
 
 def _leave_fork_server() -> None:

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import blas, levels, seeds
 from ..chunking import Chunk
 from ..outcome import Raised, Reply
-from . import pickling, printing, telling
+from . import malloc, pickling, printing, telling
 from .channel import Channel, Closed, Message
 from .payload import BUDGET, Interrupted, Progress, Task
 from .pickling import Pickled
@@ -139,7 +139,9 @@ class _Worker:
         self._greet()
         while True:
             while not self.queue:
-                self.channel.wait()
+                if not self.channel.wait(malloc.IDLE):
+                    malloc.trim()
+                    self.channel.wait()
                 self.take()
             message = self.queue.popleft()
             body = message.body
