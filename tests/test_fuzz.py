@@ -16,20 +16,6 @@ import parallelkit as pk
 
 BACKENDS = [{"backend": "process"}, {"backend": "thread"}, {"backend": "serial"}]
 IDS = [options["backend"] for options in BACKENDS]
-MAKERS = {
-    "list": list,
-    "tuple": tuple,
-    "iterator": iter,
-    "generator": lambda values: (value for value in values),
-    "array": lambda values: np.array(values, dtype=np.int64),
-    "keys": lambda values: dict.fromkeys(range(len(values))).keys(),
-    "values": lambda values: dict(enumerate(values)).values(),
-    "deque": deque,
-    "map": lambda values: map(int, values),
-    "range": lambda values: range(values[0], values[-1] + 1) if values else range(0),
-    "own": lambda values: Own(values),
-    "column": lambda values: np.array([values, values], dtype=np.int64).T[:, 0],  # not contiguous
-}
 
 
 class Own:
@@ -43,6 +29,22 @@ class Own:
 
     def __len__(self):
         return len(self.values)
+
+
+MAKERS = {
+    "list": list,
+    "tuple": tuple,
+    "iterator": iter,
+    "generator": lambda values: (value for value in values),
+    "array": lambda values: np.array(values, dtype=np.int64),
+    "keys": lambda values: dict.fromkeys(range(len(values))).keys(),
+    "values": lambda values: dict(enumerate(values)).values(),
+    "deque": deque,
+    "map": lambda values: map(int, values),
+    "range": lambda values: range(values[0], values[-1] + 1) if values else range(0),
+    "own": Own,
+    "column": lambda values: np.array([values, values], dtype=np.int64).T[:, 0],  # not contiguous
+}
 
 
 def work(*args, bad=(), odd=(), p=0, depth=0, way="map"):
