@@ -1,6 +1,8 @@
 # make demo   a nested model search, in parallel, with a bar (about two minutes the first time)
 # make test   every check: lint, format, types, floors, tests
 # make bench  the benchmarks, side by side with the peers
+# make accept-futures, accept-multiprocessing, accept-pathos
+#             the tests that others have written for what we stand in for
 #
 # Each sets up what it needs in .venv. Another Python, in another place:
 #     make test PYTHON=python3.13 VENV=.venv313
@@ -39,6 +41,11 @@ format: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
+
+ACCEPT := accept-futures accept-multiprocessing accept-pathos
+.PHONY: $(ACCEPT)
+$(ACCEPT): accept-%: $(VENV)/.installed-test
+	$(BIN)/python tests/acceptance/accept_$*.py
 
 clean:
 	rm -rf $(VENV) build dist bench-results *.egg-info .coverage .coverage.* .hypothesis \

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .call import delayed
     from .engine import shutdown
     from .errors import ParallelError, TaskTimeout, TransportError, WorkerDied
+    from .executor import PoolExecutor
     from .host import cpu_count
     from .levels import nesting
     from .options import configure
@@ -29,6 +30,7 @@ _HOME = {
     "Failure": "outcome",
     "ParallelError": "errors",
     "Pool": "api",
+    "PoolExecutor": "executor",
     "TaskTimeout": "errors",
     "TransportError": "errors",
     "WorkerDied": "errors",
@@ -53,6 +55,7 @@ __all__ = [
     "Failure",
     "ParallelError",
     "Pool",
+    "PoolExecutor",
     "TaskTimeout",
     "TransportError",
     "WorkerDied",

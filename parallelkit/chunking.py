@@ -112,6 +112,7 @@ class Source:
     """
 
     total: int | None = None  # items, where that can be known
+    endless = False  # whether it lives as long as a pool, and mostly waits
     error: BaseException | None = None  # what the input raised; after the items before it
     aborted: BaseException | None = None  # why the call is to end at once
 

@@ -64,16 +64,24 @@ def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     return gathered(parts)
 
 
-def stream(call: Call, options: Options, watch: Watch, ordered: bool) -> Iterator[Any]:
+def stream(
+    call: Call,
+    options: Options,
+    watch: Watch,
+    ordered: bool,
+    lazy: bool = True,
+    whole: bool = False,
+) -> Iterator[Any]:
     """Run a call; return an iterator over its results, in input order or as they finish.
 
     What can be wrong with the input is raised here, and work starts here, not at the first
-    ``next``.
+    ``next``. One that is not `lazy` goes on whether or not results are taken; a `whole` one gives
+    lists of results as they come, which belong to whoever takes them.
     """
     plan_ = _plan(call, options)
-    source = _source(call, options, plan_, lazy=True)
+    source = _source(call, options, plan_, lazy)
     watch(source)
-    results = _stream(call, options, plan_, source, ordered)
+    results = _stream(call, options, plan_, source, ordered, whole)
     next(results)  # runs up to where the call has begun; from there on closing it ends the call
     _streams.add(results)
     return results
@@ -84,7 +92,7 @@ def _plan(call: Call, options: Options) -> Plan:
 
 
 def _stream(
-    call: Call, options: Options, plan_: Plan, source: Source, ordered: bool
+    call: Call, options: Options, plan_: Plan, source: Source, ordered: bool, whole: bool
 ) -> Generator[Any, None, None]:
     with ExitStack() as stack:
         stack.callback(source.close)
@@ -93,7 +101,7 @@ def _stream(
             parts = _parts(call, options, plan_, source, stack)
         yield None
         for part in in_order(parts) if ordered else parts:
-            yield from part.values
+            yield from [part.values] if whole else part.values
             if part.error is not None:
                 raise part.error
             source.consumed(part.items)

@@ -15,7 +15,16 @@ item; it is never wrapped in one of these. Bad options and bad input meet the bu
 
 from __future__ import annotations
 
-__all__ = ["ParallelError", "RemoteTraceback", "TaskTimeout", "TransportError", "WorkerDied"]
+__all__ = [
+    "IN_INITIALIZER",
+    "ParallelError",
+    "RemoteTraceback",
+    "TaskTimeout",
+    "TransportError",
+    "WorkerDied",
+]
+
+IN_INITIALIZER = "in the initializer of a worker"  # the note on what an initializer raises
 
 
 class ParallelError(Exception):

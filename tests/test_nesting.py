@@ -79,9 +79,18 @@ def test_levels_count_up(concurrent_pool):
     assert pk.nesting().level == 0
 
 
-def test_cores_are_shared_out(concurrent_pool):
+def where_together(x, folder):
+    """What :func:`where` tells while all outer items run."""
+    meet(x, folder, 2)
+    told = where(x, levels=3)
+    meet(2 + x, folder, 4)
+    return told
+
+
+def test_cores_are_shared_out(concurrent_pool, tmp_path):
     """Two workers have half of the cores each, and no level has less than one or more than the level above."""
-    levels, _ = concurrent_pool().map(where, [0, 1], levels=3)
+    own = concurrent_pool(chunksize=1)
+    levels, _ = own.map(where_together, [0, 1], folder=str(tmp_path))
     cores = [share for _, share, _ in levels]
     assert cores[0] == max(1, pk.cpu_count() // 2)
     assert all(1 <= below <= above for above, below in itertools.pairwise(cores))

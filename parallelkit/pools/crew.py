@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from ..chunking import Chunk
-from ..errors import ParallelError, RemoteTraceback, TransportError, WorkerDied
+from ..errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, WorkerDied
 from ..outcome import Lost
 from ..transport import pickling, telling
 from ..transport import worker as protocol
@@ -309,8 +309,10 @@ class Crew:
         """Send a chunk to a worker that was reserved for it; false if the worker is dead."""
         with worker.sending:
             with self.lock:
+                if call.number not in self.calls:
+                    return False  # closed meanwhile, by another thread
                 worker.reserved.remove(call)
-                if worker.dead or call.number not in self.calls:
+                if worker.dead:
                     return False
                 packed = self._packed(worker, pickled)
                 ticket = Ticket(self.next_number(), call, chunk, pickled.nbytes)
@@ -559,7 +561,7 @@ class Crew:
         """A task that cannot be unpickled, or (number 0) an initializer that raised."""
         error = self._error(worker, packet, fds, segments)
         if number == 0:
-            error.add_note("in the initializer of a worker")
+            error.add_note(IN_INITIALIZER)
             self._fail(error)
         elif number in self.calls:
             told = f"the function or a keyword could not be unpickled in a worker: {error!r}"

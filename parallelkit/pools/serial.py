@@ -49,6 +49,7 @@ class SerialPool:
                 source.put_back(chunk.part(done, chunk.size))
             source.sizer.observe(done, reply.seconds)
             yield chunk.part(0, done), reply
+            del chunk, reply  # while this waits, they belong to the consumer alone
 
     def close(self) -> None:
         """Nothing to end."""

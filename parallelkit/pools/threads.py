@@ -9,7 +9,8 @@
 
 A call of n threads engages n - 1 helpers and works along; it never waits for work that nobody
 does, so calls nested to any depth cannot lock each other out, and n threads are busy, not n + 1.
-A lazy call at the top level engages n helpers and only collects: it has a consumer to serve.
+A lazy call at the top level engages n helpers and only collects: it has a consumer to serve. So
+does an endless one, whose helpers are its own, since its items may wait for those of another.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -56,17 +58,20 @@ class ThreadPool:
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in threads, this one included where that serves."""
-        helping = not source.lazy or self._level > 1
+        helping = not source.endless and (not source.lazy or self._level > 1)
         helpers = self._workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)
-        engaged = self._workers - helping if self._wished else helpers
-        crew = _engage(self._level, engaged, self._wished) if helpers > 0 else None
+        own = source.endless or (self._wished and self._level > 1)
+        engaged = self._workers - helping if self._wished or own else helpers
+        crew = _engage(self._level, engaged, self._wished, own) if helpers > 0 else None
         hand_out = _nobody if crew is None else crew.put
         job = _Job(task, source, range(helping, helping + helpers), hand_out, self._setup)
         try:
             least = min(range(self._workers), key=task.threads)
-            with blas.lent(task.threads(least), task.place(least).cores, here=helping):
+            lent = blas.lent(task.threads(least), task.place(least).cores, here=helping)
+            # An endless call takes its share of BLAS threads only while it has something to run.
+            with nullcontext() if source.endless else lent:
                 yield from self._collect(job, source, helping)
         finally:
             job.close()
@@ -94,6 +99,7 @@ class ThreadPool:
                 raise outcome
             if outcome is not None:
                 yield outcome
+                del outcome  # it belongs to the consumer alone from now on
                 job.engage()
 
     def close(self) -> None:
@@ -124,6 +130,7 @@ class _Job:
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._running: set[int] = set()  # ranks
+        self._lent = ExitStack()  # BLAS threads, from the first item that runs to the last
         self._stopped = False
         self.finished: queue.SimpleQueue[Done | BaseException | None] = queue.SimpleQueue()
         source.wake = self._nudge
@@ -159,6 +166,9 @@ class _Job:
                 if rank in self._ranks:
                     self._idle_ranks.append(rank)
                 return False
+            if self._source.endless and not self._running:
+                lent = blas.lent(self._task.threads(rank), self._task.place(rank).cores, here=False)
+                self._lent.enter_context(lent)
             self._running.add(rank)
         try:
             blas.hold(self._task.threads(rank))  # also what has been loaded since
@@ -172,6 +182,8 @@ class _Job:
         finally:
             with self._lock:
                 self._running.discard(rank)
+                if not self._running:
+                    self._lent.close()
         return True
 
     def _run(self, chunk: Chunk, rank: int) -> Done:
@@ -243,7 +255,7 @@ class _Helpers:
                 self._busy += 1
                 self._queue.put(work)
                 return
-        _engage(self._level, self._threads, wished=False).put(work)
+        _engage(self._level, self._threads, wished=False, own=False).put(work)
 
     def dismiss(self, threads: int) -> None:
         """Be wanted by a call no more."""
@@ -292,9 +304,8 @@ _owned: list[_Helpers] = []
 _idle: defaultdict[int, list[_Helpers]] = defaultdict(list)  # of the owned ones, by their number
 
 
-def _engage(level: int, threads: int, wished: bool) -> _Helpers:
+def _engage(level: int, threads: int, wished: bool, own: bool) -> _Helpers:
     """Helpers of a level: those that its calls share, or some for one call alone."""
-    own = wished and level > 1
     with _lock:
         if own and _idle[threads]:
             helpers = _idle[threads].pop()
@@ -304,7 +315,7 @@ def _engage(level: int, threads: int, wished: bool) -> _Helpers:
         else:
             key = level, threads if wished else 0
             helpers = _shared.get(key) or _shared.setdefault(key, _Helpers(level, own))
-        helpers.engage(threads, threads if wished else process_cores() - 1)
+        helpers.engage(threads, threads if wished or own else process_cores() - 1)
         return helpers
 
 
