@@ -150,7 +150,7 @@ class _Job:
             return
         while self.step(rank):
             pass
-        self.finished.put(None)
+        self._tell()
 
     def step(self, rank: int) -> bool:
         """Run one chunk, if there is one."""
@@ -165,7 +165,12 @@ class _Job:
                 self._lent.enter_context(blas.lent(self._task.threads(0)))
         try:
             blas.hold(self._task.threads(rank))  # also what has been loaded since
-            self.finished.put(self._run(chunk, rank))
+            done = self._run(chunk, rank)
+            if self._source.deliver is None:
+                self.finished.put(done)
+            else:
+                self._source.deliver(*done)
+            del done
         except KeyboardInterrupt as error:
             if threading.current_thread() is threading.main_thread():
                 raise
@@ -185,7 +190,7 @@ class _Job:
         if done < chunk.size and not (reply.raised and self._task.stop_at_error):
             self._source.put_back(chunk.part(done, chunk.size))
         self._source.sizer.observe(done, reply.seconds)
-        return chunk.part(0, done), reply
+        return chunk if done == chunk.size else chunk.part(0, done), reply
 
     def over(self) -> bool:
         """Whether nothing runs and nothing will."""
@@ -194,7 +199,13 @@ class _Job:
 
     def _nudge(self) -> None:
         self.engage()
-        self.finished.put(None)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the thread of the call look, unless all is delivered without it."""
+        source = self._source
+        if source.deliver is None or source.finished or source.aborted is not None:
+            self.finished.put(None)
 
     def close(self) -> None:
         """Take no more chunks; an item that runs ends when it ends."""
