@@ -15,6 +15,7 @@ from .call import Call, Delayed, apply_call, apply_row
 from .chunking import Source
 from .errors import ParallelError
 from .futures import Desk, in_thread
+from .levels import nesting
 from .options import Options, Resolver
 
 __all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
@@ -118,7 +119,8 @@ class Pool:
         [1, 2]
         """
         options, call = self._options(), Call(func, iterables, frozen)
-        return in_thread(lambda: engine.gather(call, options, self._watch))
+        limited = nesting().level > 0 and options.workers is None
+        return in_thread(lambda: engine.gather(call, options, self._watch), limited=limited)
 
     def aimap(
         self,

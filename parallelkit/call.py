@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Call", "Delayed", "apply_call", "apply_row", "delayed"]
+__all__ = ["Call", "Delayed", "apply_call", "apply_row", "around", "delayed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,15 @@ class Call:
             raise TypeError(f"the function must be callable, not {self.func!r}")
         if not self.iterables:
             raise TypeError("no input to map over: give at least one iterable")
+
+    @property
+    def inner(self) -> Callable[..., Any] | None:
+        """The user's function; None where each item brings its own."""
+        if self.func is apply_call:
+            return None
+        if isinstance(self.func, functools.partial) and self.func.func is apply_row:
+            return self.func.args[0]  # type: ignore[no-any-return]
+        return self.func
 
     def arguments(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """Positional arguments and keywords that the user's function gets for an item."""
@@ -63,6 +72,21 @@ def apply_call(call: Callable[[], Any], /) -> Any:
     if not callable(call):
         raise TypeError(f"run takes calls made by delayed(func)(...), not {call!r}")
     return call()
+
+
+def around(
+    func: Callable[..., Any], wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Return `func` with the user's function, which it may unpack rows for, wrapped."""
+    if func is apply_call:
+        return lambda call: (
+            wrap(call.func)(*call.args, **call.kwargs)
+            if isinstance(call, Delayed)
+            else apply_call(wrap(call) if callable(call) else call)
+        )
+    if isinstance(func, functools.partial) and func.func is apply_row:
+        return functools.partial(apply_row, wrap(func.args[0]))
+    return wrap(func)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from .outcome import Lost, Reply
 from .plan import Plan, plan
 from .pools.base import Pool, Setup
 from .pools.serial import SerialPool
+from .seeds import draws, inherited, root
 from .streams import source_of
 from .transport.payload import Task
 
@@ -40,22 +41,25 @@ Watch = Callable[[Source], object]  # told of the source of each call when it be
 # Seconds to see whether an iterator gives nothing at all, in which case no worker is started.
 FIRST_ITEM_PATIENCE = 0.05
 # What concerns the call at hand, not the calls inside its items.
-_NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads")
+_NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads", "seed")
 
 
 def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     """Run a call; return its results in input order."""
-    plan_ = plan(options, nesting())
+    plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy=False)
     watch(source)
-    with ExitStack() as stack:
-        stack.callback(source.close)
-        parts: list[Part] = []
+    parts: list[Part] = []
+    with closing(source):
         if not source.known_empty(None):
-            for part in _parts(call, options, plan_, source, stack):
-                if part.error is not None:
-                    raise part.error
-                parts.append(part)
+            with (
+                closing(bar(options.progress, source.total)) as opened,
+                closing(run_source(call, options, plan_, source)) as outcomes,
+            ):
+                for part in _settled(outcomes, Failures(options, source, call), opened):
+                    if part.error is not None:
+                        raise part.error
+                    parts.append(part)
     _raise_if_ended(source)
     return gathered(parts)
 
@@ -74,13 +78,17 @@ def stream(
     ``next``. One that is not `lazy` goes on whether or not results are taken; a `whole` one gives
     lists of results as they come, which belong to whoever takes them.
     """
-    plan_ = plan(options, nesting())
+    plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy)
     watch(source)
     results = _stream(call, options, plan_, source, ordered, whole)
     next(results)  # runs up to where the call has begun; from there on closing it ends the call
     _streams.add(results)
     return results
+
+
+def _plan(call: Call, options: Options) -> Plan:
+    return plan(options, nesting(), options.seed is not None and draws(call))
 
 
 def _stream(
@@ -133,7 +141,8 @@ def _settled(
     outcomes: Iterator[tuple[Any, Reply | Lost] | None], failures: Failures, opened: Bar
 ) -> Iterator[Part]:
     for outcome in outcomes:
-        assert outcome is not None
+        if outcome is None:  # the call has begun
+            continue
         for part in failures.settle(*outcome):
             if part.error is None:  # the item that ends the call does not count as done
                 opened.update(part.items)
@@ -144,7 +153,9 @@ def run_source(
     call: Call, options: Options, plan_: Plan, source: Source
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
-    inherited = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
+    below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
+    if options.nested != "thread":  # the pool's own word for all that is below it
+        below["nested"] = options.nested
     places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]
     stop_at_error = options.on_error == "raise" and not options.retry_on
     task = Task(
@@ -152,21 +163,28 @@ def run_source(
         call.frozen,
         stop_at_error,
         places,
-        inherited,
+        below,
+        plan_.cores,
         options.timeout,
         options.blas_threads,
+        inherited() if options.seed is None else root(options.seed),
+        options.seed is not None and plan_.backend != "thread",
     )
     return _pool(options, plan_).run(task, source)
 
 
 def _pool(options: Options, plan_: Plan) -> Pool:
-    if plan_.backend in ("serial", "thread"):
+    if plan_.backend in ("serial", "thread", "outer"):
         setup = Setup(options.initializer, options.initargs)
         if plan_.backend == "serial":
-            return SerialPool(setup)
+            return SerialPool(setup, options.blas_threads)
+        if plan_.backend == "outer":
+            from .pools.outer import OuterPool
+
+            return OuterPool(plan_.workers, setup)
         from .pools.threads import ThreadPool
 
-        return ThreadPool(plan_.workers, plan_.level, setup, own=plan_.wished and plan_.level > 1)
+        return ThreadPool(plan_.workers, plan_.level, setup, plan_.wished)
     from .pools.processes import process_pool
 
     return process_pool(options, plan_.workers, options.start_method or default_start_method())

@@ -22,6 +22,7 @@ __all__ = ["Options", "Resolver", "configure", "configured", "inherit", "release
 
 BACKENDS = ("process", "thread", "serial", "auto")
 ON_ERROR = ("raise", "return", "skip")
+NESTED = ("thread", "process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Options:
     max_nbytes: int = 65536
     temp_folder: str | None = None
     blas_threads: int | None = None
+    seed: Any = None
+    nested: str = "thread"
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -52,6 +55,7 @@ class Options:
             raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
         _one_of("backend", self.backend, BACKENDS)
         _one_of("on_error", self.on_error, ON_ERROR)
+        _one_of("nested", self.nested, NESTED)
         if self.start_method is not None:
             _one_of("start_method", self.start_method, host.start_methods())
         _whole("retries", self.retries, least=0)
@@ -61,6 +65,8 @@ class Options:
         _whole("max_nbytes", self.max_nbytes, least=0)
         _whole("blas_threads", self.blas_threads, least=1, none=True)
         _seconds("timeout", self.timeout)
+        if not hasattr(self.seed, "spawn_key"):  # numpy's SeedSequence
+            _whole("seed", self.seed, least=0, none=True)
         if self.timeout is not None and self.backend in ("thread", "serial"):
             raise ValueError(
                 f"timeout= needs backend='process', not {self.backend!r}: "
@@ -72,13 +78,7 @@ class Options:
         if type(self.strict) is not bool:
             raise TypeError(f"strict must be True or False, not {self.strict!r}")
         _folder("temp_folder", self.temp_folder)
-        retry_on: Any = self.retry_on
-        if not isinstance(retry_on, tuple):
-            retry_on = (retry_on,)
-        for kind in retry_on:
-            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
-                raise TypeError(f"retry_on must name exception types, not {kind!r}")
-        object.__setattr__(self, "retry_on", retry_on)
+        object.__setattr__(self, "retry_on", _exceptions("retry_on", self.retry_on))
         if not isinstance(self.progress, (bool, str, Mapping)):
             raise TypeError(
                 "progress must be True, False, a label or a mapping of tqdm keywords, "
@@ -229,6 +229,8 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "max_nbytes": int,
     "temp_folder": str,
     "blas_threads": int,
+    "seed": int,
+    "nested": str,
     "strict": lambda text: text.lower() not in ("0", "false", "no"),
 }
 _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
@@ -243,6 +245,8 @@ _last_environment: tuple[list[Any], dict[str, Any]] = ([None] * len(_VARIABLES),
 def _environment() -> dict[str, Any]:
     """Options from ``PARALLELKIT_*`` as the environment is now; parsed again when it changed."""
     global _last_environment
+    if not _last_environment[1] and _raw.keys().isdisjoint(_RAW_NAMES):
+        return _last_environment[1]
     seen = [_raw.get(name) for name in _RAW_NAMES]
     if seen == _last_environment[0]:
         return _last_environment[1]
@@ -289,6 +293,14 @@ def _tuple(name: str, value: Any) -> tuple[Any, ...]:
         return tuple(value)
     except TypeError:
         raise TypeError(f"{name} must be a tuple, not {value!r}") from None
+
+
+def _exceptions(name: str, value: Any) -> tuple[type[BaseException], ...]:
+    kinds: tuple[Any, ...] = value if isinstance(value, tuple) else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            raise TypeError(f"{name} must name exception types, not {kind!r}")
+    return kinds
 
 
 def _folder(name: str, value: str | None) -> None:

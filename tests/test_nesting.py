@@ -3,6 +3,7 @@
 import itertools
 import os
 import threading
+import time
 
 import pytest
 from helpers import divide, identity, increment, meet, pid, place
@@ -78,9 +79,18 @@ def test_levels_count_up(concurrent_pool):
     assert pk.nesting().level == 0
 
 
-def test_cores_are_shared_out(concurrent_pool):
+def where_together(x, folder):
+    """What :func:`where` tells while all outer items run."""
+    meet(x, folder, 2)
+    told = where(x, levels=3)
+    meet(2 + x, folder, 4)
+    return told
+
+
+def test_cores_are_shared_out(concurrent_pool, tmp_path):
     """Two workers have half of the cores each, and no level has less than one or more than the level above."""
-    levels, _ = concurrent_pool().map(where, [0, 1], levels=3)
+    own = concurrent_pool(chunksize=1)
+    levels, _ = own.map(where_together, [0, 1], folder=str(tmp_path))
     cores = [share for _, share, _ in levels]
     assert cores[0] == max(1, pk.cpu_count() // 2)
     assert all(1 <= below <= above for above, below in itertools.pairwise(cores))
@@ -103,19 +113,25 @@ def test_processes_in_workers_become_threads(process_pool, options):
         assert {number for number, _ in places} == {outer}
 
 
-def test_a_share_of_one_runs_in_place(process_pool):
+def inner_of_one(x, folder, parties):
+    """Threads of an inner call, made while every worker is busy, so that the share is one."""
+    meet(x, folder, parties)
+    seen = (
+        threading.get_ident(),
+        pk.map(lambda _: threading.get_ident(), range(5)),
+        pk.nesting().cores,
+    )
+    meet(parties + x, folder, 2 * parties)
+    return seen
+
+
+def test_a_share_of_one_runs_in_place(process_pool, tmp_path):
     """A worker with a single core starts no thread for an inner call."""
     many = max(2, pk.cpu_count())
-    own = process_pool(workers=many)
-
-    def inner(_):
-        return (
-            threading.get_ident(),
-            pk.map(lambda _: threading.get_ident(), range(5)),
-            pk.nesting().cores,
-        )
-
-    for outer, inside, cores in own.map(inner, range(4)):
+    own = process_pool(workers=many, chunksize=1)
+    for outer, inside, cores in own.map(
+        inner_of_one, range(many), folder=str(tmp_path), parties=many
+    ):
         assert (cores, set(inside)) == (1, {outer})
 
 
@@ -233,3 +249,44 @@ def test_workers_of_workers_are_none(process_pool):
         range(8),
     )
     assert len({n for part in numbers for n in part}) <= 2
+
+
+def cores_at_the_end(x):
+    """The cores that the first item has when it is the last one that runs, and of its inner call."""
+    if x:
+        return None
+    while (cores := pk.nesting().cores) < 5:  # a time limit ends a test that fails
+        time.sleep(0.001)
+    with pk.Pool() as own:
+        return cores, own.map(level_and_cores, range(2))
+
+
+def level_and_cores(_):
+    return tuple(pk.nesting())
+
+
+def test_the_tail_of_a_call_has_all_the_cores(concurrent_pool, monkeypatch):
+    """An item that still runs when the others are done may use the cores of all."""
+    monkeypatch.setattr("parallelkit.levels.cpu_count", lambda: 5)
+    results = concurrent_pool(workers=2, chunksize=1).map(cores_at_the_end, range(6))
+    cores, inner = results[0]
+    assert cores == 5
+    assert inner[0] == (2, 3)  # the other one may be the tail of that call
+
+
+def cores_in_the_middle(x, folder):
+    """Cores of the first two items, asked for while both run and others are to come."""
+    if x < 2:
+        meet(x, folder, 2)
+        cores = pk.nesting().cores
+        meet(x + 2, folder, 4)
+        return cores
+    return None
+
+
+def test_the_tail_of_one_call_is_not_lent_to_the_next(concurrent_pool, monkeypatch, tmp_path):
+    """A call that begins after such a tail has the shares that any call has."""
+    monkeypatch.setattr("parallelkit.levels.cpu_count", lambda: 5)
+    own = concurrent_pool(workers=2, chunksize=1)
+    own.map(cores_at_the_end, range(3))
+    assert sorted(own.map(cores_in_the_middle, range(6), folder=str(tmp_path))[:2]) == [2, 3]

@@ -1,7 +1,7 @@
 """The contract of a pool, and all that an adapter for another engine has to implement.
 
 A pool gets a task and a source of chunks. It takes chunks while it has workers for them, runs
-``task.run(chunk.columns, chunk.size, rank)`` somewhere, and yields ``(chunk, outcome)`` pairs in
+``task.run(chunk, rank)`` somewhere, and yields ``(chunk, outcome)`` pairs in
 any order until the source is finished and all chunks that it took are answered. The first thing
 that it yields is None: the call has begun. An outcome is
 
@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 from ..chunking import Chunk, Source
 from ..errors import IN_INITIALIZER
+from ..levels import Nesting
 from ..outcome import Lost, Reply
 
 __all__ = ["Done", "Pool", "Setup", "Task"]
@@ -37,20 +38,30 @@ class Task(Protocol):
     """What a pool knows of the task: it runs chunks."""
 
     timeout: float | None  # seconds per item
+    cores: int  # what the workers have together
     stop_at_error: bool  # whether the first item that fails ends its chunk
 
     def run(
         self,
-        columns: tuple[Any, ...],
-        size: int,
+        chunk: Chunk,
         rank: int,
         stop: Callable[[], bool] | None = None,
+        *,
+        spare: Callable[[], int] | None = None,
     ) -> Reply:
-        """Run the items of a chunk, or its first ones; `stop` is asked between some of them."""
+        """Run the items of a chunk, or its first ones; `stop` is asked between some of them.
+
+        `spare` tells the items how many cores are theirs for the moment, where that is more than
+        the share of the worker.
+        """
         ...
 
     def state(self) -> tuple[Any, ...]:
         """Return what a worker process makes its copy from."""
+        ...
+
+    def place(self, rank: int) -> Nesting:
+        """Level and share of the worker `rank`."""
         ...
 
     def threads(self, rank: int) -> int:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from ..chunking import Chunk
@@ -26,6 +27,7 @@ from ..transport.surroundings import current
 from ..transport.watch import NOBODY, WHOLE
 from .driver import Driver
 from .hosting import Host
+from .lending import Lending, Loan
 from .members import Answer, Call, Ticket, Worker, exit_code, interrupt, obituary
 
 __all__ = ["Crew"]
@@ -69,8 +71,10 @@ class Crew:
         self.workers: list[Worker] = []
         self.calls: dict[int, Call] = {}
         self._hungry: deque[Call] = deque()  # in the order in which they get workers
-        self._told: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._later: deque[Callable[[], object]] = deque()
+        self._lending = Lending(self)
         self._numbers = 0
+        self._shared_out = False  # whether workers have cores of idle ones
         self._futile = 0  # deaths since a worker answered or began something
         self._folder: str | None = settings["temp_folder"]
         self._tasks = Outbox(cap=512 << 20, folder=self._folder)
@@ -112,13 +116,15 @@ class Crew:
             if self._hello_segment is not None:
                 fds.append(self._hello_segment.fd)
             fds += [memory.fd for memory in self._hello_shared]
-            body = (protocol.HELLO, self._hello, tuple(worker.around), self.settings)
+            settings = {**self.settings, "workers": self.size}
+            body = (protocol.HELLO, self._hello, tuple(worker.around), settings)
             try:
                 worker.channel.send(body, fds)
             except Closed:
                 pass  # it is dead already; the selector will tell
             self._driver.add(worker)
             self._feed_next()
+        self._follow_up()
         os.close(worker.control_fd)
         self._driver.nudge()
 
@@ -144,6 +150,8 @@ class Crew:
                 died = WorkerDied(obituary(worker.pid, code))
                 self._deliver(ticket.call, Answer(rest, lost=Lost(died, started)))
             worker.tickets.clear()
+            for loan in self._lending.of(worker):
+                self._lending.end(loan)
             for number, call in list(self._over.items()):
                 self._released(worker, call, number)
             for call in self.calls.values():
@@ -156,7 +164,7 @@ class Crew:
                 self._fail(WorkerDied(f"workers end before they do anything: {how}"))
             worker.channel.close()
             worker.outbox.close()  # the inbox stays for answers that are still to be read
-        self._retell()
+        self._follow_up()
 
     def _drain(self, worker: Worker) -> None:
         try:
@@ -213,14 +221,14 @@ class Crew:
 
     # --- calls ---------------------------------------------------------------------------------
 
-    def open(self, pickled: pickling.Pickled, timeout: float | None) -> Call:
+    def open(self, pickled: pickling.Pickled, timeout: float | None, cores: int) -> Call:
         """Begin a call."""
         with self.lock:
             if self.broken is not None:
                 raise self.broken
-            self._numbers += 1
-            call = Call(self._numbers, pickled, current(), timeout)
+            call = Call(self.next_number(), pickled, current(), timeout, cores)
             self.calls[call.number] = call
+            self._share_out()
         if pickled.buffers:
             self.look()  # a segment of the last call may be free by now
         return call
@@ -256,6 +264,41 @@ class Crew:
             if call in self._hungry:
                 self._hungry.remove(call)
             self._feed_next()
+        self._follow_up()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a call of this process waits for a worker."""
+        return bool(self._hungry)
+
+    def next_number(self) -> int:
+        """Return a number for a call or a chunk that no other has; with the lock."""
+        self._numbers += 1
+        return self._numbers
+
+    def exhausted(self, call: Call, exhausted: bool) -> None:
+        """Tell whether `call` has no chunk left that some worker has not got."""
+        with self.lock:
+            call.exhausted = exhausted
+            self._share_out()
+
+    def _share_out(self) -> None:
+        """At the end of all calls, let workers that still run use the cores of those that do not.
+
+        The items see it when they make a call. What was handed out so is not taken back from
+        inner calls that run when a new outer call begins.
+        """
+        tail = bool(self.calls) and all(call.exhausted for call in self.calls.values())
+        if not (tail or self._shared_out):
+            return
+        self._shared_out = tail
+        busy = [worker for worker in self.workers if tail and worker.load]
+        cores = max((call.cores for call in self.calls.values()), default=0)
+        base, extra = divmod(cores, len(busy) or 1)
+        for worker in self.workers:
+            rank = busy.index(worker) if worker in busy else None
+            spare = 0 if rank is None else base + (rank < extra)
+            worker.words[protocol.SPARE_CORES] = spare
 
     def unreserve(self, call: Call, worker: Worker) -> None:
         """Give a reserved place back unused."""
@@ -269,32 +312,55 @@ class Crew:
                 worker.reserved.remove(call)
                 if worker.dead or call.number not in self.calls:
                     return False
-                self._numbers += 1
-                packet, segment = worker.outbox.pack(pickled)
-                ticket = Ticket(self._numbers, call, chunk, pickled.nbytes)
+                packed = self._packed(worker, pickled)
+                ticket = Ticket(self.next_number(), call, chunk, pickled.nbytes)
                 worker.tickets.append(ticket)
                 call.tickets += 1
-            fds = []
-            if segment is not None and segment.id > worker.sent:
-                worker.sent = segment.id
-                fds.append(segment.fd)
-            fresh = bool(fds)
-            fds += [memory.fd for memory in pickled.shared]
-            worker.sharing |= bool(pickled.shared or call.pickled.shared)
-            body = (
+            body, fds = packed
+            worker.sharing |= bool(call.pickled.shared)
+            head = (
                 *(protocol.CHUNK, call.number, ticket.number, worker.rank),
-                *(chunk.start, chunk.size, call.timeout),
-                *(packet, fresh, take_all(worker.inbox.released)),
-                take_all(worker.outbox.forgotten),
-                self._task_for(call, worker, fds),
+                *(chunk.start, chunk.size, call.timeout, call.lent),
             )
+            task = self._task_for(call, worker, fds)
             try:
-                worker.channel.send(body, fds)
+                worker.channel.send((*head, *body, task), fds)
             except Closed:
                 pass  # the selector will tell, and the ticket be answered as not started
         if worker.channel.pending:  # read while the message waited to be sent
             self._receive(worker)
         return True
+
+    def post(
+        self, worker: Worker, head: tuple[Any, ...], pickled: pickling.Pickled | None = None
+    ) -> None:
+        """Send a worker something that it need not answer."""
+        with worker.sending:
+            with self.lock:
+                if worker.dead:
+                    return
+                body, fds = ((), []) if pickled is None else self._packed(worker, pickled)
+            try:
+                worker.channel.send((*head, *body), fds)
+            except Closed:
+                pass
+        if worker.channel.pending:
+            self._receive(worker)
+
+    def _packed(
+        self, worker: Worker, pickled: pickling.Pickled
+    ) -> tuple[tuple[Any, ...], list[int]]:
+        """What a message says of a pickle and of segments, and the descriptors it needs."""
+        packet, segment = worker.outbox.pack(pickled)
+        fds = []
+        if segment is not None and segment.id > worker.sent:
+            worker.sent = segment.id
+            fds.append(segment.fd)
+        fresh = bool(fds)
+        fds += [memory.fd for memory in pickled.shared]
+        worker.sharing |= bool(pickled.shared)
+        released, forgotten = take_all(worker.inbox.released), take_all(worker.outbox.forgotten)
+        return (packet, fresh, released, forgotten), fds
 
     def _task_for(self, call: Call, worker: Worker, fds: list[int]) -> tuple[Any, ...] | None:
         """What goes with the first chunk of a call to a worker; may add to `fds`."""
@@ -319,13 +385,29 @@ class Crew:
         if os.getpid() != self.pid:
             return  # a copy of the call, in a forked child
         with self.lock:
-            del self.calls[call.number]  # what still comes for it is dropped from now on
-            if call in self._hungry:
-                self._hungry.remove(call)
-            busy = [w for w in self.workers if any(t.call is call for t in w.tickets)]
-            self._clear(call)
+            busy = self.withdraw(call)
+            loans = self._lending.below(call)
+            for loan in loans:
+                busy += [worker for worker in self._lending.end(loan) if worker not in busy]
         if busy and self.broken is None:
-            self._give_up(call, busy)
+            self._give_up(call, loans, busy)
+        self.let_forget(call)
+        with self.lock:
+            self._feed_next()
+            if self._closed and not self.calls and not self.workers:
+                self._let_go()  # else close() does, which is under way in another thread
+        self._follow_up()
+
+    def withdraw(self, call: Call) -> list[Worker]:
+        """Take a call out; what still comes for it is dropped. Return who has chunks of it."""
+        del self.calls[call.number]
+        if call in self._hungry:
+            self._hungry.remove(call)
+        self._clear(call)
+        return [w for w in self.workers if any(t.call is call for t in w.tickets)]
+
+    def let_forget(self, call: Call) -> None:
+        """Tell the workers that have the task of a call that it is over."""
         with self.lock:
             if call.segment is not None:
                 self._over[call.segment.id] = call
@@ -336,9 +418,6 @@ class Crew:
                     worker.over.append(call.number)
                     if call.segment is not None or worker.sharing:
                         self._forget(worker)
-            self._feed_next()
-            if self._closed and not self.calls and not self.workers:
-                self._let_go()  # else close() does, which is under way in another thread
 
     def _clear(self, call: Call) -> None:
         """Drop what was kept for a call, and give places back that Ctrl-C left reserved."""
@@ -358,8 +437,9 @@ class Crew:
             except Closed:
                 pass
 
-    def _give_up(self, call: Call, busy: list[Worker]) -> None:
+    def _give_up(self, call: Call, loans: list[Loan], busy: list[Worker]) -> None:
         """Free the workers that run items of `call`: ask, and after a moment's grace kill."""
+        calls: list[Call] = [call, *loans]
         try:
             for worker in busy:
                 try:
@@ -369,12 +449,15 @@ class Crew:
                 if worker.ready:
                     interrupt(worker.pid)
             deadline = time.monotonic() + GRACE
-            while call.tickets and not self._closed and (left := deadline - time.monotonic()) > 0:
+            while any(one.tickets for one in calls) and not self._closed:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
                 self.wait(call, left)
         finally:
             with self.lock:
                 for worker in busy:
-                    if any(ticket.call is call for ticket in worker.tickets):
+                    if any(ticket.call in calls for ticket in worker.tickets):
                         worker.kill()
 
     def end_overdue(self, call: Call) -> None:
@@ -408,7 +491,7 @@ class Crew:
         with self.lock:
             for message in messages:
                 self._route(worker, message)
-        self._retell()
+        self._follow_up()
 
     def _route(self, worker: Worker, message: Message) -> None:
         kind, *fields = message.body
@@ -482,8 +565,11 @@ class Crew:
             told = f"the function or a keyword could not be unpickled in a worker: {error!r}"
             failed = TransportError(told)
             failed.__cause__ = error
-            self.calls[number].failed = failed
-            self.calls[number].event.set()
+            call = self.calls[number]
+            call.failed = failed
+            call.event.set()
+            if isinstance(call, Loan):
+                self.later(partial(self._lending.refuse, call, failed))
 
     def _on_ready(self, worker: Worker, _: list[int]) -> None:
         worker.ready = True
@@ -493,12 +579,35 @@ class Crew:
         worker.retired = True
 
     def _on_told(self, _: Worker, __: list[int], kind: str, fields: tuple[Any, ...]) -> None:
-        self._told.append((kind, fields))
+        self.later(partial(telling.retell, kind, fields))
 
-    def _retell(self) -> None:
-        """Log and warn what workers told; without the lock, since handlers may do anything."""
-        while self._told:
-            telling.retell(*self._told.popleft())
+    def _on_lending(
+        self, worker: Worker, fds: list[int], what: str, inner: int, *fields: Any
+    ) -> None:
+        """Pass on what a worker says of an inner call; with a pickle if it has one."""
+        if fields and isinstance(fields[0], tuple):
+            packet, *rest = fields
+            worker.inbox.adopt(packet, fds)
+            self._free(worker, *rest[-3:])
+            fields = (packet, *rest[:-3])
+        getattr(self._lending, what)(worker, inner, *fields)
+
+    def _on_spare(self, worker: Worker, _: list[int], spare: bool) -> None:
+        worker.spare = spare
+        self.later(self._lending.grant)
+
+    def later(self, what: Callable[[], object]) -> None:
+        """Do `what` when the lock has been given back."""
+        self._later.append(what)
+
+    def _follow_up(self) -> None:
+        """Do what waits for that: logging and warning, whose handlers may do anything; sending."""
+        while self._later:
+            try:
+                what = self._later.popleft()
+            except IndexError:  # another thread was faster
+                return
+            what()
 
     def _on_released(self, worker: Worker, _: list[int], *segments: list[int]) -> None:
         self._free(worker, *segments)
@@ -513,6 +622,8 @@ class Crew:
         protocol.RETIRED: _on_retired,
         protocol.RELEASED: _on_released,
         protocol.TOLD: _on_told,
+        protocol.LENDING: _on_lending,
+        protocol.SPARE: _on_spare,
     }
 
     def _expired(self, worker: Worker, ticket: Ticket, offset: int) -> None:
@@ -557,10 +668,14 @@ class Crew:
         worker.tickets.remove(ticket)
         ticket.call.tickets -= 1
         ticket.call.event.set()
+        self._share_out()
         self._feed_next()
 
     def _deliver(self, call: Call, answer: Answer) -> None:
         if call.number in self.calls:
+            if isinstance(call, Loan):
+                self.later(partial(self._lending.relay, call, answer))
+                return
             call.inbox.append(answer)
             call.event.set()
         elif answer.worker is not None and answer.packet is not None:
@@ -570,6 +685,8 @@ class Crew:
         """Wake the call whose turn it is to get a worker."""
         if self._hungry:
             self._driver.poke(self._hungry[0])
+        elif self._lending:
+            self.later(self._lending.grant)
 
     # --- segments ------------------------------------------------------------------------------
 

@@ -184,6 +184,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         assert self._ours is not None
         assert self._theirs is not None
         self._ours.close()
+        self._config["daemon"] = False  # pathos', of its own workers; items may start processes
         live(socket.socket(fileno=self._theirs.detach()))
 
     def _Popen(self, process: Any) -> Any:  # noqa: N802 - the base's name

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for
-from typing import Any
+from typing import Any, ClassVar
 
 from ..chunking import Chunk
 from ..outcome import Lost
@@ -51,10 +51,13 @@ class Answer:
 class Call:
     """One call's state in the crew."""
 
+    lent: ClassVar[bool] = False  # whether a worker makes it, and not this process
     number: int
     pickled: pickling.Pickled
     around: Surroundings
     timeout: float | None
+    cores: int  # what its items have together
+    exhausted: bool = False  # no chunk is left to be sent
     inbox: deque[Answer] = field(default_factory=deque)
     tickets: int = 0
     event: threading.Event = field(default_factory=threading.Event)
@@ -84,6 +87,7 @@ class Worker:
         self.sharing = False  # it may have shared memory mapped for a call
         self.around: Surroundings | None = None
         self.ready = self.retired = self.dead = False
+        self.spare = False  # it waits, inside of an item, and may run others meanwhile
         self.sending = threading.Lock()
         self.control_fd, control = control_block(protocol.CONTROL_BYTES)
         self.words, self.times = control.cast("Q"), control.cast("d")

@@ -37,7 +37,7 @@ class ProcessPool:
         """Run all chunks of `source` in the workers."""
         crew = self._crew
         try:
-            call = crew.open(self._pickled(task), task.timeout)
+            call = crew.open(self._pickled(task), task.timeout, task.cores)
         finally:
             with _lock:
                 crew.handed_out -= 1
@@ -97,6 +97,8 @@ class ProcessPool:
                 self._send_chunks(call, source)
         else:
             self._crew.sated(call)
+        if source.finished is not call.exhausted:
+            self._crew.exhausted(call, source.finished)
 
     def _send_chunks(self, call: Call, source: Source) -> None:
         crew = self._crew

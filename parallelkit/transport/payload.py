@@ -11,11 +11,12 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
-from .. import levels, options
+from .. import levels, options, seeds
+from ..chunking import Chunk
 from ..levels import Nesting
 from ..outcome import Raised, Reply
 from . import context, pickling
@@ -59,12 +60,18 @@ class Task:
         Place of each worker by its rank.
     configured : Mapping
         Options that calls inside the items inherit.
+    cores : int
+        What all places have together.
     timeout : float, optional
         Seconds per item.
-    variables : tuple
-        Context variables of the caller, in a process other than its own.
     blas_threads : int, optional
         Threads of numerical libraries within an item; by default the cores of the place.
+    seed : tuple, optional
+        A :class:`~parallelkit.seeds.Seed`: where the items' random streams begin.
+    alone : bool
+        Whether one item runs at a time, so that it may have `random` and `numpy.random` to itself.
+    variables : tuple
+        Context variables of the caller, in a process other than its own.
     """
 
     def __init__(
@@ -74,8 +81,11 @@ class Task:
         stop_at_error: bool,
         places: Iterable[tuple[int, int]],
         configured: Mapping[str, Any],
+        cores: int,
         timeout: float | None = None,
         blas_threads: int | None = None,
+        seed: tuple[Any, ...] | None = None,
+        alone: bool = False,
         variables: context.Carried = (),
     ) -> None:
         self.func = func
@@ -83,8 +93,11 @@ class Task:
         self.stop_at_error = stop_at_error
         self.places = [Nesting(*place) for place in places]
         self.configured = configured
+        self.cores = cores
         self.timeout = timeout
         self.blas_threads = blas_threads
+        self.seed = None if seed is None else seeds.Seed(*seed)
+        self.alone = alone
         self.variables = variables
 
     def state(self) -> tuple[Any, ...]:
@@ -92,7 +105,8 @@ class Task:
         places = tuple(map(tuple, self.places))
         return (
             *(self.func, self.frozen, self.stop_at_error, places),
-            *(self.configured, self.timeout, self.blas_threads),
+            *(self.configured, self.cores, self.timeout, self.blas_threads),
+            *(None if self.seed is None else tuple(self.seed), self.alone),
             context.carried(),
         )
 
@@ -106,18 +120,20 @@ class Task:
 
     def run(
         self,
-        columns: tuple[Any, ...],
-        size: int,
+        chunk: Chunk,
         rank: int,
         stop: Callable[[], bool] | None = None,
         progress: Progress | None = None,
+        spare: Callable[[], int] | None = None,
     ) -> Reply:
         """Run the items of a chunk, from its first until it is done or has taken too long.
 
         A `KeyboardInterrupt` in the main process is the user's, not the item's, and goes through.
-        With `progress` every item is marked there before it starts.
+        With `progress` every item is marked there before it starts. `spare` tells how many cores
+        the items may use beyond the share of their place, at the moment of asking.
         """
-        call = functools.partial(self.func, **self.frozen) if self.frozen else self.func
+        columns, size = chunk.columns, chunk.size
+        call = self._callable(chunk.start)
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
         apply = _apply if len(columns) == 1 else _apply_row
         progress = progress or Progress()
@@ -126,7 +142,7 @@ class Task:
         begin = time.perf_counter()
         # A look at the clock for each item; in a large chunk, whose items are short, for a few.
         batch = 1 if mark is not None else max(1, size // UNCHECKED)
-        with self._standing(self.place(rank)):
+        with self._standing(self.place(rank), spare):
             while len(values) < size:
                 if mark is not None:
                     mark(len(values))
@@ -143,13 +159,25 @@ class Task:
                     break
         return Reply(values, raised, time.perf_counter() - begin, True)
 
+    def _callable(self, start: int) -> Callable[..., Any]:
+        """What is called for each item, from that with the index `start` on."""
+        if self.seed is not None:
+            return seeds.Seeded(self.func, self.frozen, self.seed, start, self.alone)
+        return functools.partial(self.func, **self.frozen) if self.frozen else self.func
+
     @contextmanager
-    def _standing(self, place: Nesting) -> Iterator[None]:
+    def _standing(self, place: Nesting, spare: Callable[[], int] | None) -> Iterator[None]:
         """Stand at `place`, with what is configured around the call."""
-        token = levels.enter(place)
+        token = levels.enter(place, spare)
         inherited = options.inherit(self._inherited(place))
         try:
-            with context.holding(self.variables):
+            if self.variables or self.alone:
+                with (
+                    context.holding(self.variables),
+                    seeds.kept() if self.seed is not None and self.alone else nullcontext(),
+                ):
+                    yield
+            else:  # an empty block takes microseconds too
                 yield
         finally:
             options.release(inherited)
@@ -169,6 +197,8 @@ class Task:
         workers = self.configured.get("workers")
         if workers is None:
             return self.configured
+        if self.configured.get("nested") == "process":  # then cores are not a worker's alone
+            return {name: value for name, value in self.configured.items() if name != "workers"}
         return {**self.configured, "workers": min(workers, place.cores) if workers > 0 else None}
 
 

@@ -1,0 +1,203 @@
+"""Random streams: one for each item, the same whatever runs it.
+
+A seed is a place in a tree: the entropy that the user gave, and the path from there. Item i of a
+call with ``seed=s`` stands at ``(i,)``; calls made inside it, which have no seed of their own,
+stand below it, so that a nest of calls is repeatable as a whole. numpy's `SeedSequence` turns a
+place into a stream that is independent of all others:
+https://numpy.org/doc/stable/reference/random/parallel.html
+
+What an item draws from: an `rng` parameter, where its function has one that is not given; and
+`random` and `numpy.random`. These two are one for all threads of a process. So they are set where
+one item runs at a time, which is in worker processes and in place; `plan` sees to it that a call
+with a seed, whose function has no `rng`, does not run on several threads.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .call import Call, around
+
+if TYPE_CHECKING:
+    from numpy.random import SeedSequence
+
+__all__ = ["Seed", "Seeded", "draws", "inherited", "kept", "refresh", "root", "run", "takes_rng"]
+
+# Nested calls are numbered from here, so that they do not meet what an item spawns by itself.
+_CALLS = 1 << 31
+
+
+class Seed(NamedTuple):
+    """A place in the tree of random streams: `entropy` of the root, and the path from there."""
+
+    entropy: int | tuple[int, ...]
+    path: tuple[int, ...] = ()
+
+    def child(self, *path: int) -> Seed:
+        """Return the place `path` below this one."""
+        return Seed(self.entropy, (*self.path, *path))
+
+    def sequence(self) -> SeedSequence:
+        """Return numpy's form of it."""
+        from numpy.random import SeedSequence
+
+        return SeedSequence(self.entropy, spawn_key=self.path)
+
+
+class _Here(NamedTuple):
+    """The item that runs: its place, and numbers for the calls that it makes."""
+
+    seed: Seed
+    calls: Iterator[int]
+
+
+_here: ContextVar[_Here | None] = ContextVar("parallelkit_seed", default=None)
+
+
+def root(seed: Any) -> Seed:
+    """Place of a call that was given `seed`: a whole number, or a SeedSequence."""
+    if hasattr(seed, "spawn_key"):
+        entropy = seed.entropy
+        whole = isinstance(entropy, int)
+        return Seed(entropy if whole else tuple(map(int, entropy)), tuple(seed.spawn_key))
+    return Seed(int(seed))
+
+
+def inherited() -> Seed | None:
+    """Place of the next call that is made here without a seed; None outside of seeded items."""
+    here = _here.get()
+    return None if here is None else here.seed.child(next(here.calls))
+
+
+def run(
+    seed: Seed,
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    alone: bool,
+) -> Any:
+    """Call `func` with the stream of `seed`.
+
+    With `alone`, no other item runs in this process: `random` and `numpy.random` are set too.
+    They stay as the item leaves them; see :func:`kept`.
+    """
+    token = _here.set(_Here(seed, itertools.count(_CALLS)))
+    try:
+        if alone:
+            _set_global(seed)
+        if takes_rng(func, len(args), frozenset(kwargs)):
+            from numpy.random import default_rng
+
+            kwargs = {**kwargs, "rng": default_rng(seed.sequence())}
+        return func(*args, **kwargs)
+    finally:
+        _here.reset(token)
+
+
+class Seeded:
+    """A task's function with a stream for each item; called for one after another.
+
+    Parameters
+    ----------
+    func : callable
+        May be one of the library's own that unpack rows and delayed calls.
+    frozen : Mapping
+    seed : Seed
+        Of the call.
+    start : int
+        Index of the first item that will come.
+    alone : bool
+        See :func:`run`.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        frozen: Mapping[str, Any],
+        seed: Seed,
+        start: int,
+        alone: bool,
+    ) -> None:
+        self._func, self._frozen = func, frozen
+        self._seed, self._alone = seed, alone
+        self._indexes = itertools.count(start)
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the next item."""
+        seed = self._seed.child(next(self._indexes))
+
+        def drawing(func: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *args, **kwargs: run(seed, func, args, kwargs, alone=self._alone)
+
+        return around(self._func, drawing)(*args, **self._frozen)
+
+
+def takes_rng(func: Callable[..., Any], positional: int, names: frozenset[str]) -> bool:
+    """Whether `func`, called with so many positional arguments and keywords, lacks an ``rng``."""
+    if "rng" in names:
+        return False
+    try:
+        return _lacks_rng(func, positional)
+    except TypeError:  # it cannot be hashed
+        return _lacks_rng.__wrapped__(func, positional)
+
+
+def draws(call: Call) -> bool:
+    """Whether all items of `call` get their streams as an argument ``rng``."""
+    if call.inner is None:
+        return False
+    positional = len(call.iterables) if call.inner is call.func else 0
+    return takes_rng(call.inner, positional, frozenset(call.frozen))
+
+
+@lru_cache(maxsize=256)
+def _lacks_rng(func: Callable[..., Any], positional: int) -> bool:
+    try:
+        parameters = list(inspect.signature(func).parameters.values())
+    except (TypeError, ValueError):  # some built-in functions do not tell
+        return False
+    for position, parameter in enumerate(parameters):
+        if parameter.name == "rng":
+            if parameter.kind is parameter.KEYWORD_ONLY:
+                return True
+            by_name = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            return by_name and position >= positional
+    return False
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Leave `random` and `numpy.random` as they were before."""
+    from numpy.random import get_state, set_state
+
+    before, before_numpy = random.getstate(), get_state()
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        set_state(before_numpy)
+
+
+def refresh() -> None:
+    """Set the global generators anew: a forked worker has those of the process it comes from."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def _set_global(seed: Seed) -> None:
+    from numpy.random import seed as seed_numpy
+
+    words = seed.sequence().generate_state(8)
+    random.seed(words[:4].tobytes())
+    seed_numpy(words[4:])

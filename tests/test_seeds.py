@@ -1,0 +1,174 @@
+"""Random streams: the same for item i whatever runs it, and never the same for two items."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+
+import parallelkit as pk
+
+
+def draw(x):
+    return x, random.random(), float(np.random.rand())
+
+
+def draw_rng(x, rng):
+    return x, rng.random()
+
+
+def draw_keyword(x, *, rng=None, scale=1.0):
+    return x, scale * rng.random()
+
+
+def draw_all(x, rng):
+    return x, rng.random(), random.random(), float(np.random.rand())
+
+
+def nested(x, rng):
+    return x, rng.random(), pk.map(draw_rng, range(3)), list(pk.imap(draw_rng, [x]))
+
+
+def spawning(x, rng):
+    """What the item spawns itself, and what stands below it in nested calls."""
+    own = [child.random() for one in rng.spawn(2) for child in one.spawn(2)]
+    return [*own, *(value for _, value in pk.map(draw_rng, range(2)))]
+
+
+def fails_at_first(x, rng, folder):
+    value = rng.random()
+    mark = folder / str(x)
+    if not mark.exists():
+        mark.touch()
+        raise OSError("once")
+    return x, value
+
+
+def serially(func, n=6, seed=7, **frozen):
+    with pk.Pool(backend="serial", seed=seed) as pool:
+        return pool.map(func, range(n), **frozen)
+
+
+@pytest.mark.parametrize("func", [draw, draw_rng, draw_keyword, draw_all, nested])
+def test_streams_do_not_depend_on_the_backend(pool, func):
+    """Every backend draws what the serial one draws."""
+    if pool.backend == "thread" and func is draw_all:
+        pytest.skip("with an rng, items run side by side, and share the global generators")
+    assert pool(seed=7).map(func, range(6)) == serially(func)
+
+
+def test_streams_do_not_depend_on_workers_chunks_or_the_way_of_the_call(pool):
+    """Item i has its stream in any chunk, in any order, in a list or an iterator."""
+    expected = serially(draw_rng, 40)
+    for options in ({"workers": 1}, {"workers": 3, "chunksize": 7}, {"chunksize": 1}):
+        one = pool(seed=7, **options)
+        assert one.map(draw_rng, range(40)) == expected
+        assert list(one.imap(draw_rng, iter(range(40)))) == expected
+        assert sorted(one.uimap(draw_rng, range(40))) == expected
+        assert one.starmap(draw_rng, [(x,) for x in range(40)]) == expected
+        assert one.starmap(draw_rng, [{"x": x} for x in range(40)]) == expected
+        assert one.run(pk.delayed(draw_rng)(x) for x in range(40)) == expected
+
+
+def test_submitted_calls_are_numbered(pool):
+    """The calls submitted to a pool are its items, in the order of their submission."""
+    with pool(seed=7) as own:
+        futures = [own.submit(draw_rng, x) for x in range(6)]
+        assert [future.result() for future in futures] == serially(draw_rng)
+
+
+def test_another_attempt_draws_the_same(pool, tmp_path):
+    """An item that is tried again begins its stream anew."""
+    own = pool(seed=7, retries=1, retry_on=OSError)
+    assert own.map(fails_at_first, range(6), folder=tmp_path) == serially(draw_rng)
+
+
+def test_an_item_whose_worker_died_draws_the_same(process_pool, tmp_path):
+    """A rerun after the death of a worker gives what the first run would have given."""
+    own = process_pool(seed=7, retries=1)
+    assert own.map(dies_at_first, range(6), folder=tmp_path) == serially(draw_rng)
+
+
+def dies_at_first(x, rng, folder):
+    import os
+    import signal
+
+    value, mark = rng.random(), folder / str(x)
+    if x == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x, value
+
+
+def test_seeds_differ(pool):
+    """Another seed gives other streams, and every item has one of its own."""
+    one, other = (pool(seed=seed).map(draw_rng, range(50)) for seed in (1, 2))
+    assert len({value for _, value in one + other}) == 100
+
+
+def test_a_seed_sequence_is_a_seed(pool):
+    """A SeedSequence, also one that was spawned, names the streams that numpy's own rule names."""
+    root = np.random.SeedSequence(7, spawn_key=(3,))
+    expected = [(i, np.random.default_rng(child).random()) for i, child in enumerate(root.spawn(4))]
+    assert pool(seed=np.random.SeedSequence(7, spawn_key=(3,))).map(draw_rng, range(4)) == expected
+
+
+def test_nested_streams_do_not_meet(pool):
+    """What nested calls draw differs from all that the items around them spawn."""
+    values = list(itertools.chain.from_iterable(pool(seed=7).map(spawning, range(4))))
+    assert len(set(values)) == len(values)
+
+
+def test_without_a_seed_no_two_items_share_a_stream(pool):
+    """Workers do not begin with copies of one generator, and calls do not repeat each other."""
+    draws = [pool(chunksize=1).map(draw, range(20)) for _ in range(2)]
+    for position in (1, 2):
+        values = [row[position] for rows in draws for row in rows]
+        assert len(set(values)) == len(values)
+
+
+def test_a_given_rng_is_left_alone(pool):
+    """A generator that the caller gives, frozen or varying, is the one that the item gets."""
+    mine = np.random.default_rng(0).random()
+    own = pool(seed=7)
+    assert own.map(draw_rng, [1], rng=np.random.default_rng(0)) == [(1, mine)]
+    assert own.map(draw_rng, [1], [np.random.default_rng(0)]) == [(1, mine)]
+
+
+def test_the_callers_generators_are_left_alone(pool):
+    """After a call with a seed the caller's own streams go on as if it had not been."""
+    random.seed(1)
+    np.random.seed(1)
+    expected = random.random(), np.random.rand()
+    random.seed(1)
+    np.random.seed(1)
+    pool(seed=7).map(draw, range(3))
+    assert (random.random(), np.random.rand()) == expected
+
+
+def test_configured_seeds_hold_at_their_own_level():
+    """``configure(seed=)`` seeds the calls of its block; calls inside them follow from it."""
+    with pk.configure(seed=7, backend="thread", workers=2):
+        one, other = pk.map(nested, range(3)), pk.map(nested, range(3))
+    assert one == other == serially(nested, 3)
+    inner = [value for row in one for _, value in row[2]]
+    assert len(set(inner)) == len(inner)
+
+
+@pytest.mark.parametrize(
+    ("seed", "error"), [(-1, ValueError), (1.5, TypeError), ("1", TypeError), (True, TypeError)]
+)
+def test_a_bad_seed_is_refused(seed, error):
+    """What is neither a whole number nor a SeedSequence is refused by name."""
+    with pytest.raises(error, match="seed"):
+        pk.Pool(seed=seed)
+
+
+@pytest.mark.parametrize("rows", [[5], [{"x": 1, "scale": 2}]])
+def test_wrong_rows_fail_as_they_do_without_a_seed(pool, rows):
+    """A row that cannot be unpacked, or names a frozen keyword, is the same error as ever."""
+    with pytest.raises(TypeError) as plain:
+        pool().starmap(draw_keyword, rows, scale=1)
+    with pytest.raises(TypeError) as seeded:
+        pool(seed=7).starmap(draw_keyword, rows, scale=1)
+    assert type(plain.value) is type(seeded.value)
