@@ -24,6 +24,7 @@ from typing import Any, Self
 from . import engine
 from .call import Call
 from .chunking import Source
+from .collect.ordering import Part
 from .errors import ParallelError
 from .options import Options
 
@@ -130,21 +131,21 @@ class _Pump:
     def _run(self, call: Call, options: Options) -> None:
         error: BaseException | None = None
         try:
-            with closing(engine.stream(call, options, self._begun, True, whole=True)) as lists:  # type: ignore[type-var]
-                self._give_all(lists)
+            with closing(engine.stream(call, options, self._begun, True, whole=True)) as parts:
+                self._give_all(parts)
         except BaseException as problem:  # noqa: BLE001 - raised where the results are awaited
             error = None if self._stopped else problem
         self._tell(self._end, error)
 
-    def _give_all(self, lists: Iterator[list[Any]]) -> None:
+    def _give_all(self, parts: Iterator[Part]) -> None:
         while True:
             self.room.acquire()
             if self._stopped:
                 return
-            values = next(lists, None)
-            if values is None or not self._tell(self._arrive, deque(values)):
+            part = next(parts, None)
+            if part is None or not self._tell(self._arrive, deque(part.values)):
                 return
-            del values
+            del part
 
     def _begun(self, source: Source) -> None:
         self._source = source

@@ -71,12 +71,13 @@ def stream(
     ordered: bool,
     lazy: bool = True,
     whole: bool = False,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Run a call; return an iterator over its results, in input order or as they finish.
 
     What can be wrong with the input is raised here, and work starts here, not at the first
     ``next``. One that is not `lazy` goes on whether or not results are taken; a `whole` one gives
-    lists of results as they come, which belong to whoever takes them.
+    what arrives together, with its indexes and attempts: a
+    :class:`~parallelkit.collect.ordering.Part`, which belongs to whoever takes it.
     """
     plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy)
@@ -101,7 +102,10 @@ def _stream(
             parts = _parts(call, options, plan_, source, stack)
         yield None
         for part in in_order(parts) if ordered else parts:
-            yield from [part.values] if whole else part.values
+            if whole:
+                yield part
+            else:
+                yield from part.values
             if part.error is not None:
                 raise part.error
             source.consumed(part.items)

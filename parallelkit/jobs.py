@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import CancelledError, Future
 from contextlib import closing
 from dataclasses import replace
@@ -26,6 +26,7 @@ from typing import Any
 from . import engine
 from .call import Call, Delayed
 from .chunking import Source
+from .collect.ordering import Part
 from .futures import Desk, Translate, as_it_is
 from .levels import nesting
 from .options import Options
@@ -214,21 +215,21 @@ def start(
         call = Call(func, tuple(iterables), {})
         settled = replace(options, on_error="return", progress=False, strict=False)
         try:
-            lists = engine.stream(call, settled, job.watch, ordered, lazy=False, whole=True)
+            parts = engine.stream(call, settled, job.watch, ordered, lazy=False, whole=True)
         except BaseException as error:  # noqa: BLE001 - it is raised again, as what others expect
             raise translate(error) from error.__cause__
-        job.begin(partial(_from_engine, job, lists))
+        job.begin(partial(_from_engine, job, parts))
     else:
         chunks = chunks_of(func, zip(*iterables, strict=False), options.chunksize or 1)
         job.begin(partial(_from_desk, job, chunks, desk, AHEAD * planned.workers))
     return job
 
 
-def _from_engine(job: Job, lists: Any) -> None:
-    with closing(lists):
-        for values in lists:
-            given = values[:]
-            values.clear()  # others may still refer to the list; the results are the taker's alone
+def _from_engine(job: Job, parts: Generator[Part, None, None]) -> None:
+    with closing(parts):
+        for part in parts:
+            given = part.values[:]
+            part.values.clear()  # others may still refer to the list; the results are not theirs
             job.give(given)
             del given
 

@@ -12,13 +12,14 @@ class Part(NamedTuple):
     """Results of `items` items of the input from `start` on.
 
     There are fewer values than items where failures are skipped. An `error` is to be raised when
-    the values have been delivered.
+    the values have been delivered. `attempts` is how often the items were tried.
     """
 
     start: int
     items: int
     values: list[Any]
     error: BaseException | None = None
+    attempts: int = 1
 
 
 def in_order(parts: Iterable[Part]) -> Generator[Part, None, None]:

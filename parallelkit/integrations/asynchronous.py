@@ -209,8 +209,7 @@ class AsyncPool:
 
     def later(self, mapping: Callable[[], list[Any]]) -> Future[list[Any]]:
         """Run a :meth:`mapping` in the background."""
-        limited = nesting().level > 0 and self._resolve().workers is None
-        future = in_thread(mapping, limited=limited)
+        future = in_thread(mapping, limited=False)
         self._maps.add(future)
         future.add_done_callback(self._maps.discard)
         return future

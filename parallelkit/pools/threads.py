@@ -62,15 +62,17 @@ class ThreadPool:
         helpers = self._workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)
-        engaged = self._workers - helping if self._wished else helpers
-        own = source.endless and self._level == 1
+        own = source.endless if self._level == 1 else self._wished
+        engaged = self._workers - helping if self._wished or own else helpers
         crew = _engage(self._level, engaged, self._wished, own) if helpers > 0 else None
         hand_out = _nobody if crew is None else crew.put
         least = min(range(self._workers), key=task.threads)
-        lent = blas.lent(task.threads(least), task.place(least).cores, here=helping)
+        here = helping and not source.endless
+        lent = blas.lent(task.threads(least), task.place(least).cores, here=here)
         ranks = range(helping, helping + helpers)
         job = _Job(task, source, ranks, hand_out, self._setup, lent if source.endless else None)
         try:
+            # An endless call takes its share of BLAS threads only while it has something to run.
             with nullcontext() if source.endless else lent:
                 yield from self._collect(job, source, helping)
         finally:
@@ -267,7 +269,7 @@ class _Helpers:
                 self._busy += 1
                 self._queue.put(work)
                 return
-        _engage(self._level, self._threads, wished=False).put(work)
+        _engage(self._level, self._threads, wished=False, own=False).put(work)
 
     def dismiss(self, threads: int) -> None:
         """Be wanted by a call no more."""
@@ -316,9 +318,8 @@ _owned: list[_Helpers] = []
 _idle: defaultdict[int, list[_Helpers]] = defaultdict(list)  # of the owned ones, by their number
 
 
-def _engage(level: int, threads: int, wished: bool, own: bool = False) -> _Helpers:
+def _engage(level: int, threads: int, wished: bool, own: bool) -> _Helpers:
     """Helpers of a level: those that its calls share, or some for one call alone."""
-    own = own or (wished and level > 1)
     with _lock:
         if own and _idle[threads]:
             helpers = _idle[threads].pop()
@@ -328,7 +329,7 @@ def _engage(level: int, threads: int, wished: bool, own: bool = False) -> _Helpe
         else:
             key = level, threads if wished else 0
             helpers = _shared.get(key) or _shared.setdefault(key, _Helpers(level, own))
-        helpers.engage(threads, threads if wished else process_cores() - 1)
+        helpers.engage(threads, threads if wished or own else process_cores() - 1)
         return helpers
 
 
