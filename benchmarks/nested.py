@@ -144,13 +144,16 @@ def _serve(pipe):
 
 
 def medians(contestants, rounds, check):
-    """Median seconds by name; the order turns from round to round."""
+    """Median seconds by name; the order turns from round to round, and who is far behind gets fewer."""
     seconds = {name: [] for name in contestants}
+    patience = 5  # times the fastest one's time so far
     names = list(contestants)
     for name in names:
         check(contestants[name]())  # and all is warm
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
+            if sum(seconds[name]) > patience * min(map(sum, seconds.values())) > 0:
+                continue
             gc.collect()
             begin = time.perf_counter()
             result = contestants[name]()
@@ -238,7 +241,7 @@ def trivial(rounds):
     yield "| share | parallelkit | plain loop | pathos ThreadPool, opened and closed | ÷ ours |"
     yield "|---:|---:|---:|---:|---:|"
     for cores in (2, 1):
-        # One item has all the cores of its call; configure gives the call that many.
+        # A single item has all the cores, two items have half of them each.
         with pk.Pool(workers=WORKERS, chunksize=1) as pool:
             share, found = pool.map(
                 small_calls, [0] * (1 if cores == 2 else WORKERS), times=60 * rounds
@@ -289,7 +292,7 @@ def fold_score(fold, x, y, rate):
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     train = np.arange(len(x)) % 4 != fold
-    model = HistGradientBoostingRegressor(learning_rate=rate, max_iter=15, random_state=0)
+    model = HistGradientBoostingRegressor(learning_rate=rate, max_iter=10, random_state=0)
     return float(model.fit(x[train], y[train]).score(x[~train], y[~train]))
 
 
@@ -309,7 +312,7 @@ def validation(rounds):
     from joblib import Parallel, delayed, parallel_config
 
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(20_000, 10))
+    x = rng.normal(size=(6_000, 10))
     y = x[:, 0] * x[:, 1] + rng.normal(size=len(x))
     rates = [0.02, 0.05, 0.1, 0.2, 0.3]
 
@@ -321,7 +324,7 @@ def validation(rounds):
             return Parallel(n_jobs=outer)(delayed(validated)(rate, x, y, inner) for rate in rates)
 
     contestants = {"parallelkit": ours}
-    for outer, inner, threads in [(2, 1, 1), (1, 2, 1), (2, 2, 1), (2, 1, 2), (1, 1, 2)]:
+    for outer, inner, threads in [(2, 1, 1), (1, 2, 1), (2, 2, 1), (1, 1, 2)]:
         name = f"joblib n_jobs={outer}, inner n_jobs={inner}, {threads} OpenMP threads in a worker"
         contestants[name] = lambda combination=(outer, inner, threads): theirs(*combination)
     expected = ours()

@@ -144,7 +144,9 @@ class Resolver:
 
 def inherit(options: Mapping[str, Any]) -> Token[dict[str, Any] | None]:
     """Let this context see `options` as configured: how they reach into workers."""
-    return _with_here.set(dict(options))
+    # The same dictionary where nothing changes: pools know by it what they have resolved.
+    here = _block()
+    return _with_here.set(here if here == options else dict(options))
 
 
 def release(token: Token[dict[str, Any] | None]) -> None:

@@ -73,7 +73,7 @@ def test_the_limit_leaves_the_caller_alone(process_pool):
 def test_a_leak_is_mended_by_replacement(process_pool):
     """Workers that leak never reach the limit where they are replaced after so many items."""
     own = process_pool(memory_limit=LIMIT, tasks_per_worker=2, chunksize=5)
-    assert own.map(hungry.leak, range(14), nbytes=200 * MB) == list(range(14))
+    assert own.map(hungry.leak, range(14), nbytes=100 * MB) == list(range(14))
 
 
 # ---- tasks_per_worker ----------------------------------------------------------------------------

@@ -12,29 +12,28 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from ..chunking import Chunk
-from ..errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, WorkerDied
+from ..errors import ParallelError, WorkerDied
 from ..outcome import Lost
 from ..transport import pickling, telling
 from ..transport import worker as protocol
-from ..transport.channel import Closed, Message
-from ..transport.segments import Outbox, Packet, take_all
+from ..transport.channel import Closed
 from ..transport.surroundings import current
-from ..transport.watch import NOBODY, WHOLE
 from .driver import Driver
 from .hosting import Host
 from .lending import Lending, Loan
-from .members import Answer, Call, Ticket, Worker, exit_code, interrupt, obituary
+from .members import GRACE, Answer, Call, Ticket, Worker, exit_code, interrupt, obituary
+from .packing import Packing
+from .routing import Router
 from .shield import Shield
 
 __all__ = ["Crew"]
 
 MOST_FUTILE = 100  # deaths in a row of workers that have begun nothing, by whatever kills them
-GRACE = 0.2  # seconds for a worker to leave the item of a call that was given up
 
 
 class Crew:
@@ -73,28 +72,21 @@ class Crew:
         self.calls: dict[int, Call] = {}
         self._hungry: deque[Call] = deque()  # in the order in which they get workers
         self._later: deque[Callable[[], object]] = deque()
-        self._told: deque[tuple[str, tuple[Any, ...]]] = deque()  # on behalf of no call of ours
-        self._lending = Lending(self)
+        self.told: deque[tuple[str, tuple[Any, ...]]] = deque()  # on behalf of no call of ours
+        self.lending = Lending(self)
         self._numbers = 0
         self._shared_out = False  # whether workers have cores of idle ones
         self._futile = 0  # deaths since a worker answered or began something
         self._folder: str | None = settings["temp_folder"]
-        self._tasks = Outbox(cap=512 << 20, folder=self._folder)
-        self._over: dict[int, Call] = {}  # calls whose segment is still in use, by segment
-        try:
-            hello = pickling.dumps((initializer, initargs))
-        except BaseException as error:
-            raise pickling.refusal(
-                "initializer or initargs", (initializer, initargs), error
-            ) from error
-        self._hello, self._hello_segment = self._tasks.pack(hello)
-        self._hello_shared = hello.shared
+        settings = {**self.settings, "workers": workers}
+        self.packing = Packing(self.lock, self.workers, settings, initializer, initargs)
+        self.router = Router(self)
         self._driver = Driver(self.lock, self._receive, self._bury)
         self.poke, self.look = self._driver.poke, self._driver.look
         self.pid = os.getpid()
         self.handed_out = 0  # pools on it whose call is yet to be opened
         try:
-            self.host = Host(workers, start_method, self._add, self._fail)
+            self.host = Host(workers, start_method, self._add, self.fail)
         except BaseException:
             self._let_go()
             raise
@@ -113,18 +105,9 @@ class Crew:
             worker = Worker(process, sock, rank, self._folder)
             worker.around = current()
             self.workers.append(worker)
-            fds = [worker.control_fd]
-            if self._hello_segment is not None:
-                fds.append(self._hello_segment.fd)
-            fds += [memory.fd for memory in self._hello_shared]
-            settings = {**self.settings, "workers": self.size}
-            body = (protocol.HELLO, self._hello, tuple(worker.around), settings)
-            try:
-                worker.channel.send(body, fds)
-            except Closed:
-                pass  # it is dead already; the selector will tell
+            self.packing.greet(worker)
             self._driver.add(worker)
-            self._feed_next()
+            self.feed_next()
         self._follow_up()
         os.close(worker.control_fd)
         self._driver.nudge()
@@ -147,37 +130,38 @@ class Crew:
                 rest = ticket.chunk.part(ticket.done, ticket.chunk.size)
                 started = ticket.number == begun or ticket.done > 0
                 if started:
-                    self._futile = 0
+                    self.alive()
                 died = WorkerDied(obituary(worker.pid, code))
-                self._deliver(ticket.call, Answer(rest, lost=Lost(died, started)))
+                self.deliver(ticket.call, Answer(rest, lost=Lost(died, started)))
             worker.tickets.clear()
-            for loan in self._lending.of(worker):
-                self._lending.end(loan)
-            for number, call in list(self._over.items()):
-                self._released(worker, call, number)
-            for call in self.calls.values():
-                call.users.discard(worker)
+            for loan in self.lending.of(worker):
+                self.lending.end(loan)
+            self.packing.bury(worker)
             idle = worker.ready or worker.retired  # else it has not even begun to live
             self._futile += 1
             most = MOST_FUTILE if idle else 2 * self.size + 1
             if self._futile > most and self.broken is None:
                 how = obituary(worker.pid, code)
-                self._fail(WorkerDied(f"workers end before they do anything: {how}"))
+                self.fail(WorkerDied(f"workers end before they do anything: {how}"))
             worker.channel.close()
             worker.outbox.close()  # the inbox stays for answers that are still to be read
         self._follow_up()
+
+    def alive(self) -> None:
+        """Take note that some worker got somewhere."""
+        self._futile = 0
 
     def _drain(self, worker: Worker) -> None:
         try:
             while True:
                 for message in worker.channel.receive():
-                    self._route(worker, message)
+                    self.router.route(worker, message)
                 if not worker.channel.wait(0):
                     break
         except Closed:
             pass
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """Nothing more can be done with these workers: tell all calls."""
         with self.lock:
             self.broken = self.broken or error
@@ -194,7 +178,7 @@ class Crew:
             if self._closed:
                 return
             self._closed = True
-        self._fail(ParallelError("the workers were shut down while the call was running"))
+        self.fail(ParallelError("the workers were shut down while the call was running"))
         self.host.replace_no_more()
         with self.lock:
             for worker in self.workers:
@@ -221,7 +205,7 @@ class Crew:
         self._let_go()
 
     def _let_go(self) -> None:
-        self._tasks.close()
+        self.packing.close()
         self._driver.close()
 
     # --- calls ---------------------------------------------------------------------------------
@@ -258,7 +242,7 @@ class Crew:
             worker = min(free, key=lambda w: (w.load, not w.ready))
             worker.reserved.append(call)
             if len(free) > 1:
-                self._feed_next()
+                self.feed_next()
             return worker
 
     def sated(self, call: Call) -> None:
@@ -268,7 +252,7 @@ class Crew:
         with self.lock:
             if call in self._hungry:
                 self._hungry.remove(call)
-            self._feed_next()
+            self.feed_next()
         self._follow_up()
 
     @property
@@ -319,7 +303,7 @@ class Crew:
                 worker.reserved.remove(call)
                 if worker.dead:
                     return False
-                packed = self._packed(worker, pickled)
+                packed = self.packing.packed(worker, pickled)
                 ticket = Ticket(self.next_number(), call, chunk, pickled.nbytes)
                 worker.tickets.append(ticket)
                 call.tickets += 1
@@ -329,7 +313,7 @@ class Crew:
                 *(protocol.CHUNK, call.number, ticket.number, worker.rank),
                 *(chunk.start, chunk.size, call.timeout, call.lent),
             )
-            task = self._task_for(call, worker, fds)
+            task = self.packing.task_for(call, worker, fds)
             try:
                 worker.channel.send((*head, *body, task), fds)
             except Closed:
@@ -346,46 +330,13 @@ class Crew:
             with self.lock:
                 if worker.dead:
                     return
-                body, fds = ((), []) if pickled is None else self._packed(worker, pickled)
+                body, fds = ((), []) if pickled is None else self.packing.packed(worker, pickled)
             try:
                 worker.channel.send((*head, *body), fds)
             except Closed:
                 pass
         if worker.channel.pending:
             self._receive(worker)
-
-    def _packed(
-        self, worker: Worker, pickled: pickling.Pickled
-    ) -> tuple[tuple[Any, ...], list[int]]:
-        """What a message says of a pickle and of segments, and the descriptors it needs."""
-        packet, segment = worker.outbox.pack(pickled)
-        fds = []
-        if segment is not None and segment.id > worker.sent:
-            worker.sent = segment.id
-            fds.append(segment.fd)
-        fresh = bool(fds)
-        fds += [memory.fd for memory in pickled.shared]
-        worker.sharing |= bool(pickled.shared)
-        released, forgotten = take_all(worker.inbox.released), take_all(worker.outbox.forgotten)
-        return (packet, fresh, released, forgotten), fds
-
-    def _task_for(self, call: Call, worker: Worker, fds: list[int]) -> tuple[Any, ...] | None:
-        """What goes with the first chunk of a call to a worker; may add to `fds`."""
-        if call.number in worker.calls:
-            return None
-        worker.calls.add(call.number)
-        around = None
-        if worker.around != call.around:
-            around = tuple(call.around)
-            worker.around = call.around
-        with self.lock:
-            if call.packet is None:
-                call.packet, call.segment = self._tasks.pack(call.pickled)
-            if call.segment is not None:
-                call.users.add(worker)
-                fds.append(call.segment.fd)
-            fds += [memory.fd for memory in call.pickled.shared]
-        return call.packet, around, take_all(worker.over)
 
     def close_call(self, call: Call) -> None:
         """End a call; give it up in the workers that still have chunks of it."""
@@ -396,9 +347,9 @@ class Crew:
             with Shield(len(self.calls) > 1), self.lock:
                 self._driver.leave(call)
                 busy = self.withdraw(call)
-                loans = self._lending.below(call)
+                loans = self.lending.below(call)
                 for loan in loans:
-                    busy += [worker for worker in self._lending.end(loan) if worker not in busy]
+                    busy += [worker for worker in self.lending.end(loan) if worker not in busy]
             if busy and self.broken is None:
                 self._give_up(call, loans, busy)
         finally:  # also where Ctrl-C, once more, has cut that short
@@ -414,8 +365,8 @@ class Crew:
         for worker in list(self.workers):
             if any(ticket.call in calls for ticket in worker.tickets):
                 worker.kill()  # it had its moment
-        self.let_forget(calls[0])
-        self._feed_next()
+        self.packing.let_forget(calls[0])
+        self.feed_next()
         if self._closed and not self.calls and not self.workers:
             self._let_go()  # else close() does, which is under way in another thread
 
@@ -427,36 +378,13 @@ class Crew:
         self._clear(call)
         return [w for w in self.workers if any(t.call is call for t in w.tickets)]
 
-    def let_forget(self, call: Call) -> None:
-        """Tell the workers that have the task of a call that it is over."""
-        with self.lock:
-            if call.segment is not None:
-                self._over[call.segment.id] = call
-                self._released(None, call, call.segment.id)
-            for worker in self.workers:
-                if call.number in worker.calls:
-                    worker.calls.discard(call.number)
-                    worker.over.append(call.number)
-                    if call.segment is not None or worker.sharing:
-                        self._forget(worker)
-
     def _clear(self, call: Call) -> None:
         """Drop what was kept for a call, and give places back that Ctrl-C left reserved."""
         for worker in self.workers:
             worker.reserved = [other for other in worker.reserved if other is not call]
         while call.inbox:
-            self._deliver(call, call.inbox.popleft())
+            self.deliver(call, call.inbox.popleft())
         call.failed = None
-
-    def _forget(self, worker: Worker) -> None:
-        """Tell a worker which calls are over. Small ones wait for the next call to be sent."""
-        over = take_all(worker.over)
-        worker.sharing = False
-        if over:
-            try:
-                worker.channel.send((protocol.FORGET, over))
-            except Closed:
-                pass
 
     def wait(self, call: Call, timeout: float | None = None) -> None:
         """Wait until something may have come for `call`."""
@@ -480,28 +408,6 @@ class Crew:
                 break
             self.wait(call, left)
 
-    def end_overdue(self, call: Call) -> None:
-        """Kill workers that did not end by themselves when an item's time was over."""
-        with self.lock:
-            for worker in self.workers:
-                begun = worker.times[protocol.ITEM_BEGUN]
-                if not begun or call.timeout is None:
-                    continue
-                if time.monotonic() - begun - call.timeout < 2 * GRACE:
-                    continue
-                what = worker.words[protocol.ITEM_OFFSET]
-                number = worker.words[protocol.CHUNK_BEGUN]
-                if worker.times[protocol.ITEM_BEGUN] != begun:
-                    continue  # it goes on, and `what` may have begun just now
-                for ticket in worker.tickets:
-                    if ticket.number == number and ticket.call is call:
-                        self._expired(worker, ticket, what)
-                        worker.kill()
-                        break
-                else:
-                    if what == NOBODY:
-                        worker.kill()
-
     # --- what workers send ------------------------------------------------------------------
 
     def _receive(self, worker: Worker) -> None:
@@ -514,132 +420,24 @@ class Crew:
                 gone = False
                 with self.lock:
                     for message in messages:
-                        self._route(worker, message)
+                        self.router.route(worker, message)
         if gone:
             self._bury(worker)
         else:
             self._follow_up()
-
-    def _route(self, worker: Worker, message: Message) -> None:
-        kind, *fields = message.body
-        self._ROUTES[kind](self, worker, message.fds, *fields)
-
-    def _on_reply(
-        self,
-        worker: Worker,
-        fds: list[int],
-        number: int,
-        packet: Packet,
-        seconds: float,
-        count: int,
-        final: bool,
-        *segments: list[int],
-    ) -> None:
-        lost = None
-        try:
-            worker.inbox.adopt(packet, fds)
-        except OSError as error:
-            worker.inbox.done(packet)
-            lost = Lost(TransportError(f"a result could not be received ({error}); see ulimit -n"))
-        self._free(worker, *segments)
-        self._futile = 0
-        ticket = worker.ticket(number)
-        if ticket is None:  # settled without it
-            worker.inbox.done(packet)
-            return
-        chunk, begin = ticket.chunk, ticket.done
-        ticket.done += count
-        part = chunk if count == chunk.size else chunk.part(begin, ticket.done)
-        nbytes = ticket.nbytes * count // chunk.size
-        if lost is None:
-            self._deliver(ticket.call, Answer(part, nbytes, worker, packet, seconds, final))
-        else:
-            self._deliver(ticket.call, Answer(part, lost=lost))
-        if final:
-            if ticket.done < chunk.size:
-                left = chunk.part(ticket.done, chunk.size)
-                self._deliver(ticket.call, Answer(left, lost=Lost(_NOT_RUN, started=False)))
-            self._close_ticket(worker, ticket)
-
-    def _on_skipped(self, worker: Worker, _: list[int], number: int) -> None:
-        ticket = worker.ticket(number)
-        if ticket is not None:
-            self._close_ticket(worker, ticket)
-
-    def _on_unreadable(
-        self, worker: Worker, fds: list[int], number: int, packet: Packet, *segments: list[int]
-    ) -> None:
-        error = self._error(worker, packet, fds, segments)
-        ticket = worker.ticket(number)
-        if ticket is not None:
-            self._deliver(ticket.call, Answer(ticket.chunk, lost=Lost(error)))
-            self._close_ticket(worker, ticket)
-
-    def _on_timeout(self, worker: Worker, _: list[int], number: int, offset: int) -> None:
-        ticket = worker.ticket(number)
-        if ticket is not None:
-            self._expired(worker, ticket, offset)
-
-    def _on_failed(
-        self, worker: Worker, fds: list[int], number: int, packet: Packet, *segments: list[int]
-    ) -> None:
-        """A task that cannot be unpickled, or (number 0) an initializer that raised."""
-        error = self._error(worker, packet, fds, segments)
-        if number == 0:
-            error.add_note(IN_INITIALIZER)
-            self._fail(error)
-        elif number in self.calls:
-            told = f"the function or a keyword could not be unpickled in a worker: {error!r}"
-            failed = TransportError(told)
-            failed.__cause__ = error
-            call = self.calls[number]
-            call.failed = failed
-            call.event.set()
-            if isinstance(call, Loan):
-                self.later(partial(self._lending.refuse, call, failed))
-
-    def _on_ready(self, worker: Worker, _: list[int]) -> None:
-        worker.ready = True
-        self._feed_next()
-
-    def _on_retired(self, worker: Worker, _: list[int]) -> None:
-        worker.retired = True
-
-    def _on_told(self, worker: Worker, _: list[int], kind: str, fields: tuple[Any, ...]) -> None:
-        call = worker.tickets[0].call if worker.tickets else None
-        if call is None or call.lent or call.number not in self.calls:
-            self._told.append((kind, fields))
-        else:
-            call.told.append((kind, fields))
-            call.event.set()
 
     def _retell(self, call: Call) -> None:
         """Log, warn and print what items of a call told, in its own thread and without the lock.
 
         So handlers may do anything, and one that takes its time holds up no other call.
         """
-        for told in (call.told, self._told):
+        for told in (call.told, self.told):
             while told:
                 try:
                     kind, fields = told.popleft()
                 except IndexError:  # another thread had it
                     break
                 telling.retell(kind, fields)
-
-    def _on_lending(
-        self, worker: Worker, fds: list[int], what: str, inner: int, *fields: Any
-    ) -> None:
-        """Pass on what a worker says of an inner call; with a pickle if it has one."""
-        if fields and isinstance(fields[0], tuple):
-            packet, *rest = fields
-            worker.inbox.adopt(packet, fds)
-            self._free(worker, *rest[-3:])
-            fields = (packet, *rest[:-3])
-        getattr(self._lending, what)(worker, inner, *fields)
-
-    def _on_spare(self, worker: Worker, _: list[int], spare: bool) -> None:
-        worker.spare = spare
-        self.later(self._lending.grant)
 
     def later(self, what: Callable[[], object]) -> None:
         """Do `what` when the lock has been given back."""
@@ -652,113 +450,31 @@ class Crew:
                 what = self._later.popleft()
             except IndexError:  # another thread was faster
                 return
-            what()
+            with Shield(len(self.calls) > 1):  # what another call waits for
+                what()
 
-    def _on_released(self, worker: Worker, _: list[int], *segments: list[int]) -> None:
-        self._free(worker, *segments)
-
-    _ROUTES: ClassVar[dict[int, Callable[..., None]]] = {
-        protocol.REPLY: _on_reply,
-        protocol.SKIPPED: _on_skipped,
-        protocol.UNREADABLE: _on_unreadable,
-        protocol.TIMEOUT: _on_timeout,
-        protocol.FAILED: _on_failed,
-        protocol.READY: _on_ready,
-        protocol.RETIRED: _on_retired,
-        protocol.RELEASED: _on_released,
-        protocol.TOLD: _on_told,
-        protocol.LENDING: _on_lending,
-        protocol.SPARE: _on_spare,
-    }
-
-    def _expired(self, worker: Worker, ticket: Ticket, offset: int) -> None:
-        """Settle a ticket whose item at `offset` ran too long; its worker is about to end."""
-        if ticket not in worker.tickets:
-            return
-        chunk, call = ticket.chunk, ticket.call
-        if offset == WHOLE:
-            whole = chunk.part(ticket.done, chunk.size)
-            self._deliver(call, Answer(whole, lost=Lost(_TIMED_OUT)))
-            worker.retired = True
-            self._close_ticket(worker, ticket)
-            return
-        if ticket.done < offset:
-            left = chunk.part(ticket.done, offset)
-            self._deliver(call, Answer(left, lost=Lost(_NOT_RUN, False)))
-        self._deliver(call, Answer(chunk.part(offset, offset + 1), lost=Lost(_TIMED_OUT)))
-        if offset + 1 < chunk.size:
-            left = chunk.part(offset + 1, chunk.size)
-            self._deliver(call, Answer(left, lost=Lost(_NOT_RUN, False)))
-        worker.retired = True
-        self._close_ticket(worker, ticket)
-
-    def _error(
-        self,
-        worker: Worker,
-        packet: Packet,
-        fds: list[int],
-        segments: tuple[list[int], ...],
-    ) -> BaseException:
-        worker.inbox.adopt(packet, fds)
-        self._free(worker, *segments)
-        try:
-            error, text = pickling.loads(*worker.inbox.unpack(packet, copy=True))
-        except BaseException as problem:  # noqa: BLE001 - a user's class may raise anything
-            error, text = ParallelError(f"an error that cannot be read: {problem}"), ""
-        worker.inbox.done(packet)
-        error.__cause__ = RemoteTraceback(text)
-        return error  # type: ignore[no-any-return]
-
-    def _close_ticket(self, worker: Worker, ticket: Ticket) -> None:
+    def close_ticket(self, worker: Worker, ticket: Ticket) -> None:
+        """Take a chunk off a worker: it is answered in full, or lost."""
         worker.tickets.remove(ticket)
         ticket.call.tickets -= 1
         ticket.call.event.set()
         self._share_out()
-        self._feed_next()
+        self.feed_next()
 
-    def _deliver(self, call: Call, answer: Answer) -> None:
+    def deliver(self, call: Call, answer: Answer) -> None:
+        """Give an answer to the call that it is for; drop it if that is over."""
         if call.number in self.calls:
             if isinstance(call, Loan):
-                self.later(partial(self._lending.relay, call, answer))
+                self.later(partial(self.lending.relay, call, answer))
                 return
             call.inbox.append(answer)
             call.event.set()
         elif answer.worker is not None and answer.packet is not None:
             answer.worker.inbox.done(answer.packet)
 
-    def _feed_next(self) -> None:
+    def feed_next(self) -> None:
         """Wake the call whose turn it is to get a worker."""
         if self._hungry:
             self._driver.poke(self._hungry[0])
-        elif self._lending:
-            self.later(self._lending.grant)
-
-    # --- segments ------------------------------------------------------------------------------
-
-    def _free(
-        self,
-        worker: Worker,
-        chunks: list[int],
-        tasks: list[int],
-        forgotten: Sequence[int] = (),
-    ) -> None:
-        worker.outbox.free(chunks)
-        worker.inbox.forget(forgotten)
-        for number in tasks:
-            call = self._over.get(number) or next(
-                (c for c in self.calls.values() if c.segment and c.segment.id == number), None
-            )
-            if call is not None:
-                self._released(worker, call, number)
-
-    def _released(self, worker: Worker | None, call: Call, number: int) -> None:
-        """`worker` uses segment `number` of `call` no more; free it with the last user."""
-        if worker is not None:
-            call.users.discard(worker)
-        if not call.users and number in self._over:
-            del self._over[number]
-            self._tasks.free([number])
-
-
-_NOT_RUN = ParallelError("not run")
-_TIMED_OUT = TimeoutError("ran too long")
+        elif self.lending:
+            self.later(self.lending.grant)

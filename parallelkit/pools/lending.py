@@ -149,7 +149,7 @@ class Lending:
         busy = self._crew.withdraw(loan)
         if busy:
             self._crew.later(partial(_abandon, loan, busy))
-        self._crew.later(partial(self._crew.let_forget, loan))
+        self._crew.later(partial(self._crew.packing.let_forget, loan))
         return busy
 
     def _give_back(self, loan: Loan) -> None:

@@ -20,7 +20,9 @@ from ..transport.channel import Channel
 from ..transport.segments import Inbox, Outbox, Packet, Segment, control_block
 from ..transport.surroundings import Surroundings
 
-__all__ = ["Answer", "Call", "Ticket", "Worker", "exit_code", "interrupt", "obituary"]
+__all__ = ["GRACE", "Answer", "Call", "Ticket", "Worker", "exit_code", "interrupt", "obituary"]
+
+GRACE = 0.2  # seconds for a worker to leave the item of a call that was given up
 
 
 @dataclass(eq=False, slots=True)

@@ -90,7 +90,7 @@ class ProcessPool:
             self._crew.wait(call)
         else:
             self._crew.wait(call, TIMEOUT_CHECK)
-            self._crew.end_overdue(call)
+            self._crew.router.end_overdue(call)
 
     def _feed(self, call: Call, source: Source) -> None:
         """Send chunks while there are both chunks and workers."""
