@@ -12,6 +12,7 @@ from helpers import mark, wait_until
 from programs import ITEMS, Program
 
 from parallelkit.pools.crew import Crew
+from parallelkit.pools.routing import Router
 from parallelkit.transport import worker as protocol
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and terminals")
@@ -200,16 +201,16 @@ def test_ctrl_c_while_a_reply_is_read_for_another_thread(process_pool, monkeypat
         got.extend(pool.map(abs, [-1, -2, -3]))
 
     thread = threading.Thread(target=others)
-    routed = Crew._on_reply
+    routed = Router._on_reply
 
-    def interrupted(crew, worker, fds, number, *rest):
+    def interrupted(router, worker, fds, number, *rest):
         others = worker.ticket(number).call.number not in mine
         if others and not struck and threading.current_thread() is threading.main_thread():
             struck.append(number)
             signal.raise_signal(signal.SIGINT)
-        routed(crew, worker, fds, number, *rest)
+        routed(router, worker, fds, number, *rest)
 
-    monkeypatch.setattr(Crew, "_ROUTES", {**Crew._ROUTES, protocol.REPLY: interrupted})
+    monkeypatch.setattr(Router, "_ROUTES", {**Router._ROUTES, protocol.REPLY: interrupted})
     thread.start()
     with pytest.raises(KeyboardInterrupt):
         pool.map(held, [folder])
@@ -242,7 +243,7 @@ def test_a_second_ctrl_c_leaves_nothing_of_the_call(process_pool, monkeypatch, f
     crew = faults.crews()[-1]
     assert not crew.calls
     assert not any(worker.tickets for worker in crew.workers)
-    wait_until(lambda: crew.look() or not crew._over, "the release of the call's memory")
+    wait_until(lambda: crew.look() or not crew.packing._over, "the release of the call's memory")
 
 
 CELLS = """

@@ -13,7 +13,7 @@ from faults import WAYS, outcomes, tallies
 from helpers import ended, fail_then_hold, hold, hold_at, increment, wait_for, wait_until
 
 import parallelkit as pk
-from parallelkit.pools.crew import Crew
+from parallelkit.pools.routing import Router
 from parallelkit.transport import worker as protocol
 from parallelkit.transport.watch import NOBODY
 
@@ -201,5 +201,5 @@ def test_a_torn_look_at_a_worker_blames_nobody():
     killed, times = [], Changing()
     worker = SimpleNamespace(times=times, words=words, tickets=[], kill=lambda: killed.append(True))
     crew = SimpleNamespace(lock=threading.RLock(), workers=[worker])
-    Crew.end_overdue(crew, SimpleNamespace(timeout=60))
+    Router(crew).end_overdue(SimpleNamespace(timeout=60))
     assert (times.left, killed) == ([], [])
