@@ -163,6 +163,10 @@ def test_names_of_the_user_come_first():
     assert (row["sweep.status"], row["sweep.seed"]) == ("ok", None)
     assert row["sweep.seconds"] >= 0
     assert "4" in repr(table)
+    table = pk.Sweep(**SERIAL).run(lambda **_: {"status": 2, "sweep.status": 3}, [{"status": 1}])
+    row = table.rows[0]
+    assert [row[n] for n in ("status", "result.status", "sweep.status")] == [1, 2, 3]
+    assert row["sweep.sweep.status"] == "ok"
 
 
 def test_failures_are_recorded():

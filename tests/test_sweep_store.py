@@ -472,6 +472,17 @@ def test_numpy_results_come_back(path):
     assert math.isnan(sweep(f"{path}-3").run(lambda x: np.nan, pk.grid(x=[1])).rows[0]["value"])
 
 
+def test_times_of_pandas_come_back(path):
+    """As parameters and results they are Python's, which equal them; missing ones are refused."""
+    pandas = pytest.importorskip("pandas")
+    times = list(pandas.date_range("2026-01-01", periods=2, tz="UTC"))
+    table = sweep(path).run(lambda t: {"t2": t, "d": t - times[0]}, pk.grid(t=times))
+    assert [r["t"] for r in table] == [r["t2"] for r in table] == times
+    assert table.rows[1]["d"] == dt.timedelta(days=1)
+    with pytest.raises(TypeError, match="cannot be stored"):
+        sweep(f"{path}-2").run(lambda x: pandas.NaT, pk.grid(x=[1]))
+
+
 def test_named_tuples_come_back_as_tuples(path):
     """They equal what was returned."""
     assert sweep(path).run(lambda x: Pair(x, 2), pk.grid(x=[1])).rows[0]["value"] == Pair(1, 2)

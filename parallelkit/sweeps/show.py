@@ -53,17 +53,14 @@ def text(table: Table, head: str) -> str:
 
 
 def cells(columns: list[str], rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Cells as text; of times the digits that matter."""
-    rounded = {"seconds", "sweep.seconds"} & set(columns[-7:])
-    return [
-        [
-            f"{row[name]:.3g}"
-            if name in rounded and isinstance(row[name], float)
-            else short(row[name])
-            for name in columns
-        ]
-        for row in rows
-    ]
+    """Cells as text; of times the digits that matter, of errors somewhat more."""
+    return [[_cell(name, row[name]) for name in columns] for row in rows]
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in ("seconds", "sweep.seconds") and isinstance(value, float):
+        return f"{value:.3g}"
+    return short(value, 2 * WIDEST if name in ("error", "sweep.error") else WIDEST)
 
 
 def grid_text(columns: list[str], rows: list[list[str]], width: int | None = None) -> list[str]:
@@ -122,7 +119,7 @@ def _status(columns: list[str]) -> str:
     return "sweep.status" if "sweep.status" in columns else "status"
 
 
-def short(value: Any) -> str:
+def short(value: Any, widest: int = WIDEST) -> str:
     """A value for somebody to look at."""
     if value is None:
         return ""
@@ -137,7 +134,7 @@ def short(value: Any) -> str:
     except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
         told = f"<{type(value).__name__}>"
     told = " ".join("".join(c if c.isprintable() else " " for c in told).split())
-    return told if len(told) <= WIDEST else told[: WIDEST - 1] + "…"
+    return told if len(told) <= widest else told[: widest - 1] + "…"
 
 
 def cell(value: Any) -> Any:
