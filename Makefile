@@ -1,6 +1,8 @@
 # make demo   a nested model search, in parallel, with a bar (about two minutes the first time)
 # make test   every check: lint, format, types, floors, tests
 # make bench  the benchmarks, side by side with the peers
+# make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
+#             the tests that others have written for what we stand in for
 #
 # Each sets up what it needs in .venv. Another Python, in another place:
 #     make test PYTHON=python3.13 VENV=.venv313
@@ -10,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint types floors check format coverage clean
+.PHONY: help demo test bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -39,6 +41,21 @@ format: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
+
+SUITES := accept-futures accept-multiprocessing accept-pathos
+.PHONY: $(SUITES)
+$(SUITES): accept-%: $(VENV)/.installed-test
+	$(BIN)/python tests/acceptance/accept_$*.py
+
+# The tests of other packages, as installed, on our workers. ACCEPT: more arguments for pytest.
+ACCEPTANCE := $(BIN)/python -m pytest -c tests/acceptance/pytest.ini
+
+accept-joblib: $(VENV)/.installed-accept
+	$(ACCEPTANCE) -p tests.acceptance.joblib_plugin $(ACCEPT) --pyargs joblib.test.test_parallel
+
+accept-sklearn: $(VENV)/.installed-accept
+	$(ACCEPTANCE) -p tests.acceptance.sklearn_plugin $(ACCEPT) --pyargs \
+	    sklearn.utils.tests.test_parallel sklearn.model_selection sklearn.ensemble
 
 clean:
 	rm -rf $(VENV) build dist bench-results *.egg-info .coverage .coverage.* .hypothesis \

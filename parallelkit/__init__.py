@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .call import delayed
     from .engine import shutdown
     from .errors import ParallelError, TaskTimeout, TransportError, WorkerDied
+    from .executor import PoolExecutor
     from .host import cpu_count
     from .levels import nesting
     from .options import configure
@@ -32,6 +33,7 @@ _HOME = {
     "Failure": "outcome",
     "ParallelError": "errors",
     "Pool": "api",
+    "PoolExecutor": "executor",
     "Sweep": "sweeps.run",
     "TaskTimeout": "errors",
     "TransportError": "errors",
@@ -61,6 +63,7 @@ __all__ = [
     "Failure",
     "ParallelError",
     "Pool",
+    "PoolExecutor",
     "Sweep",
     "TaskTimeout",
     "TransportError",

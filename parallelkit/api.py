@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
@@ -15,7 +14,7 @@ from . import engine
 from .call import Call, Delayed, apply_call, apply_row
 from .chunking import Source
 from .errors import ParallelError
-from .futures import Submissions, in_thread
+from .futures import Desk, in_thread
 from .levels import nesting
 from .options import Options, Resolver
 
@@ -64,8 +63,7 @@ class Pool:
         self._resolve = Resolver({**{k: v for k, v in given.items() if v is not None}, **options})
         self._closed = False
         self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
-        self._submissions: dict[int, Submissions] = {}  # by level, so that none waits for itself
-        self._pid = os.getpid()
+        self._desk = Desk(self._resolve)
         self._lock = threading.Lock()
 
     def map(self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:
@@ -121,7 +119,46 @@ class Pool:
         [1, 2]
         """
         options, call = self._options(), Call(func, iterables, frozen)
-        return in_thread(lambda: engine.gather(call, options, self._watch))
+        limited = nesting().level > 0 and options.workers is None
+        return in_thread(lambda: engine.gather(call, options, self._watch), limited=limited)
+
+    def aimap(
+        self,
+        func: Callable[..., R],
+        /,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        **frozen: Any,
+    ) -> AsyncIterator[R]:
+        """:meth:`imap` for ``async for``: nothing of it blocks the event loop.
+
+        Inputs may be asynchronous iterables. Closing it (``aclose``), dropping it, and cancelling
+        the task that waits for it end the call: items that run are given up.
+
+        Returns
+        -------
+        asynchronous iterator
+            Over the results, in input order.
+
+        Raises
+        ------
+        RuntimeError
+            Outside of an event loop.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> import parallelkit as pk
+        >>> async def main():
+        ...     with pk.Pool(2) as pool:
+        ...         return [result async for result in pool.aimap(abs, [-1, -2])]
+        >>> asyncio.run(main())
+        [1, 2]
+        """
+        from .aio import AsyncResults
+
+        # Asynchronous inputs are made into ordinary ones before anything draws from them.
+        inputs: tuple[Any, ...] = iterables
+        return AsyncResults(Call(func, inputs, frozen), self._options(), self._watch)
 
     def submit(self, func: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Start one call of `func` in the background.
@@ -140,24 +177,14 @@ class Pool:
         """
         if not callable(func):
             raise TypeError(f"the function must be callable, not {func!r}")
-        options, level = self._options(), nesting().level
-        if self._pid != os.getpid():  # a fork has no threads of its parent
-            self._pid, self._submissions, self._lock = os.getpid(), {}, threading.Lock()
-        with self._lock:
-            submissions = self._submissions.get(level)
-            if submissions is None or not submissions.alive:
-                submissions = self._submissions[level] = Submissions(options)
-                weakref.finalize(self, submissions.close_soon)
-        return submissions.put(Delayed(func, args, kwargs))
+        self._options()  # or the pool is closed
+        return self._desk.here().put(Delayed(func, args, kwargs))
 
     def close(self) -> None:
         """Take no more calls; wait for what was submitted. Workers stay warm for other pools."""
         self._closed = True
-        for submissions in self._own_submissions():
-            submissions.join()
-
-    def _own_submissions(self) -> list[Submissions]:
-        return list(self._submissions.values()) if self._pid == os.getpid() else []
+        for stream in self._desk.streams():
+            stream.join()
 
     def terminate(self) -> None:
         """Take no more calls, and end those that run: they fail with :class:`ParallelError`."""
@@ -167,9 +194,9 @@ class Pool:
             sources = list(self._sources)
         for source in sources:
             source.abort(error)
-        for submissions in self._own_submissions():
-            submissions.abort(error)
-            submissions.join()
+        for stream in self._desk.streams():
+            stream.abort(error)
+            stream.join()
 
     def __enter__(self) -> Self:
         return self

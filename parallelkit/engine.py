@@ -49,31 +49,40 @@ def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy=False)
     watch(source)
-    with ExitStack() as stack:
-        stack.callback(source.close)
-        parts: list[Part] = []
+    parts: list[Part] = []
+    with closing(source):
         if not source.known_empty(None):
-            for part in _parts(call, options, plan_, source, stack):
-                if part.error is not None:
-                    raise part.error
-                parts.append(part)
+            with (
+                closing(bar(options.progress, source.total)) as opened,
+                closing(run_source(call, options, plan_, source)) as outcomes,
+            ):
+                for part in _settled(outcomes, Failures(options, source, call), opened):
+                    if part.error is not None:
+                        raise part.error
+                    parts.append(part)
     _raise_if_ended(source)
     return gathered(parts)
 
 
 def stream(
-    call: Call, options: Options, watch: Watch, ordered: bool, parts: bool = False
+    call: Call,
+    options: Options,
+    watch: Watch,
+    ordered: bool,
+    lazy: bool = True,
+    whole: bool = False,
 ) -> Generator[Any, None, None]:
     """Run a call; return an iterator over its results, in input order or as they finish.
 
     What can be wrong with the input is raised here, and work starts here, not at the first
-    ``next``. With `parts` results come as what arrives together, with their indexes and attempts:
-    :class:`~parallelkit.collect.ordering.Part`.
+    ``next``. One that is not `lazy` goes on whether or not results are taken; a `whole` one gives
+    what arrives together, with its indexes and attempts: a
+    :class:`~parallelkit.collect.ordering.Part`, which belongs to whoever takes it.
     """
     plan_ = _plan(call, options)
-    source = _source(call, options, plan_, lazy=True)
+    source = _source(call, options, plan_, lazy)
     watch(source)
-    results = _stream(call, options, plan_, source, ordered, parts)
+    results = _stream(call, options, plan_, source, ordered, whole)
     next(results)  # runs up to where the call has begun; from there on closing it ends the call
     _streams.add(results)
     return results
@@ -136,7 +145,8 @@ def _settled(
     outcomes: Iterator[tuple[Any, Reply | Lost] | None], failures: Failures, opened: Bar
 ) -> Iterator[Part]:
     for outcome in outcomes:
-        assert outcome is not None
+        if outcome is None:  # the call has begun
+            continue
         for part in failures.settle(*outcome):
             if part.error is None:  # the item that ends the call does not count as done
                 opened.update(part.items)
@@ -171,14 +181,14 @@ def _pool(options: Options, plan_: Plan) -> Pool:
     if plan_.backend in ("serial", "thread", "outer"):
         setup = Setup(options.initializer, options.initargs)
         if plan_.backend == "serial":
-            return SerialPool(setup)
+            return SerialPool(setup, options.blas_threads)
         if plan_.backend == "outer":
             from .pools.outer import OuterPool
 
             return OuterPool(plan_.workers, setup)
         from .pools.threads import ThreadPool
 
-        return ThreadPool(plan_.workers, plan_.level, setup, own=plan_.wished and plan_.level > 1)
+        return ThreadPool(plan_.workers, plan_.level, setup, plan_.wished)
     from .pools.processes import process_pool
 
     return process_pool(options, plan_.workers, options.start_method or default_start_method())

@@ -17,6 +17,7 @@ item; it is never wrapped in one of these. Bad options and bad input meet the bu
 from __future__ import annotations
 
 __all__ = [
+    "IN_INITIALIZER",
     "ParallelError",
     "RemoteTraceback",
     "StoreError",
@@ -24,6 +25,8 @@ __all__ = [
     "TransportError",
     "WorkerDied",
 ]
+
+IN_INITIALIZER = "in the initializer of a worker"  # the note on what an initializer raises
 
 
 class ParallelError(Exception):

@@ -1,30 +1,104 @@
-"""Calls that are not waited for: futures, each set by a thread that runs the engine."""
+"""Calls that are not waited for: futures, each set by a thread that runs the engine.
+
+::
+
+    submit ─► Desk ─► Submissions of this nesting level ─► the engine, in a thread of its own
+                            ▲                                        │
+    Future ─────────────────┴───────────── result, exception ◄───────┘
+"""
 
 from __future__ import annotations
 
 import contextvars
+import os
+import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from .call import Call, Delayed, apply_call
 from .chunking import Chunk, Sizer, Source
 from .collect.failures import Failures
 from .engine import run_source
 from .errors import ParallelError
-from .levels import nesting
+from .levels import nesting, process_cores
 from .options import Options
 from .outcome import Failure
 from .plan import plan
 
-__all__ = ["Submissions", "in_thread"]
+__all__ = ["Desk", "Submissions", "Translate", "as_it_is", "in_thread"]
+
+Translate = Callable[[BaseException], BaseException]
 
 
-def in_thread(func: Callable[[], Any]) -> Future[Any]:
-    """Run `func` in a thread of its own, in a copy of this context; a future of its result."""
+def as_it_is(error: BaseException) -> BaseException:
+    """Translate nothing."""
+    return error
+
+
+class Desk:
+    """Where a pool takes single calls: one stream of submissions for each nesting level.
+
+    So no call that an item submits waits behind that very item. When the desk is no longer
+    referred to, its streams end as soon as all that was submitted is done.
+
+    Parameters
+    ----------
+    resolve : callable
+        Gives the options of the pool as they are now.
+    translate : callable, optional
+        Turns an error into the one that futures get.
+    opened : callable, optional
+        Called with each stream that is begun.
+    """
+
+    def __init__(
+        self,
+        resolve: Callable[[], Options],
+        translate: Translate = as_it_is,
+        opened: Callable[[Submissions], object] | None = None,
+    ) -> None:
+        self._resolve = resolve
+        self._translate = translate
+        self._opened = opened
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew, as in a forked child, which has none of the threads of its parent."""
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._streams: dict[int, Submissions] = {}  # by level
+
+    def here(self) -> Submissions:
+        """Submissions for who calls from this nesting level; begun if there are none."""
+        if self._pid != os.getpid():
+            self._forget()
+        options, level = self._resolve(), nesting().level
+        with self._lock:
+            stream = self._streams.get(level)
+            if stream is None or not stream.alive:
+                stream = self._streams[level] = Submissions(options, self._translate)
+                weakref.finalize(self, stream.close_soon)
+                if self._opened is not None:
+                    self._opened(stream)
+            return stream
+
+    def streams(self) -> list[Submissions]:
+        """All that this process has begun."""
+        return list(self._streams.values()) if self._pid == os.getpid() else []
+
+
+def in_thread(func: Callable[[], Any], *, limited: bool) -> Future[Any]:
+    """Run `func` in a thread of its own, in a copy of this context; a future of its result.
+
+    If `limited`, such threads are as many as this process has cores, for each nesting level:
+    a thousand calls that an item starts at a time wait for each other.
+    """
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
     context = contextvars.copy_context()
@@ -37,8 +111,59 @@ def in_thread(func: Callable[[], Any]) -> Future[Any]:
         else:
             future.set_result(result)
 
-    threading.Thread(target=work, name="parallelkit-amap", daemon=True).start()
+    if limited:
+        _Line.here().put(work)
+    else:
+        _start(work)
     return future
+
+
+class _Line:
+    """Calls of one nesting level that wait for a thread."""
+
+    _lines: ClassVar[dict[tuple[int, int], _Line]] = {}  # by process and level
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._threads = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def here(cls) -> _Line:
+        """Line for the caller."""
+        return cls._lines.setdefault((os.getpid(), nesting().level), cls())
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Run `work` when there is a thread for it."""
+        with self._lock:
+            self._waiting.append(work)
+            if self._threads >= process_cores():
+                return
+            self._threads += 1
+        _start(self._serve)
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._threads -= 1
+                    return
+                work = self._waiting.popleft()
+            work()
+            del work
+
+
+def _start(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="parallelkit-amap", daemon=True).start()
+
+
+class _OneByOne(Sizer):
+    """One call a chunk, and none in advance: it might wait behind one that waits for it."""
+
+    @property
+    def seconds(self) -> float:
+        """Not known, whatever was seen: so no worker is sent a second chunk."""
+        return 0.0
 
 
 class Submissions(Source):
@@ -48,13 +173,18 @@ class Submissions(Source):
     ----------
     options : Options
         Of the pool, except that failures are set as exceptions, whatever ``on_error`` says.
+    translate : callable
+        See :class:`Desk`.
     """
 
-    def __init__(self, options: Options) -> None:
+    endless = True
+
+    def __init__(self, options: Options, translate: Translate = as_it_is) -> None:
         here = nesting()
         self._plan = plan(options, here)
-        super().__init__(Sizer(self._plan.workers, 1), lazy=False)
+        super().__init__(_OneByOne(self._plan.workers, 1), lazy=False)
         self._options = options
+        self._translate = translate
         self._queue: deque[tuple[Delayed, Future[Any]]] = deque()
         self._futures: dict[int, Future[Any]] = {}
         self._ended: BaseException | None = None
@@ -80,7 +210,8 @@ class Submissions(Source):
             else:
                 future.set_exception(self._ended or ParallelError("the pool is closed"))
         self._changed.set()
-        push = self.push or self.wake
+        # To pickle and send here saves a way, but an event loop has other things to do.
+        push = self.wake if _in_event_loop() else self.push or self.wake
         if push is not None:
             push()
         if self._ended is not None:
@@ -89,7 +220,8 @@ class Submissions(Source):
 
     def wait(self) -> None:
         """Wait until a call is submitted."""
-        self._changed.wait()
+        if not self.finished:  # as it may be when what was left had been cancelled
+            self._changed.wait()
         self._changed.clear()
 
     def close_soon(self) -> None:
@@ -103,6 +235,17 @@ class Submissions(Source):
         """Take no more, and wait until all that was submitted is done."""
         self.close_soon()
         self._thread.join()
+
+    def cancel_queued(self) -> None:
+        """Cancel what no worker is free to begin."""
+        futures = []
+        with self._lock:
+            free = max(0, self._plan.workers - len(self._futures))
+            while len(self._queue) > free:
+                futures.append(self._queue.pop()[1])
+        for future in futures:
+            future.cancel()
+            future.set_running_or_notify_cancel()  # for those that wait for several futures
 
     def _draw(self, size: int) -> Chunk | None:  # noqa: ARG002 - one call at a time
         while self._queue:
@@ -133,12 +276,12 @@ class Submissions(Source):
         try:
             with closing(run_source(call, options, self._plan, self)) as outcomes:
                 for outcome in outcomes:
-                    if outcome is None:
-                        continue
-                    for part in failures.settle(*outcome):
-                        _set(self._futures.pop(part.start), part.values[0])
+                    for part in () if outcome is None else failures.settle(*outcome):
+                        self._set(self._futures.pop(part.start), part.values[0])
+                        del part  # while this waits, what is done belongs to the caller alone
+                    del outcome
         except BaseException as problem:  # noqa: BLE001 - told to every future that waits
-            error = problem
+            error = self._translate(problem)
         with self._ending:
             self._ended = error
         self._abandon()
@@ -155,15 +298,17 @@ class Submissions(Source):
             if not future.done():
                 future.set_exception(error)
 
+    def _set(self, future: Future[Any], value: Any) -> None:
+        if isinstance(value, Failure):
+            future.set_exception(self._translate(value.exception))
+        else:
+            future.set_result(value)
 
-def _set(future: Future[Any], value: Any) -> None:
-    if isinstance(value, Failure):
-        future.set_exception(value.exception)
-    else:
-        future.set_result(value)
+
+def _in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def _returning(options: Options) -> Options:
-    from dataclasses import replace
-
     return replace(options, on_error="return", progress=False)

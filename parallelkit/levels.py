@@ -1,8 +1,8 @@
 """Where in the nest a piece of code stands: its level and its share of the cores.
 
-The main process stands at level 0 with all cores. A worker enters the place that its task
-names: a thread by a context variable, a process for good, so that threads which a user's
-function starts by itself find it too.
+The main process stands at level 0 with all cores, a worker of another library at level 1. A
+worker of ours enters the place that its task names: a thread by a context variable, a process for
+good, so that threads which a user's function starts by itself find it too.
 
 A place has its share of the cores for good, and at times more: when an outer call has no item
 left for some of its workers, those that still run may use the cores of the idle ones. Who stands
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import NamedTuple
 
+from .foreign import granted
 from .host import cpu_count
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "join",
     "leave",
     "nesting",
+    "process_cores",
     "settle",
     "settled",
 ]
@@ -38,7 +40,8 @@ class Nesting(NamedTuple):
     Attributes
     ----------
     level : int
-        0 in the main process, 1 inside an item of a call made there, and so on.
+        0 in the main process, 1 inside an item of a call made there, and so on. In a worker that
+        another library started (a process of joblib, multiprocessing, ...; a Dask or Ray task) 1.
     cores : int
         How many cores the code may use, its own included.
     """
@@ -80,10 +83,16 @@ def nesting() -> Nesting:
     """
     standing = _here.get() or _process
     if standing is None:
-        return Nesting(0, cpu_count())
+        cores = granted()
+        return Nesting(0, cpu_count()) if cores is None else Nesting(1, cores)
     place, spare = standing
     more = 0 if spare is None else spare()
     return place if more <= place.cores else Nesting(place.level, more)
+
+
+def process_cores() -> int:
+    """Cores of this process, however they are shared out within."""
+    return (granted() or cpu_count()) if _process is None else _process.place.cores
 
 
 def in_worker_process() -> bool:

@@ -7,6 +7,7 @@ where the call is made                 what it gets
 =====================================  ============================================================
 main process                           what was asked for (processes by default)
 a process worker                       threads, with this worker's share of the cores
+a worker of another library            threads, with the share that is known (see `foreign`)
 a thread of ours                       threads at the next level with the share that is left
 a share of one, no wish for workers    runs in place
 ``workers=`` given                     honoured at every level

@@ -14,6 +14,7 @@ NAMES = {
     "Failure",
     "ParallelError",
     "Pool",
+    "PoolExecutor",
     "Sweep",
     "TaskTimeout",
     "TransportError",

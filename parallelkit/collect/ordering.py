@@ -34,8 +34,10 @@ def in_order(parts: Iterable[Part]) -> Generator[Part, None, None]:
             yield ready
 
 
-def gathered(parts: Iterable[Part]) -> list[Any]:
+def gathered(parts: list[Part]) -> list[Any]:
     """All results as one list, by index."""
+    if len(parts) == 1:
+        return parts[0].values
     results: list[Any] = []
     for part in sorted(parts, key=lambda part: part.start):
         results += part.values

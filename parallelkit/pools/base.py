@@ -25,6 +25,8 @@ from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from ..chunking import Chunk, Source
+from ..errors import IN_INITIALIZER
+from ..levels import Nesting
 from ..outcome import Lost, Reply
 
 __all__ = ["Done", "Pool", "Setup", "Task"]
@@ -58,6 +60,10 @@ class Task(Protocol):
         """Return what a worker process makes its copy from."""
         ...
 
+    def place(self, rank: int) -> Nesting:
+        """Level and share of the worker `rank`."""
+        ...
+
     def threads(self, rank: int) -> int:
         """How many threads numerical libraries may use in the worker `rank`."""
         ...
@@ -89,7 +95,11 @@ class Setup:
         done: list[tuple[Any, ...]] = self._done.__dict__.setdefault("identities", [])
         if initializer is None or any(_same(self._identity, other) for other in done):
             return
-        initializer(*initargs)
+        try:
+            initializer(*initargs)
+        except BaseException as error:
+            error.add_note(IN_INITIALIZER)
+            raise
         done.append(self._identity)
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 from ..chunking import Chunk
-from ..errors import ParallelError, RemoteTraceback, TransportError, WorkerDied
+from ..errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, WorkerDied
 from ..outcome import Lost
 from ..transport import pickling, telling
 from ..transport import worker as protocol
@@ -29,6 +29,7 @@ from .driver import Driver
 from .hosting import Host
 from .lending import Lending, Loan
 from .members import Answer, Call, Ticket, Worker, exit_code, interrupt, obituary
+from .shield import Shield
 
 __all__ = ["Crew"]
 
@@ -72,6 +73,7 @@ class Crew:
         self.calls: dict[int, Call] = {}
         self._hungry: deque[Call] = deque()  # in the order in which they get workers
         self._later: deque[Callable[[], object]] = deque()
+        self._told: deque[tuple[str, tuple[Any, ...]]] = deque()  # on behalf of no call of ours
         self._lending = Lending(self)
         self._numbers = 0
         self._shared_out = False  # whether workers have cores of idle ones
@@ -88,8 +90,7 @@ class Crew:
         self._hello, self._hello_segment = self._tasks.pack(hello)
         self._hello_shared = hello.shared
         self._driver = Driver(self.lock, self._receive, self._bury)
-        self.wait, self.poke = self._driver.wait, self._driver.poke
-        self.look = self._driver.look
+        self.poke, self.look = self._driver.poke, self._driver.look
         self.pid = os.getpid()
         self.handed_out = 0  # pools on it whose call is yet to be opened
         try:
@@ -130,7 +131,7 @@ class Crew:
 
     def _bury(self, worker: Worker) -> None:
         """Take a dead worker out; what it had begun is lost, what it had not is not."""
-        with self.lock:
+        with Shield(), self.lock:
             if worker.dead:
                 return
             self._drain(worker)
@@ -194,6 +195,10 @@ class Crew:
                 return
             self._closed = True
         self._fail(ParallelError("the workers were shut down while the call was running"))
+        self.host.replace_no_more()
+        with self.lock:
+            for worker in self.workers:
+                worker.hang_up()
         self.host.close()
         with self.lock:
             for worker in list(self.workers):
@@ -309,8 +314,10 @@ class Crew:
         """Send a chunk to a worker that was reserved for it; false if the worker is dead."""
         with worker.sending:
             with self.lock:
+                if call.number not in self.calls:
+                    return False  # closed meanwhile, by another thread
                 worker.reserved.remove(call)
-                if worker.dead or call.number not in self.calls:
+                if worker.dead:
                     return False
                 packed = self._packed(worker, pickled)
                 ticket = Ticket(self.next_number(), call, chunk, pickled.nbytes)
@@ -384,19 +391,33 @@ class Crew:
         """End a call; give it up in the workers that still have chunks of it."""
         if os.getpid() != self.pid:
             return  # a copy of the call, in a forked child
-        with self.lock:
-            busy = self.withdraw(call)
-            loans = self._lending.below(call)
-            for loan in loans:
-                busy += [worker for worker in self._lending.end(loan) if worker not in busy]
-        if busy and self.broken is None:
-            self._give_up(call, loans, busy)
-        self.let_forget(call)
-        with self.lock:
-            self._feed_next()
-            if self._closed and not self.calls and not self.workers:
-                self._let_go()  # else close() does, which is under way in another thread
-        self._follow_up()
+        loans: list[Loan] = []
+        try:
+            with Shield(len(self.calls) > 1), self.lock:
+                self._driver.leave(call)
+                busy = self.withdraw(call)
+                loans = self._lending.below(call)
+                for loan in loans:
+                    busy += [worker for worker in self._lending.end(loan) if worker not in busy]
+            if busy and self.broken is None:
+                self._give_up(call, loans, busy)
+        finally:  # also where Ctrl-C, once more, has cut that short
+            with Shield(len(self.calls) > 0), self.lock:
+                self._part_with([call, *loans])
+            self._follow_up()
+            self._retell(call)
+
+    def _part_with(self, calls: list[Call]) -> None:
+        """Leave nothing of calls that are over, the first and what it lent, in the workers."""
+        for call in calls:
+            self.calls.pop(call.number, None)
+        for worker in list(self.workers):
+            if any(ticket.call in calls for ticket in worker.tickets):
+                worker.kill()  # it had its moment
+        self.let_forget(calls[0])
+        self._feed_next()
+        if self._closed and not self.calls and not self.workers:
+            self._let_go()  # else close() does, which is under way in another thread
 
     def withdraw(self, call: Call) -> list[Worker]:
         """Take a call out; what still comes for it is dropped. Return who has chunks of it."""
@@ -437,28 +458,27 @@ class Crew:
             except Closed:
                 pass
 
+    def wait(self, call: Call, timeout: float | None = None) -> None:
+        """Wait until something may have come for `call`."""
+        self._driver.wait(call, timeout)
+        self._retell(call)
+
     def _give_up(self, call: Call, loans: list[Loan], busy: list[Worker]) -> None:
-        """Free the workers that run items of `call`: ask, and after a moment's grace kill."""
+        """Ask the workers that run items of `call` to leave them, and give them a moment for it."""
         calls: list[Call] = [call, *loans]
-        try:
-            for worker in busy:
-                try:
-                    worker.channel.send((protocol.ABORT, call.number))
-                except Closed:
-                    continue
-                if worker.ready:
-                    interrupt(worker.pid)
-            deadline = time.monotonic() + GRACE
-            while any(one.tickets for one in calls) and not self._closed:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                self.wait(call, left)
-        finally:
-            with self.lock:
-                for worker in busy:
-                    if any(ticket.call in calls for ticket in worker.tickets):
-                        worker.kill()
+        for worker in busy:
+            try:
+                worker.channel.send((protocol.ABORT, call.number))
+            except Closed:
+                continue
+            if worker.ready:
+                interrupt(worker.pid)
+        deadline = time.monotonic() + GRACE
+        while any(one.tickets for one in calls) and not self._closed:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self.wait(call, left)
 
     def end_overdue(self, call: Call) -> None:
         """Kill workers that did not end by themselves when an item's time was over."""
@@ -471,6 +491,8 @@ class Crew:
                     continue
                 what = worker.words[protocol.ITEM_OFFSET]
                 number = worker.words[protocol.CHUNK_BEGUN]
+                if worker.times[protocol.ITEM_BEGUN] != begun:
+                    continue  # it goes on, and `what` may have begun just now
                 for ticket in worker.tickets:
                     if ticket.number == number and ticket.call is call:
                         self._expired(worker, ticket, what)
@@ -483,15 +505,20 @@ class Crew:
     # --- what workers send ------------------------------------------------------------------
 
     def _receive(self, worker: Worker) -> None:
-        try:
-            messages = worker.channel.receive()
-        except Closed:
+        with Shield(len(self.calls) > 1):  # a reply that is read and not routed would be lost
+            try:
+                messages = worker.channel.receive()
+            except Closed:
+                gone = True
+            else:
+                gone = False
+                with self.lock:
+                    for message in messages:
+                        self._route(worker, message)
+        if gone:
             self._bury(worker)
-            return
-        with self.lock:
-            for message in messages:
-                self._route(worker, message)
-        self._follow_up()
+        else:
+            self._follow_up()
 
     def _route(self, worker: Worker, message: Message) -> None:
         kind, *fields = message.body
@@ -559,7 +586,7 @@ class Crew:
         """A task that cannot be unpickled, or (number 0) an initializer that raised."""
         error = self._error(worker, packet, fds, segments)
         if number == 0:
-            error.add_note("in the initializer of a worker")
+            error.add_note(IN_INITIALIZER)
             self._fail(error)
         elif number in self.calls:
             told = f"the function or a keyword could not be unpickled in a worker: {error!r}"
@@ -578,8 +605,26 @@ class Crew:
     def _on_retired(self, worker: Worker, _: list[int]) -> None:
         worker.retired = True
 
-    def _on_told(self, _: Worker, __: list[int], kind: str, fields: tuple[Any, ...]) -> None:
-        self.later(partial(telling.retell, kind, fields))
+    def _on_told(self, worker: Worker, _: list[int], kind: str, fields: tuple[Any, ...]) -> None:
+        call = worker.tickets[0].call if worker.tickets else None
+        if call is None or call.lent or call.number not in self.calls:
+            self._told.append((kind, fields))
+        else:
+            call.told.append((kind, fields))
+            call.event.set()
+
+    def _retell(self, call: Call) -> None:
+        """Log, warn and print what items of a call told, in its own thread and without the lock.
+
+        So handlers may do anything, and one that takes its time holds up no other call.
+        """
+        for told in (call.told, self._told):
+            while told:
+                try:
+                    kind, fields = told.popleft()
+                except IndexError:  # another thread had it
+                    break
+                telling.retell(kind, fields)
 
     def _on_lending(
         self, worker: Worker, fds: list[int], what: str, inner: int, *fields: Any
@@ -601,7 +646,7 @@ class Crew:
         self._later.append(what)
 
     def _follow_up(self) -> None:
-        """Do what waits for that: logging and warning, whose handlers may do anything; sending."""
+        """Do what waits for that."""
         while self._later:
             try:
                 what = self._later.popleft()

@@ -63,6 +63,9 @@ class Call:
     event: threading.Event = field(default_factory=threading.Event)
     feeding: threading.RLock = field(default_factory=threading.RLock)  # one thread at a time
     poked: bool = False
+    told: deque[tuple[str, tuple[Any, ...]]] = field(
+        default_factory=deque
+    )  # logs, warnings, prints
     failed: BaseException | None = None
     packet: Packet | None = None
     segment: Segment | None = None
@@ -100,6 +103,13 @@ class Worker:
     def ticket(self, number: int) -> Ticket | None:
         """Ticket of a chunk that it has; None if that has been settled."""
         return next((ticket for ticket in self.tickets if ticket.number == number), None)
+
+    def hang_up(self) -> None:
+        """Let the process end by itself if it has nothing to do, else end it."""
+        if self.tickets or not self.ready:
+            self.kill()
+        else:
+            self.channel.hang_up()
 
     def kill(self) -> None:
         """End the process, whatever it does."""

@@ -55,6 +55,7 @@ class ProcessPool:
                     if done is not None:
                         crew.sated(call)  # the consumer may keep us waiting
                         yield done
+                        done = None  # it belongs to the consumer alone from now on
                         if source.lazy:
                             crew.look()
                 elif call.failed is not None:

@@ -88,7 +88,7 @@ class Run:
                 options, alone = _for_engine(options, takes_rng(func, 0, names))
                 passing = (Exception,) if self._raising else options.retry_on
                 call = Call(Measured(func, passing, alone), (chain([first], feed),), frozen)
-                parts = engine.stream(call, options, _nobody, ordered=False, parts=True)
+                parts = engine.stream(call, options, _nobody, ordered=False, whole=True)
                 stack.callback(parts.close)
                 for part in parts:
                     for offset, value in enumerate(part.values):

@@ -107,12 +107,12 @@ def portable(error: BaseException) -> BaseException:
 
     What could not be unpickled there would take everything else in its message with it.
     """
-    try:
-        pickled = dumps(error)
-        if type(loads(b"".join(pickled.pieces), pickled.buffers)) is type(error):
-            return error
-    except BaseException:  # noqa: BLE001 - a user's class may raise anything
-        pass
+    if _crosses(error):
+        return error
+    # Where tblib is at work tracebacks go along, and one may be too deep.
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    if _crosses(error):
+        return error
     try:
         text = str(error)
     except BaseException:  # noqa: BLE001
@@ -121,6 +121,14 @@ def portable(error: BaseException) -> BaseException:
         f"{type(error).__name__}: {text} (this exception could not be sent back; "
         "its text stands for it)"
     )
+
+
+def _crosses(error: BaseException) -> bool:
+    try:
+        pickled = dumps(error)
+        return type(loads(b"".join(pickled.pieces), pickled.buffers)) is type(error)
+    except BaseException:  # noqa: BLE001 - a user's class may raise anything
+        return False
 
 
 # --- explaining a failure ---------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What functions find around them: folder, import path, environment, log levels, filters.
+"""What functions find around them: folder, import path, environment, log levels, filters, key.
 
 A worker that is kept warm was started under other surroundings than a later call's; it is told
 what has changed, so that the call runs as in a worker started just for it.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .. import blas
-from . import telling
+from . import printing, telling
 
 __all__ = ["Surroundings", "current"]
 
@@ -35,6 +35,8 @@ class Surroundings(NamedTuple):
     environment: dict[Any, Any]
     log_levels: dict[str, int]
     warning_filters: list[telling.Filter]
+    printing: tuple[bool, ...]  # whether stdout, and stderr, go by way of the parent
+    key: bytes | None  # of the processes of `multiprocessing`
 
     def enter(self) -> None:
         """Make them those of this process."""
@@ -48,6 +50,11 @@ class Surroundings(NamedTuple):
                 os.environ[_text(name)] = _text(value)
         telling.set_levels(self.log_levels)
         telling.set_filters(self.warning_filters)
+        printing.set_by_parent(self.printing)
+        if self.key is not None:  # with it the proxies of a multiprocessing.Manager can connect
+            import multiprocessing
+
+            multiprocessing.current_process().authkey = self.key
         if self.folder is not None:
             try:
                 os.chdir(self.folder)
@@ -64,7 +71,12 @@ def current() -> Surroundings:
     environment = dict(_raw_environment)
     for name in _NOT_SHARED:
         environment.pop(name, None)
-    return Surroundings(folder, list(sys.path), environment, telling.levels(), telling.filters())
+    standard = sys.modules.get("multiprocessing")  # a Manager has imported it
+    return Surroundings(
+        *(folder, list(sys.path), environment),
+        *(telling.levels(), telling.filters(), printing.by_parent()),
+        bytes(standard.current_process().authkey) if standard is not None else None,
+    )
 
 
 def _text(raw: Any) -> str:

@@ -13,7 +13,7 @@
                                        ◄─ SKIPPED for each of its chunks
     FORGET  calls are over            ─►
     GRANT, LENT                      ◄─► LENDING, SPARE: see `link`
-                                       ◄─ TOLD log records and warnings, at any time
+                                       ◄─ TOLD log records, warnings, prints, at any time
 
 A worker that finds the channel closed ends. What it writes into its control block tells the
 parent, after its death, which chunk it had begun.
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import io
 import mmap
 import os
 import signal
@@ -39,7 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .. import blas, levels, seeds
 from ..chunking import Chunk
 from ..outcome import Raised, Reply
-from . import pickling, telling
+from . import malloc, pickling, printing, telling
 from .channel import Channel, Closed, Message
 from .payload import BUDGET, Interrupted, Progress, Task
 from .pickling import Pickled
@@ -124,7 +123,7 @@ class _Worker:
         self.outbox = Outbox()
         self.sent = 0  # segments known to the parent, by the highest id
         self.items = 0
-        self.threads = 0  # of numerical libraries
+        self.threads = 0, 0  # of numerical libraries, and the cores of the share
         self.item: tuple[int, Progress] | None = None  # first index and progress of what runs
         self.holding = self.interrupted = False
         self.watch: Watch | None = None
@@ -140,7 +139,9 @@ class _Worker:
         self._greet()
         while True:
             while not self.queue:
-                self.channel.wait()
+                if not self.channel.wait(malloc.IDLE):
+                    malloc.trim()
+                    self.channel.wait()
                 self.take()
             message = self.queue.popleft()
             body = message.body
@@ -175,9 +176,8 @@ class _Worker:
         levels.join(self.options["workers"])
         seeds.refresh()
         telling.forward(self._tell, self._index)
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # whole lines, whatever -u says
-                stream.reconfigure(line_buffering=True, write_through=False)
+        printing.attach(self._tell)
+        printing.set_by_parent(Surroundings(*around).printing)
         try:
             self.inbox.adopt(packet, message.fds[1:])
             initializer, initargs = pickling.loads(*self.inbox.unpack(packet, copy=True))
@@ -336,6 +336,7 @@ class _Worker:
         return self.watch
 
     def _mark(self, what: int, since: float) -> None:
+        self.times[ITEM_BEGUN] = 0.0  # by this the parent sees that the offset is being changed
         self.words[ITEM_OFFSET] = what
         self.times[ITEM_BEGUN] = since
 
@@ -351,11 +352,12 @@ class _Worker:
         """Take the place of the worker `rank`, with numerical libraries held to its share."""
         self.standing = task, rank
         levels.settle(task.place(rank), self._spare)
-        threads = task.threads(rank)
-        if threads != self.threads:
-            blas.set_default(threads)
+        threads = task.threads(rank), task.place(rank).cores
+        if threads == self.threads:
+            blas.hold(threads[0])
+        else:
+            blas.settle(*threads)
             self.threads = threads
-        blas.hold(threads)
 
     def run_meanwhile(self) -> bool:
         """Run a chunk that another worker has lent, while an item here waits; false without one."""

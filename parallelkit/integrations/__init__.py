@@ -1,0 +1,1 @@
+"""Parallelkit behind the interfaces of other libraries: a module for each, none loaded here."""

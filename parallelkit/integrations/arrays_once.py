@@ -1,0 +1,158 @@
+"""Large arrays that many tasks of one call have: they cross once.
+
+joblib sends each task with all of its arguments, so the data of a grid search come with every
+task. Here an array that is met a second time in one call is copied into shared memory, and from
+then on only its name travels. Each task maps it copy-on-write: an array of its own, writable,
+that costs nothing until it is written to. (joblib draws several tasks before it sends one, so an
+array that is changed while a call draws its tasks is not safe with any of its backends.)
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import TransportError
+from ..transport.arrays import PLAIN, ArrayPickler
+from ..transport.pickling import refusal
+from ..transport.shared import Shared, home
+
+__all__ = ["Once", "Packed", "UnpicklableTask"]
+
+APART = 1 << 16  # bytes; larger buffers are not copied into the pickle
+AT_ONCE = 64 << 20  # bytes; one that large is shared when it is first met: to copy it again is dear
+
+Array = NDArray[Any]
+
+
+class UnpicklableTask(TransportError, pickle.PicklingError):
+    """A task cannot be sent to a worker: an error of both libraries."""
+
+
+class Once:
+    """The large arrays of one call.
+
+    Parameters
+    ----------
+    least : int or None
+        From which size in bytes on an array crosses once; None: never.
+    folder : str or None
+        Where shared memory lies that needs a file.
+    """
+
+    def __init__(self, least: int | None, folder: str | None = None) -> None:
+        self._least = least
+        self._folder = folder
+        self._seen: dict[int, _Seen] = {}
+
+    def find(self, array: Array) -> Shared | None:
+        """Shared copy of the memory of `array`, if it was met before in this call."""
+        least = self._least
+        if least is None or type(array) is not np.ndarray or array.nbytes < max(1, least):
+            return None
+        if not array.flags.forc or array.dtype.kind not in PLAIN or array.dtype.hasobject:
+            return None
+        if isinstance(home(array), mmap.mmap):
+            return None  # it has a name already
+        key = id(array)
+        seen = self._seen.get(key)
+        if seen is None or seen.ref() is not array:
+            seen = _Seen(weakref.ref(array, lambda _: self._seen.pop(key, None)))
+            self._seen[key] = seen
+            if array.nbytes < AT_ONCE:
+                return None
+        if seen.memory is None:
+            seen.memory = _copied(array, self._folder)
+        return seen.memory
+
+
+class _Seen:
+    """An array that was met, and its copy from the second time on."""
+
+    __slots__ = ("memory", "ref")
+
+    def __init__(self, ref: weakref.ref[Array]) -> None:
+        self.ref = ref
+        self.memory: Shared | None = None
+
+
+def _copied(array: Array, folder: str | None) -> Shared | None:
+    """Copy of the memory of an array; None if there is no room."""
+    try:
+        memory = Shared.create(array.nbytes, folder, reserve=False)
+        rest, at = memoryview(array.reshape(-1, order="A").view(np.uint8).data), 0
+        while rest:  # by the file: fresh pages come without being zeroed first
+            done = os.pwrite(memory.fd, rest, at)
+            rest, at = rest[done:], at + done
+    except (MemoryError, OSError):
+        return None
+    return memory
+
+
+class Packed:
+    """Stands in a pickle for a task, which it is when it is unpickled."""
+
+    def __init__(self, task: Callable[[], Any], once: Once) -> None:
+        pieces: list[bytes] = []
+        pickler = _Pickler(pieces, once)
+        try:
+            pickler.dump(task)
+        except Exception as error:
+            reason = refusal("the task", getattr(task, "items", task), error)
+            raise UnpicklableTask(
+                f"Could not pickle the task to send to the workers: {reason}"
+            ) from error
+        pickler.finish()
+        buffers = [pickle.PickleBuffer(view) for view in pickler.buffers]
+        data = pickle.PickleBuffer(b"".join(pieces))
+        self._state = data, buffers, pickler.shared
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, self._state
+
+
+def _unpacked(data: Any, buffers: list[Any], shared: list[Shared]) -> Any:  # noqa: ARG001 - held
+    return pickle.loads(data, buffers=buffers)
+
+
+class _Pickler(ArrayPickler):
+    def __init__(self, pieces: list[bytes], once: Once) -> None:
+        super().__init__(_Sink(pieces), APART)
+        self._once = once
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Reduce large arrays that were met before to the name of their copy."""
+        if isinstance(obj, np.ndarray):
+            memory = self._once.find(obj)
+            if memory is not None:
+                writeable = obj.flags.writeable
+                return _mapped, (memory, obj.dtype, obj.shape, obj.strides, writeable)
+        return super().reducer_override(obj)
+
+
+class _Sink:
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.write = pieces.append
+
+
+def _mapped(
+    memory: Shared,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    writeable: bool,
+) -> Array:
+    """Worker: an array on pages of its own from where it is written to."""
+    own = mmap.mmap(
+        memory.fd, len(memory), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+    )
+    array: Array = np.ndarray(shape, dtype, own, 0, strides)
+    array.flags.writeable = writeable
+    return array
