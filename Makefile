@@ -1,4 +1,4 @@
-# make demo   a nested model search, in parallel, with a bar (about two minutes the first time)
+# make demo   a sweep over a model's parameters: table, picture, what it gained (two minutes the first time)
 # make test   every check: lint, format, types, floors, tests
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
@@ -20,7 +20,7 @@ help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 demo: $(VENV)/.installed-examples
-	$(BIN)/python examples/nested_sweep.py
+	$(BIN)/python examples/sweep.py
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
