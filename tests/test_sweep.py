@@ -495,6 +495,21 @@ def test_a_failure_shows():
     assert "&lt;two&gt;" in table._repr_html_()
 
 
+def test_a_wide_table_is_cut_to_the_terminal(monkeypatch):
+    """The widest column gives way first; columns that find no room at all are left out."""
+
+    def fail(**_):
+        raise ValueError("a long story " * 9)
+
+    monkeypatch.setenv("COLUMNS", "70")
+    told = repr(pk.Sweep(**SERIAL).run(fail, [{"x": 1}])).splitlines()
+    assert "ValueError: a long story a" in told[2]
+    assert "seconds" in told[1]
+    wide = repr(pk.Sweep(**SERIAL).run(lambda **_: 1, [{f"parameter{i}": i for i in range(20)}]))
+    assert max(map(len, told[1:] + wide.splitlines()[1:])) <= 75
+    assert wide.splitlines()[1].endswith("...")
+
+
 # ---- pictures ------------------------------------------------------------------------------------
 
 
