@@ -1,7 +1,8 @@
-# make demo   a nested model search, in parallel, with a bar (about two minutes the first time)
+# make demo   a sweep over a model's parameters: table, picture, what it gained (two minutes the first time)
 # make test   every check: lint, format, types, floors, tests
 # make bench  the benchmarks, side by side with the peers
-# make accept-joblib, accept-sklearn   the tests of those packages, on our workers
+# make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
+#             the tests that others have written for what we stand in for
 #
 # Each sets up what it needs in .venv. Another Python, in another place:
 #     make test PYTHON=python3.13 VENV=.venv313
@@ -19,7 +20,7 @@ help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 demo: $(VENV)/.installed-examples
-	$(BIN)/python examples/nested_sweep.py
+	$(BIN)/python examples/sweep.py
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -40,6 +41,11 @@ format: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
+
+SUITES := accept-futures accept-multiprocessing accept-pathos
+.PHONY: $(SUITES)
+$(SUITES): accept-%: $(VENV)/.installed-test
+	$(BIN)/python tests/acceptance/accept_$*.py
 
 # The tests of other packages, as installed, on our workers. ACCEPT: more arguments for pytest.
 ACCEPTANCE := $(BIN)/python -m pytest -c tests/acceptance/pytest.ini

@@ -1,7 +1,4 @@
-"""A child process and all its descendants, found even when the processes between have died.
-
-Each carries a mark of its own in its environment, which children inherit and nobody else has.
-"""
+"""A child process and all its descendants, found even when the processes between have died."""
 
 import json
 import os
@@ -13,10 +10,9 @@ import tempfile
 import threading
 import uuid
 
-from benchmarks.harness import environment
+from benchmarks.harness import MARK, environment, marked
 
 LIMIT = 15  # seconds without a reply that count as a hang
-MARK = "BENCHMARK_FAMILY"
 
 
 class Family:
@@ -56,20 +52,8 @@ class Family:
             return None
 
     def members(self):
-        """Ids of the processes that are alive, zombies left out."""
-        import psutil
-
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if (
-                    process.environ().get(MARK) == self.mark
-                    and process.status() != psutil.STATUS_ZOMBIE
-                ):
-                    found.append(process.pid)
-            except psutil.Error:
-                continue
-        return found
+        """Ids of its processes that are alive."""
+        return marked(self.mark)
 
     def files(self):
         """Entries in the temporary folder and new ones in shared memory."""

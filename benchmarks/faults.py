@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 
-from benchmarks import peers, report, work
+from benchmarks import peers, results, work
 from benchmarks.family import LIMIT, Family
 
 PEERS = (
@@ -215,13 +215,22 @@ def run(scenarios, names, tell):
     return records
 
 
-def markdown(records):
-    where = report.machine()
+def quickly(quick, names, tell):
+    """For the whole benchmark: all scenarios, or when it has to be quick, only a killed worker, with few libraries."""
+    try:
+        import psutil  # noqa: F401
+    except ImportError:
+        tell("faults: left out, counting leftovers needs psutil\n")
+        return []
+    wanted = [name for name in PEERS if name in names]
+    if not quick:
+        return run(tuple(SCENARIOS), wanted, tell)
+    some = [name for name in wanted if name in ("parallelkit-retry", "executor", "joblib")]
+    return run(("kill-worker-list",), some, tell)
+
+
+def table(records):
     lines = [
-        "# Faults: parallelkit and its peers on the same scripts",
-        "",
-        f"{where['processor']}, {where['cores']} cores, {where['system']}, {where['python']}; 2 workers.",
-        "",
         f"| scenario | library | outcome | seconds | longer than undisturbed | results lost of {ITEMS} | next call right | tracebacks "
         "| processes left | files left |",
         "|---|---|---|" + "---:|" * 7,
@@ -230,7 +239,14 @@ def markdown(records):
         cells = [record["scenario"], peers.ALL[record["peer"]].title]
         cells += [_shown(record.get(column)) for column in COLUMNS]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def markdown(records):
+    where = results.machine()
+    head = f"{where['processor']}, {where['cores']} cores, {where['system']}, {where['python']}; 2 workers."
+    title = "# Faults: parallelkit and its peers on the same scripts"
+    return "\n\n".join([title, head, table(records)]) + "\n"
 
 
 def _shown(figure):
@@ -272,7 +288,7 @@ def main(argv=None):
     folder = pathlib.Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "faults.md").write_text(markdown(records), encoding="utf-8")
-    content = {"machine": report.machine(), "versions": report.versions(), "records": records}
+    content = {"machine": results.machine(), "versions": results.versions(), "records": records}
     (folder / "faults.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     print(markdown(records))
 

@@ -10,15 +10,18 @@ import os
 import pathlib
 import queue
 import signal
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, field
+import uuid
+from dataclasses import dataclass
 
 from benchmarks import cases, peers
+from benchmarks.results import Record
 
+#: In the environment of a child and of all that comes of it, found even when those between have died.
+MARK = "BENCHMARK_FAMILY"
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -26,7 +29,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 class Plan:
     """What was asked for on the command line."""
 
-    quick: bool = False
+    size: str = "full"
     workers: int = 2
     cases: tuple = tuple(cases.ALL)
     peers: tuple = tuple(peers.ALL)
@@ -35,40 +38,17 @@ class Plan:
     @property
     def limit(self):
         """Seconds that one round may take before it counts as a hang."""
-        return 30 if self.quick else 120
+        return 120 if self.size == "full" else 30
 
     @property
     def share(self):
         """Seconds of measuring after which a contestant gets no further round of a case."""
-        return 0.8 if self.quick else 20
+        return {"full": 8, "quick": 0.6, "tiny": 0.1}[self.size]
 
-
-@dataclass
-class Record:
-    """What one contestant did in one case."""
-
-    case: str
-    peer: str
-    variant: str = ""
-    settings: str = ""
-    rounds: list = field(default_factory=list)
-    items: int = 1
-    ideal: float | None = None
-    note: str = ""
-    error: str = ""
-    traceback: str = field(default="", repr=False)
-
-    @property
-    def seconds(self):
-        return statistics.median(self.rounds) if self.rounds else None
-
-    def as_json(self):
-        figures = {}
+    def rounds_of(self, case):
         if self.rounds:
-            figures = {"median": self.seconds, "min": min(self.rounds), "max": max(self.rounds)}
-        content = {**asdict(self), **figures}
-        del content["traceback"]  # it has paths of this machine in it
-        return content
+            return self.rounds
+        return {"full": case.rounds[0], "quick": case.rounds[1], "tiny": 0}[self.size]
 
 
 class ContestantError(Exception):
@@ -83,11 +63,12 @@ class Contestant:
         self.plan = plan
         self.spent = 0.0
         self._closed = False
+        self._mark = uuid.uuid4().hex
         request = {
             "case": record.case,
             "peer": record.peer,
             "variant": record.variant,
-            "quick": plan.quick,
+            "size": plan.size,
             "workers": plan.workers,
         }
         self._process = subprocess.Popen(
@@ -96,11 +77,12 @@ class Contestant:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what matters comes as a reply
             text=True,
-            env=environment(),
+            env=environment(**{MARK: self._mark}),
             start_new_session=True,
         )
         self._replies = queue.SimpleQueue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def ready(self):
         self.record.settings = self._reply()["settings"]
@@ -138,6 +120,12 @@ class Contestant:
         else:
             self._process.kill()
         self._process.wait()
+        if peers.ALL[self.record.peer].cluster:  # its processes have groups of their own
+            for pid in marked(self._mark):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._listener.join(5)
+        self._process.stdout.close()
 
     def _listen(self):
         for line in self._process.stdout:
@@ -155,6 +143,20 @@ class Contestant:
         return reply
 
 
+def marked(mark):
+    """Ids of the processes that are alive and carry a mark in their environment, zombies left out."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
 def environment(**more):
     """The environment of a child: this one, with the folder of this project importable."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -166,7 +168,7 @@ def contestants(case, plan):
     entries = [(peer, "") for peer in case.peers]
     entries += [(peer, variant) for variant, names in case.tuned.items() for peer in names]
     return [
-        Record(case.name, peer, variant)
+        Record(case.name, peer, variant, forks=peers.forks(peer, variant))
         for peer, variant in entries
         if peer in plan.peers and peers.ALL[peer].version() is not None
     ]
@@ -185,7 +187,7 @@ def run(plan, tell):
 
 def run_case(case, plan):
     records = contestants(case, plan)
-    rounds = plan.rounds or case.rounds[plan.quick]
+    rounds = plan.rounds_of(case)
     with contextlib.ExitStack() as stack:
         everyone = []
         for record in records:

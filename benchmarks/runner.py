@@ -17,7 +17,7 @@ def main(request):
 
         kind = cases.ALL[request["case"]]
         peer = peers.ALL[request["peer"]](request["workers"])
-        case = kind(peer, request["variant"], request["quick"])
+        case = kind(peer, request["variant"], request["size"])
         case.setup()
         if case.needs_pool:
             peer.start()
@@ -27,6 +27,7 @@ def main(request):
             say(case.measure())
         if case.needs_pool:
             peer.close()
+        case.close()
     except BaseException as error:
         say(
             {

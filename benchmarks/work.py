@@ -3,8 +3,12 @@
 numpy is imported where it is used: the cases about start-up must not pay for it.
 """
 
+import functools
+import math
 import os
+import statistics
 import time
+from dataclasses import dataclass
 
 # ---- tiny tasks and containers ---------------------------------------------------------------------------------------
 
@@ -15,6 +19,25 @@ def increment(x):
 
 def total(numbers):
     return sum(numbers)
+
+
+def capitals(text):
+    return text.upper()
+
+
+def doubled(record):
+    return {name: 2 * value for name, value in record.items()}
+
+
+@dataclass(frozen=True)
+class Point:
+    x: float
+    y: float
+    label: str
+
+
+def moved(point):
+    return Point(point.x + 1, point.y + 1, point.label)
 
 
 # ---- tasks of a known length -----------------------------------------------------------------------------------------
@@ -68,6 +91,47 @@ def pick_shared(data, index):
     return pick(index, data)
 
 
+def touch(index, data):
+    """``pick``, of an array or of the integer 1."""
+    return index * 1e3 * data if isinstance(data, int) else pick(index, data)
+
+
+def mult(y, x):
+    import numpy as np
+
+    rows = np.empty((len(y), len(x)))
+    for i, value in enumerate(y):
+        rows[i] = value * x
+    return rows
+
+
+def outer_product(y, x):
+    return y[:, None] * x
+
+
+def chain(seed, size, steps):
+    """``sqrt(a * a + 1)`` again and again: each step makes temporaries, and holds no lock."""
+    import numpy as np
+
+    a = np.arange(size, dtype=float) + seed
+    for _ in range(steps):
+        a = np.sqrt(a * a + 1)
+    return float(a[-1])
+
+
+def exp_numpy(length):
+    import numpy as np
+
+    return float(np.exp(np.ones(length))[-1])
+
+
+def exp_python(length):
+    result = 0.0
+    for _ in range(length):
+        result = math.exp(1.0)
+    return result
+
+
 # ---- keywords that forked workers inherit: the fastest way to hand over a large constant without this library ---------
 
 _inherited = {}
@@ -99,48 +163,81 @@ def fit_with_openmp(seed):
 # ---- nested calls: an outer task that maps its inner tasks by the library that runs it -----------------------------------
 
 
-def chain(seed, size=100_000, steps=10):
-    """A few milliseconds of numpy that holds no lock: ``sqrt(a * a + 1)`` again and again."""
+def crunch(seconds):
+    """Keep a core busy with numpy for so much processor time, most of it without Python's lock."""
     import numpy as np
 
-    a = np.arange(size, dtype=float) + seed
-    for _ in range(steps):
-        a = np.sqrt(a * a + 1)
-    return float(a[-1])
+    a = np.ones(20_000)
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        np.sqrt(a, out=a)
+    return seconds
 
 
-def nest(seeds, inner):
-    """Sum ``chain`` over the seeds; ``inner`` names how this level runs."""
-    return round(sum(_INNER[inner](seeds)), 3)
+def churn(seconds):
+    """Keep a core busy with Python for so much processor time, and hold its lock."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        sum(range(100))
+    return seconds
 
 
-def _inner_serial(seeds):
-    return [chain(seed) for seed in seeds]
+def tree_total(tree):
+    return sum(map(tree_total, tree)) if isinstance(tree, list) else tree
 
 
-def _inner_parallelkit(seeds):
+def nest(tree, inner, leaf):
+    """Work through a tree of durations, each level by ``inner``; gives their sum."""
+    func = functools.partial(nest, inner=inner, leaf=leaf)
+    if not isinstance(tree[0], list):
+        func = {"crunch": crunch, "churn": churn}[leaf]
+    return round(sum(_INNER[inner](func, tree)), 6)
+
+
+def inner_cost(calls, inner):
+    """Seconds that one inner call of two trivial items takes here."""
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        assert list(_INNER[inner](increment, [1, 2])) == [2, 3]
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _inner_serial(func, items):
+    return [func(item) for item in items]
+
+
+def _inner_parallelkit(func, items):
     import parallelkit as pk
 
-    return pk.map(chain, seeds)
+    return pk.map(func, items)
 
 
-def _inner_pathos(seeds):
+def _inner_pathos(func, items):
+    """A pool of its own for each call, and ended after it: one that is shared between levels deadlocks."""
     from pathos.pools import ThreadPool
 
-    return ThreadPool(id=f"inner of {os.getpid()}").map(chain, seeds)
+    pool = ThreadPool(nodes=2, id=f"{os.getpid()} {time.perf_counter_ns()}")
+    try:
+        return pool.map(func, items)
+    finally:
+        pool.close()
+        pool.join()
+        pool.clear()
 
 
-def _inner_executor(seeds):
+def _inner_executor(func, items):
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(chain, seeds))
+        return list(pool.map(func, items))
 
 
-def _inner_joblib(seeds):
+def _inner_joblib(func, items):
     from joblib import Parallel, delayed
 
-    return Parallel(n_jobs=2)(delayed(chain)(seed) for seed in seeds)
+    return Parallel(n_jobs=2)(delayed(func)(item) for item in items)
 
 
 _INNER = {

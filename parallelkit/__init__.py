@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .levels import nesting
     from .options import configure
     from .outcome import Failure
+    from .sweeps.grid import grid, sample
+    from .sweeps.run import Sweep, sweep
+    from .sweeps.table import open_sweep
     from .transport.shared import is_shared, share, shared_empty
 
 __version__ = "0.1.0"
@@ -31,23 +34,28 @@ _HOME = {
     "ParallelError": "errors",
     "Pool": "api",
     "PoolExecutor": "executor",
+    "Sweep": "sweeps.run",
     "TaskTimeout": "errors",
     "TransportError": "errors",
     "WorkerDied": "errors",
     "configure": "options",
     "cpu_count": "host",
     "delayed": "call",
+    "grid": "sweeps.grid",
     "imap": "api",
     "is_shared": "transport.shared",
     "map": "api",
     "map_blocks": "blocks",
     "nesting": "levels",
+    "open_sweep": "sweeps.table",
     "parallel": "api",
     "run": "api",
+    "sample": "sweeps.grid",
     "share": "transport.shared",
     "shared_empty": "transport.shared",
     "shutdown": "engine",
     "starmap": "api",
+    "sweep": "sweeps.run",
     "uimap": "api",
 }
 
@@ -56,23 +64,28 @@ __all__ = [
     "ParallelError",
     "Pool",
     "PoolExecutor",
+    "Sweep",
     "TaskTimeout",
     "TransportError",
     "WorkerDied",
     "configure",
     "cpu_count",
     "delayed",
+    "grid",
     "imap",
     "is_shared",
     "map",
     "map_blocks",
     "nesting",
+    "open_sweep",
     "parallel",
     "run",
+    "sample",
     "share",
     "shared_empty",
     "shutdown",
     "starmap",
+    "sweep",
     "uimap",
 ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
@@ -15,6 +15,7 @@ from .call import Call, Delayed, apply_call, apply_row
 from .chunking import Source
 from .errors import ParallelError
 from .futures import Desk, in_thread
+from .levels import nesting
 from .options import Options, Resolver
 
 __all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
@@ -118,7 +119,46 @@ class Pool:
         [1, 2]
         """
         options, call = self._options(), Call(func, iterables, frozen)
-        return in_thread(lambda: engine.gather(call, options, self._watch))
+        limited = nesting().level > 0 and options.workers is None
+        return in_thread(lambda: engine.gather(call, options, self._watch), limited=limited)
+
+    def aimap(
+        self,
+        func: Callable[..., R],
+        /,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        **frozen: Any,
+    ) -> AsyncIterator[R]:
+        """:meth:`imap` for ``async for``: nothing of it blocks the event loop.
+
+        Inputs may be asynchronous iterables. Closing it (``aclose``), dropping it, and cancelling
+        the task that waits for it end the call: items that run are given up.
+
+        Returns
+        -------
+        asynchronous iterator
+            Over the results, in input order.
+
+        Raises
+        ------
+        RuntimeError
+            Outside of an event loop.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> import parallelkit as pk
+        >>> async def main():
+        ...     with pk.Pool(2) as pool:
+        ...         return [result async for result in pool.aimap(abs, [-1, -2])]
+        >>> asyncio.run(main())
+        [1, 2]
+        """
+        from .aio import AsyncResults
+
+        # Asynchronous inputs are made into ordinary ones before anything draws from them.
+        inputs: tuple[Any, ...] = iterables
+        return AsyncResults(Call(func, inputs, frozen), self._options(), self._watch)
 
     def submit(self, func: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Start one call of `func` in the background.

@@ -1,9 +1,14 @@
 """BLAS and OpenMP threads, held to a share of the cores (by threadpoolctl).
 
 OpenBLAS and its kin keep one number for the process, OpenMP one for each thread that calls it.
-A worker process, and a helper thread, set theirs and keep it; the thread that makes a call gets
-back what it had. Libraries that are loaded later find the number in the environment of a worker
-process; elsewhere they are found by looking again when modules have been imported since.
+
+- A worker process takes its share for good (`settle`), a helper thread before a chunk (`hold`).
+- A call on threads lends out the share (`lent`). Where several do so at a time, the least counts
+  for what is the process', and for what is a thread's the latest there. When the last one ends,
+  all is as it was before the first, in whatever order they end.
+- Libraries that are loaded later find the number in the environment, and joblib finds there how
+  many cores it may count. From the next chunk on they are known like the others: looking costs
+  next to nothing unless modules or libraries have been loaded since.
 """
 
 from __future__ import annotations
@@ -11,87 +16,219 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 from .host import cpu_count
 
-__all__ = ["VARIABLES", "hold", "lent", "set_default"]
+__all__ = ["VARIABLES", "hold", "lent", "settle"]
 
-VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
+_OPENMP = "OMP_NUM_THREADS"
+# These are asked by their libraries before OpenMP's; where they are not set, that counts.
+_OWN = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_JOBLIB = "LOKY_MAX_CPU_COUNT"
+VARIABLES = (_OPENMP, *_OWN, _JOBLIB)
+_ALWAYS = (_OPENMP, _OWN[-1]) if sys.platform == "darwin" else (_OPENMP,)
 
-_lock = threading.RLock()
-_libraries: list[Any] = []
-_modules_seen = -1
-_held = threading.local()
-_borrowers = 0
-_before: dict[str, int] = {}  # library file: threads of the process before the first borrower
+
+def settle(threads: int, cores: int) -> None:
+    """Let this process, a worker of so many cores, use `threads` threads from now on."""
+    _set_environment(threads, cores)
+    for library in _libraries():
+        library.set_num_threads(threads)
+    _of_thread().now = threads, _looked
 
 
 def hold(threads: int) -> None:
-    """Let numerical libraries use `threads` threads in this thread, from now on."""
-    libraries = _loaded()
-    if getattr(_held, "state", None) == (threads, len(libraries)):
-        return
-    for library in libraries:
-        library.set_num_threads(threads)
-    _held.state = threads, len(libraries)
-
-
-def set_default(threads: int) -> None:
-    """Let libraries that this process has yet to load start with `threads` threads."""
-    for name in VARIABLES:
-        os.environ[name] = str(threads)
-
-
-@contextmanager
-def lent(threads: int) -> Iterator[None]:
-    """Hold to `threads` within the block, and give back what was there before."""
-    global _borrowers
-    with _lock:
-        libraries = list(_loaded())
-        own = {library.filepath: library.get_num_threads() for library in libraries}
-        _borrowers += 1
-        if _borrowers == 1:
-            _before.clear()
-        for path, number in own.items():
-            _before.setdefault(path, number)
+    """Let OpenMP use `threads` threads where this thread calls it."""
+    libraries, mine = _libraries(), _of_thread()
+    if mine.now != (threads, _looked):
         for library in libraries:
-            library.set_num_threads(threads)
-    try:
-        yield
-    finally:
+            if library.user_api == "openmp":
+                library.set_num_threads(threads)
+        mine.now = threads, _looked
+
+
+class lent:  # noqa: N801 - reads as the block that it is
+    """Hold the process to a share within the block, and give back what was there before.
+
+    Parameters
+    ----------
+    threads : int
+    cores : int
+        What joblib may count.
+    here : bool
+        Whether the thread that enters runs items itself.
+    """
+
+    def __init__(self, threads: int, cores: int, here: bool = True) -> None:
+        self.threads, self.cores = threads, cores
+        self._of_thread = _of_thread() if here else None
+
+    def __enter__(self) -> None:
+        libraries = _libraries()
         with _lock:
-            _borrowers = max(0, _borrowers - 1)  # a fork within the block has begun anew
-            _held.state = None
-            for library in _loaded():  # those loaded within the block get what they would have had
-                before = own if library.user_api == "openmp" else _before
-                if library.user_api == "openmp" or _borrowers == 0:
-                    library.set_num_threads(before.get(library.filepath, cpu_count()))
+            _of_process.enter(self, libraries)
+        if self._of_thread is not None:
+            self._of_thread.enter(self, libraries)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        libraries = _libraries()
+        with _lock:
+            _of_process.leave(self, libraries)
+        if self._of_thread is not None:
+            self._of_thread.leave(self, libraries)
 
 
-def _loaded() -> list[Any]:
+class _OfThread:
+    """What one thread holds OpenMP to."""
+
+    def __init__(self) -> None:
+        self.now: tuple[int, object] | None = None  # threads, for the libraries of that look
+        self._thread = threading.get_ident()
+        self._lent: dict[lent, None] = {}  # the latest last
+        self._owed: tuple[dict[str, int], tuple[int, object] | None] | None = None
+
+    def enter(self, one: lent, libraries: list[Any]) -> None:
+        """Hold to the share of `one`."""
+        if self._owed is None:
+            self._owed = _numbers(x for x in libraries if x.user_api == "openmp"), self.now
+        self._lent[one] = None
+        hold(one.threads)
+
+    def leave(self, one: lent, libraries: list[Any]) -> None:
+        """Hold to what the latest of the others says, or to what was there before all."""
+        self._lent.pop(one, None)
+        if threading.get_ident() != self._thread:  # an iterator that another thread ends
+            self.now = None
+        elif self._lent:
+            hold(next(reversed(self._lent)).threads)
+        elif self._owed is not None:
+            (before, was), self._owed, now = self._owed, None, self.now
+            for library in libraries:
+                number = before.get(library.filepath, _usual())
+                if library.user_api == "openmp" and (number, _looked) != now:
+                    library.set_num_threads(number)
+            self.now = was  # held to by a look that may be an old one: then the next one sets it
+
+
+class _OfProcess:
+    """What this process holds all other libraries, and its environment, to."""
+
+    def __init__(self) -> None:
+        self._lent: dict[lent, None] = {}
+        self._now: tuple[int, int, object] | None = None
+        self._before: dict[str, int] = {}
+        self._environment: dict[str, str | None] = {}
+
+    def enter(self, one: lent, libraries: list[Any]) -> None:
+        """Hold to the least share of all."""
+        if not self._lent:
+            self._before = _numbers(x for x in libraries if x.user_api != "openmp")
+            self._environment = {name: os.environ.get(name) for name in _names()}
+        self._lent[one] = None
+        self._enforce(libraries)
+
+    def leave(self, one: lent, libraries: list[Any]) -> None:
+        """Hold to the least of the others, or to what was there before all."""
+        self._lent.pop(one, None)
+        if self._lent:
+            self._enforce(libraries)
+        elif self._now is not None:  # else a fork within the block has begun anew
+            threads, self._now = self._now[0], None
+            for name, text in self._environment.items():
+                if text is None:
+                    os.environ.pop(name, None)
+                elif os.environ.get(name) != text:
+                    os.environ[name] = text
+            for library in libraries:  # those loaded meanwhile get what they would have had
+                number = self._before.get(library.filepath, _usual())
+                if library.user_api != "openmp" and number != threads:
+                    library.set_num_threads(number)
+
+    def _enforce(self, libraries: list[Any]) -> None:
+        threads = min(one.threads for one in self._lent)
+        cores = min(one.cores for one in self._lent)
+        if self._now is None or self._now[:2] != (threads, cores):
+            _set_environment(threads, cores)
+        if (threads, cores, _looked) != self._now:
+            for library in libraries:
+                if library.user_api != "openmp" and library.get_num_threads() != threads:
+                    library.set_num_threads(threads)
+            self._now = threads, cores, _looked
+
+
+def _numbers(libraries: Any) -> dict[str, int]:
+    return {library.filepath: library.get_num_threads() for library in libraries}
+
+
+def _usual() -> int:
+    """Threads that a library takes which nobody has told anything."""
+    text = os.environ.get(_OPENMP, "")
+    return int(text) if text.isdecimal() else cpu_count()
+
+
+def _names() -> tuple[str, ...]:
+    return (*_ALWAYS, _JOBLIB, *(name for name in _OWN if name in os.environ))
+
+
+def _set_environment(threads: int, cores: int) -> None:
+    for name in _names():
+        text = str(cores if name == _JOBLIB else threads)
+        if os.environ.get(name) != text:
+            os.environ[name] = text
+
+
+# --- which libraries there are ------------------------------------------------------------------
+
+_controllers: list[Any] = []
+_looked: object = None  # how many modules and libraries had been loaded at the last look
+_loads = 0  # libraries by ctypes, which no module tells of
+
+
+def _libraries() -> list[Any]:
     """Controllers of the numerical libraries that this process has loaded."""
-    global _libraries, _modules_seen
-    if len(sys.modules) != _modules_seen:
-        import threadpoolctl
-
+    global _controllers, _looked
+    now = len(sys.modules), _loads
+    if now != _looked:
         with _lock:
-            _libraries = threadpoolctl.ThreadpoolController().lib_controllers
-            _modules_seen = len(sys.modules)
-    return _libraries
+            if _looked is None:
+                sys.addaudithook(_on_event)
+            import threadpoolctl
+
+            _controllers = threadpoolctl.ThreadpoolController().lib_controllers
+            _looked = now
+    return _controllers
+
+
+def _on_event(event: str, _: object) -> None:
+    global _loads
+    if event == "ctypes.dlopen":
+        _loads += 1
+
+
+_lock = threading.RLock()
+_of_process = _OfProcess()
+_local = threading.local()
+
+
+def _of_thread() -> _OfThread:
+    try:
+        mine: _OfThread = _local.mine
+    except AttributeError:
+        mine = _local.mine = _OfThread()
+    return mine
 
 
 def _after_fork() -> None:
-    global _lock, _borrowers
-    _lock, _borrowers = threading.RLock(), 0
+    """In a forked child: the calls are the parent's. What they hold to stays, as in a worker."""
+    global _lock, _of_process, _local
+    _lock, _of_process, _local = threading.RLock(), _OfProcess(), threading.local()
 
 
 if hasattr(os, "register_at_fork"):

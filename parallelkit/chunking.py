@@ -42,6 +42,8 @@ class Chunk:
 
     def part(self, begin: int, end: int) -> Chunk:
         """Items `begin` to `end` of this chunk as a chunk."""
+        if begin == 0 and end == self.size:
+            return self
         columns = tuple(column[begin:end] for column in self.columns)
         return replace(self, start=self.start + begin, size=end - begin, columns=columns)
 
@@ -55,11 +57,12 @@ class Sizer:
 
     Starts small, grows 32-fold at most at a time, and where the number of items is known never
     takes more than a third of a worker's share of what remains, so that the chunks shrink
-    towards the end and all workers finish together.
+    towards the end and all workers finish together. One worker has nobody to finish with.
     """
 
     def __init__(self, workers: int, fixed: int | None = None) -> None:
         self._workers = workers
+        self._parts = workers * 3 if workers > 1 else 1
         self._fixed = fixed
         self._size = fixed or FIRST
         self._cost = 0.0  # seconds per item; recent and large chunks weigh more
@@ -92,7 +95,7 @@ class Sizer:
         """Items of the next chunk."""
         if remaining is None or self._fixed is not None:
             return self._size
-        share = -(-remaining // (self._workers * 3))
+        share = -(-remaining // self._parts)
         least = int(LEAST_SECONDS / self._cost) if self._cost > 0 else 1
         return max(1, min(self._size, max(share, least)))
 

@@ -49,14 +49,17 @@ def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy=False)
     watch(source)
-    with ExitStack() as stack:
-        stack.callback(source.close)
-        parts: list[Part] = []
+    parts: list[Part] = []
+    with closing(source):
         if not source.known_empty(None):
-            for part in _parts(call, options, plan_, source, stack):
-                if part.error is not None:
-                    raise part.error
-                parts.append(part)
+            with (
+                closing(bar(options.progress, source.total)) as opened,
+                closing(run_source(call, options, plan_, source)) as outcomes,
+            ):
+                for part in _settled(outcomes, Failures(options, source, call), opened):
+                    if part.error is not None:
+                        raise part.error
+                    parts.append(part)
     _raise_if_ended(source)
     return gathered(parts)
 
@@ -68,12 +71,13 @@ def stream(
     ordered: bool,
     lazy: bool = True,
     whole: bool = False,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Run a call; return an iterator over its results, in input order or as they finish.
 
     What can be wrong with the input is raised here, and work starts here, not at the first
     ``next``. One that is not `lazy` goes on whether or not results are taken; a `whole` one gives
-    lists of results as they come, which belong to whoever takes them.
+    what arrives together, with its indexes and attempts: a
+    :class:`~parallelkit.collect.ordering.Part`, which belongs to whoever takes it.
     """
     plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy)
@@ -98,7 +102,10 @@ def _stream(
             parts = _parts(call, options, plan_, source, stack)
         yield None
         for part in in_order(parts) if ordered else parts:
-            yield from [part.values] if whole else part.values
+            if whole:
+                yield part
+            else:
+                yield from part.values
             if part.error is not None:
                 raise part.error
             source.consumed(part.items)
@@ -138,7 +145,8 @@ def _settled(
     outcomes: Iterator[tuple[Any, Reply | Lost] | None], failures: Failures, opened: Bar
 ) -> Iterator[Part]:
     for outcome in outcomes:
-        assert outcome is not None
+        if outcome is None:  # the call has begun
+            continue
         for part in failures.settle(*outcome):
             if part.error is None:  # the item that ends the call does not count as done
                 opened.update(part.items)
@@ -150,6 +158,8 @@ def run_source(
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
     below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
+    if options.nested != "thread":  # the pool's own word for all that is below it
+        below["nested"] = options.nested
     places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]
     stop_at_error = options.on_error == "raise" and not options.retry_on
     task = Task(
@@ -168,13 +178,17 @@ def run_source(
 
 
 def _pool(options: Options, plan_: Plan) -> Pool:
-    if plan_.backend in ("serial", "thread"):
+    if plan_.backend in ("serial", "thread", "outer"):
         setup = Setup(options.initializer, options.initargs)
         if plan_.backend == "serial":
-            return SerialPool(setup)
+            return SerialPool(setup, options.blas_threads)
+        if plan_.backend == "outer":
+            from .pools.outer import OuterPool
+
+            return OuterPool(plan_.workers, setup)
         from .pools.threads import ThreadPool
 
-        return ThreadPool(plan_.workers, plan_.level, setup, own=plan_.wished and plan_.level > 1)
+        return ThreadPool(plan_.workers, plan_.level, setup, plan_.wished)
     from .pools.processes import process_pool
 
     return process_pool(options, plan_.workers, options.start_method or default_start_method())

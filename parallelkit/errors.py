@@ -6,7 +6,8 @@
     └── ParallelError            anything that this library itself has to say
         ├── WorkerDied           the process that ran an item ended
         ├── TaskTimeout          an item ran longer than ``timeout=`` (also a TimeoutError)
-        └── TransportError       something could not be pickled, or not be unpickled again
+        ├── TransportError       something could not be pickled, or not be unpickled again
+        └── StoreError           the file of a sweep cannot be read, written or gone on with
 
 An exception that a user's function raises arrives as what it is, with a note that names the
 item; it is never wrapped in one of these. Bad options and bad input meet the built-in
@@ -19,6 +20,7 @@ __all__ = [
     "IN_INITIALIZER",
     "ParallelError",
     "RemoteTraceback",
+    "StoreError",
     "TaskTimeout",
     "TransportError",
     "WorkerDied",
@@ -41,6 +43,10 @@ class TaskTimeout(ParallelError, TimeoutError):
 
 class TransportError(ParallelError):
     """A function, an argument, a result or an exception could not cross between processes."""
+
+
+class StoreError(ParallelError):
+    """The file in which a sweep keeps its results cannot be used."""
 
 
 class RemoteTraceback(Exception):

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from concurrent.futures.thread import BrokenThreadPool
@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from .call import Delayed
 from .errors import IN_INITIALIZER, WorkerDied
 from .futures import Desk, Submissions
-from .jobs import Job, start
+from .jobs import Job, snapshot, start
 from .levels import nesting
 from .options import Resolver
 from .plan import plan
@@ -128,7 +128,7 @@ class PoolExecutor(Executor):
         /,
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int | None = 1,
+        chunksize: int | None = None,
         buffersize: int | None = None,
     ) -> Iterator[R]:
         """Call `fn` with the elements of `iterables`; return an iterator over the results.
@@ -140,9 +140,9 @@ class PoolExecutor(Executor):
             Drawn at once, up to the end of the shortest.
         timeout : float, optional
             Seconds from now until the last result.
-        chunksize : int or None
-            Items that a worker process gets at a time. None adapts it to what they take, which
-            is far faster for short ones. Threads take one item at a time.
+        chunksize : int, optional
+            Items that a worker process gets at a time; by default it adapts to what they take.
+            Items that wait for later ones want 1. Threads always take one at a time.
         buffersize : int, optional
             How many chunks may be under way or done ahead of what has been taken; the input is
             then drawn as results are taken.
@@ -163,7 +163,7 @@ class PoolExecutor(Executor):
         --------
         >>> import parallelkit as pk
         >>> with pk.PoolExecutor(2) as executor:
-        ...     sum(executor.map(abs, range(-1000, 0), chunksize=None))
+        ...     sum(executor.map(abs, range(-1000, 0)))
         500500
         """
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -179,7 +179,7 @@ class PoolExecutor(Executor):
             chunks = _chunks(zip(*iterables, strict=False), chunksize or 1)
             work = partial(_run_chunk, fn)
             return _flat(self._through_futures(work, chunks, deadline, buffersize))
-        columns = _columns(iterables)
+        columns = snapshot(iterables)
         if not columns:
             return iter(())
         with self._lock:
@@ -198,6 +198,8 @@ class PoolExecutor(Executor):
         buffersize: int | None,
     ) -> Iterator[Any]:
         futures = deque(self.submit(fn, *row) for row in islice(rows, buffersize))
+        if buffersize is None:
+            rows = iter(())  # it may still refer to what it gave last
         more = weakref.ref(self)  # an executor that is dropped takes no more
 
         def results() -> Iterator[Any]:
@@ -290,13 +292,6 @@ def _check_size(name: str, size: int | None) -> None:
         raise TypeError(f"{name} must be a whole number or None, not {size!r}")
     if size < 1:
         raise ValueError(f"{name} must be at least 1, not {size}")
-
-
-def _columns(iterables: Sequence[Iterable[Any]]) -> list[Any]:
-    """Inputs as they are now, whatever becomes of them later; arrays excepted."""
-    if all(isinstance(each, Sized) for each in iterables):
-        return [each if hasattr(each, "__array_interface__") else list(each) for each in iterables]
-    return [list(column) for column in zip(*zip(*iterables, strict=False), strict=True)]
 
 
 def _taken(job: Job, deadline: float | None) -> Iterator[Any]:

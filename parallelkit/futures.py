@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import contextvars
 import os
+import sys
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from .call import Call, Delayed, apply_call
 from .chunking import Chunk, Sizer, Source
 from .collect.failures import Failures
 from .engine import run_source
 from .errors import ParallelError
-from .levels import nesting
+from .levels import nesting, process_cores
 from .options import Options
 from .outcome import Failure
 from .plan import plan
@@ -91,8 +93,12 @@ class Desk:
         return list(self._streams.values()) if self._pid == os.getpid() else []
 
 
-def in_thread(func: Callable[[], Any]) -> Future[Any]:
-    """Run `func` in a thread of its own, in a copy of this context; a future of its result."""
+def in_thread(func: Callable[[], Any], *, limited: bool) -> Future[Any]:
+    """Run `func` in a thread of its own, in a copy of this context; a future of its result.
+
+    If `limited`, such threads are as many as this process has cores, for each nesting level:
+    a thousand calls that an item starts at a time wait for each other.
+    """
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
     context = contextvars.copy_context()
@@ -105,8 +111,50 @@ def in_thread(func: Callable[[], Any]) -> Future[Any]:
         else:
             future.set_result(result)
 
-    threading.Thread(target=work, name="parallelkit-amap", daemon=True).start()
+    if limited:
+        _Line.here().put(work)
+    else:
+        _start(work)
     return future
+
+
+class _Line:
+    """Calls of one nesting level that wait for a thread."""
+
+    _lines: ClassVar[dict[tuple[int, int], _Line]] = {}  # by process and level
+
+    def __init__(self) -> None:
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._threads = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def here(cls) -> _Line:
+        """Line for the caller."""
+        return cls._lines.setdefault((os.getpid(), nesting().level), cls())
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Run `work` when there is a thread for it."""
+        with self._lock:
+            self._waiting.append(work)
+            if self._threads >= process_cores():
+                return
+            self._threads += 1
+        _start(self._serve)
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._threads -= 1
+                    return
+                work = self._waiting.popleft()
+            work()
+            del work
+
+
+def _start(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="parallelkit-amap", daemon=True).start()
 
 
 class _OneByOne(Sizer):
@@ -162,7 +210,8 @@ class Submissions(Source):
             else:
                 future.set_exception(self._ended or ParallelError("the pool is closed"))
         self._changed.set()
-        push = self.push or self.wake
+        # To pickle and send here saves a way, but an event loop has other things to do.
+        push = self.wake if _in_event_loop() else self.push or self.wake
         if push is not None:
             push()
         if self._ended is not None:
@@ -256,7 +305,10 @@ class Submissions(Source):
             future.set_result(value)
 
 
-def _returning(options: Options) -> Options:
-    from dataclasses import replace
+def _in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
+
+def _returning(options: Options) -> Options:
     return replace(options, on_error="return", progress=False)

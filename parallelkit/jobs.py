@@ -15,25 +15,27 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import CancelledError, Future
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from . import engine
 from .call import Call, Delayed
 from .chunking import Source
+from .collect.ordering import Part
 from .futures import Desk, Translate, as_it_is
 from .levels import nesting
 from .options import Options
 from .outcome import Failure
 from .plan import plan
 
-__all__ = ["Job", "start"]
+__all__ = ["Job", "chunks_of", "snapshot", "start"]
 
-AHEAD = 64  # single calls for each worker that are submitted ahead of those that are done
+AHEAD = 64  # chunks for each worker that are submitted ahead of those that are done
 
 
 class Job:
@@ -53,7 +55,7 @@ class Job:
         self._translate = translate
         self._changed = threading.Condition()
         self._due: deque[Any] = deque()  # results that can be taken
-        self._early: dict[int, Any] = {}  # results that came before their turn, by index
+        self._early: dict[int, Sequence[Any]] = {}  # chunks that came before their turn, by index
         self._turn = 0
         self._over = False
         self._error: BaseException | None = None  # what ended it, after the results before it
@@ -161,12 +163,12 @@ class Job:
             self._due.extend(values)
             self._changed.notify_all()
 
-    def give_at(self, index: int, value: Any) -> None:
-        """Take in the result of one item."""
+    def give_at(self, index: int, values: Sequence[Any]) -> None:
+        """Take in the results of the chunk with this index."""
         with self._changed:
-            self._early[index if self._ordered else self._turn] = value
+            self._early[index if self._ordered else self._turn] = values
             while self._turn in self._early:
-                self._due.append(self._early.pop(self._turn))
+                self._due.extend(self._early.pop(self._turn))
                 self._turn += 1
             self._changed.notify_all()
 
@@ -187,7 +189,7 @@ class Job:
             self._futures.discard(future)
         if not future.cancelled():
             error = future.exception()
-            kept = future.result() if error is None else Failure(index, (), {}, error, "")
+            kept = future.result() if error is None else [Failure(index, (), {}, error, "")]
             self.give_at(index, kept)
             del error, kept
         done()
@@ -204,7 +206,7 @@ def start(
 ) -> Job:
     """Begin to map `func` over `iterables`, up to the end of the shortest.
 
-    On threads, which a pool never has more of than its workers, items are single calls at `desk`.
+    On threads, which a pool never has more of than its workers, chunks are single calls at `desk`.
     """
     job = Job(ordered, translate)
     planned = plan(options, nesting())
@@ -212,36 +214,62 @@ def start(
         call = Call(func, tuple(iterables), {})
         settled = replace(options, on_error="return", progress=False, strict=False)
         try:
-            lists = engine.stream(call, settled, job.watch, ordered, lazy=False, whole=True)
+            parts = engine.stream(call, settled, job.watch, ordered, lazy=False, whole=True)
         except BaseException as error:  # noqa: BLE001 - it is raised again, as what others expect
             raise translate(error) from error.__cause__
-        job.begin(partial(_from_engine, job, lists))
+        job.begin(partial(_from_engine, job, parts))
     else:
-        rows = zip(*iterables, strict=False)
-        job.begin(partial(_from_desk, job, func, rows, desk, AHEAD * planned.workers))
+        chunks = chunks_of(func, zip(*iterables, strict=False), options.chunksize or 1)
+        job.begin(partial(_from_desk, job, chunks, desk, AHEAD * planned.workers))
     return job
 
 
-def _from_engine(job: Job, lists: Any) -> None:
-    with closing(lists):
-        for values in lists:
-            given = values[:]
-            values.clear()  # others may still refer to the list; the results are the taker's alone
+def _from_engine(job: Job, parts: Generator[Part, None, None]) -> None:
+    with closing(parts):
+        for part in parts:
+            given = part.values[:]
+            part.values.clear()  # others may still refer to the list; the results are not theirs
             job.give(given)
             del given
 
 
-def _from_desk(
-    job: Job, func: Callable[..., Any], rows: Iterator[tuple[Any, ...]], desk: Desk, ahead: int
-) -> None:
+def _from_desk(job: Job, chunks: Iterator[Delayed], desk: Desk, ahead: int) -> None:
     room = threading.Semaphore(ahead)
     try:
-        for index, row in enumerate(rows):
+        for index, chunk in enumerate(chunks):
             room.acquire()
             if job.cancelled:
                 room.release()
                 return
-            job.follow(index, desk.here().put(Delayed(func, row, {})), room.release)
+            job.follow(index, desk.here().put(chunk), room.release)
+            del chunk
     finally:
         for _ in range(ahead):
             room.acquire()  # all are settled
+
+
+def chunks_of(
+    func: Callable[..., Any], rows: Iterator[tuple[Any, ...]], size: int
+) -> Iterator[Delayed]:
+    """Calls that run `size` rows each, and return a list with a Failure for each that raised."""
+    begin = 0
+    while chunk := list(islice(rows, size)):
+        yield Delayed(_run_chunk, (func, chunk, begin), {})
+        begin += len(chunk)
+
+
+def _run_chunk(func: Callable[..., Any], rows: list[tuple[Any, ...]], begin: int) -> list[Any]:
+    results: list[Any] = []
+    for row in rows:
+        try:
+            results.append(func(*row))
+        except BaseException as error:  # noqa: BLE001 - belongs to whoever asks for the result
+            results.append(Failure(begin + len(results), row, {}, error, ""))
+    return results
+
+
+def snapshot(iterables: Sequence[Iterable[Any]]) -> list[Any]:
+    """Inputs as they are now, whatever becomes of them later; arrays are not copied."""
+    if all(isinstance(each, Sized) for each in iterables):
+        return [each if hasattr(each, "__array_interface__") else list(each) for each in iterables]
+    return [list(column) for column in zip(*zip(*iterables, strict=False), strict=True)]

@@ -1,8 +1,8 @@
 """Where in the nest a piece of code stands: its level and its share of the cores.
 
-The main process stands at level 0 with all cores. A worker enters the place that its task
-names: a thread by a context variable, a process for good, so that threads which a user's
-function starts by itself find it too.
+The main process stands at level 0 with all cores, a worker of another library at level 1. A
+worker of ours enters the place that its task names: a thread by a context variable, a process for
+good, so that threads which a user's function starts by itself find it too.
 
 A place has its share of the cores for good, and at times more: when an outer call has no item
 left for some of its workers, those that still run may use the cores of the idle ones. Who stands
@@ -12,13 +12,26 @@ there asks for it when it makes a call.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import NamedTuple
 
+from .foreign import granted
 from .host import cpu_count
 
-__all__ = ["Nesting", "enter", "in_worker_process", "leave", "nesting", "settle"]
+__all__ = [
+    "Nesting",
+    "enter",
+    "fellows",
+    "in_worker_process",
+    "join",
+    "leave",
+    "nesting",
+    "process_cores",
+    "settle",
+    "settled",
+]
 
 
 class Nesting(NamedTuple):
@@ -27,7 +40,8 @@ class Nesting(NamedTuple):
     Attributes
     ----------
     level : int
-        0 in the main process, 1 inside an item of a call made there, and so on.
+        0 in the main process, 1 inside an item of a call made there, and so on. In a worker that
+        another library started (a process of joblib, multiprocessing, ...; a Dask or Ray task) 1.
     cores : int
         How many cores the code may use, its own included.
     """
@@ -47,6 +61,7 @@ class _Standing(NamedTuple):
 _here: ContextVar[_Standing | None] = ContextVar("parallelkit_nesting", default=None)
 _process: _Standing | None = None
 _in_worker_process = False
+_fellows = 0  # workers of the pool that this process is a worker of
 
 
 def nesting() -> Nesting:
@@ -68,10 +83,16 @@ def nesting() -> Nesting:
     """
     standing = _here.get() or _process
     if standing is None:
-        return Nesting(0, cpu_count())
+        cores = granted()
+        return Nesting(0, cpu_count()) if cores is None else Nesting(1, cores)
     place, spare = standing
     more = 0 if spare is None else spare()
     return place if more <= place.cores else Nesting(place.level, more)
+
+
+def process_cores() -> int:
+    """Cores of this process, however they are shared out within."""
+    return (granted() or cpu_count()) if _process is None else _process.place.cores
 
 
 def in_worker_process() -> bool:
@@ -89,6 +110,25 @@ def leave(token: Token[_Standing | None]) -> None:
     _here.reset(token)
 
 
+def join(workers: int) -> None:
+    """Say of how many workers, this process included, its pool consists."""
+    global _fellows
+    _fellows = workers
+
+
+def fellows() -> int:
+    """To how many workers, this process included, a call made here may hand its items; or 0.
+
+    Only the main thread of a worker may: it is the one that runs the outer items.
+    """
+    return _fellows if threading.current_thread() is threading.main_thread() else 0
+
+
+def settled() -> tuple[Nesting, Spare | None] | None:
+    """Return what :func:`settle` was given last."""
+    return _process
+
+
 def settle(place: Nesting, spare: Spare | None = None) -> None:
     """Make `place` that of this whole process, from now on a worker."""
     global _process, _in_worker_process
@@ -98,6 +138,8 @@ def settle(place: Nesting, spare: Spare | None = None) -> None:
 
 def _forget_threads() -> None:
     """After a fork: the child of a user's fork inside an item stands on its own again."""
+    global _fellows
+    _fellows = 0  # the parent's channel to them is not ours
     if not _in_worker_process:
         _here.set(None)
 

@@ -10,18 +10,20 @@ import difflib
 import operator
 import os
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Self
 
-from . import host
+from . import host, levels
 
 __all__ = ["Options", "Resolver", "configure", "configured", "inherit", "release"]
 
 BACKENDS = ("process", "thread", "serial", "auto")
 ON_ERROR = ("raise", "return", "skip")
+NESTED = ("thread", "process")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Options:
     temp_folder: str | None = None
     blas_threads: int | None = None
     seed: Any = None
+    nested: str = "thread"
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -53,6 +56,7 @@ class Options:
             raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
         _one_of("backend", self.backend, BACKENDS)
         _one_of("on_error", self.on_error, ON_ERROR)
+        _one_of("nested", self.nested, NESTED)
         if self.start_method is not None:
             _one_of("start_method", self.start_method, host.start_methods())
         _whole("retries", self.retries, least=0)
@@ -227,6 +231,7 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "temp_folder": str,
     "blas_threads": int,
     "seed": int,
+    "nested": str,
     "strict": lambda text: text.lower() not in ("0", "false", "no"),
 }
 _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
@@ -238,9 +243,30 @@ _RAW_NAMES = tuple(
 _last_environment: tuple[list[Any], dict[str, Any]] = ([None] * len(_VARIABLES), {})
 
 
+_OTHERS = (PREFIX + "MALLOC",)  # variables that are no options
+_names_checked = False
+
+
+def _check_names_of_variables() -> None:
+    """Warn, once, of a ``PARALLELKIT_*`` in the environment that nobody reads."""
+    global _names_checked
+    _names_checked = True
+    for variable in os.environ:
+        if not variable.startswith(PREFIX) or variable in (*_VARIABLES, *_OTHERS):
+            continue
+        near = difflib.get_close_matches(variable, [*_VARIABLES, *_OTHERS], n=1, cutoff=0.75)
+        hint = f"did you mean {near[0]}?" if near else f"those are {', '.join(_VARIABLES)}"
+        if not levels.in_worker_process():  # which has them from its parent
+            warnings.warn(f"{variable} is not a variable of parallelkit; {hint}", stacklevel=2)
+
+
 def _environment() -> dict[str, Any]:
     """Options from ``PARALLELKIT_*`` as the environment is now; parsed again when it changed."""
     global _last_environment
+    if not _names_checked:
+        _check_names_of_variables()
+    if not _last_environment[1] and _raw.keys().isdisjoint(_RAW_NAMES):
+        return _last_environment[1]
     seen = [_raw.get(name) for name in _RAW_NAMES]
     if seen == _last_environment[0]:
         return _last_environment[1]

@@ -7,10 +7,12 @@ where the call is made                 what it gets
 =====================================  ============================================================
 main process                           what was asked for (processes by default)
 a process worker                       threads, with this worker's share of the cores
+a worker of another library            threads, with the share that is known (see `foreign`)
 a thread of ours                       threads at the next level with the share that is left
 a share of one, no wish for workers    runs in place
 ``workers=`` given                     honoured at every level
 ``backend="process"`` below a worker   threads all the same
+the same, with ``nested="process"``    idle workers of the outer pool, and the caller itself
 threads, a ``seed=``, no ``rng``       in place: `random` and `numpy.random` are all threads' own
 =====================================  ============================================================
 """
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 
 from . import host
 from .errors import ParallelError
-from .levels import Nesting
+from .levels import Nesting, fellows
 from .options import Options
 
 __all__ = ["Plan", "plan"]
@@ -38,7 +40,8 @@ class Plan:
     Attributes
     ----------
     backend : str
-        ``"process"``, ``"thread"`` or ``"serial"``.
+        ``"process"``, ``"thread"``, ``"serial"`` or ``"outer"``: here, and in workers of the outer
+        call's pool that have nothing to do.
     workers : int
         Size of the pool.
     level : int
@@ -58,8 +61,11 @@ class Plan:
     def share(self, rank: int, items: int | None) -> Nesting:
         """Place of worker `rank`: its part of the cores, remainders to the first workers.
 
-        Fewer items than workers leave more cores for each.
+        Fewer items than workers leave more cores for each. Workers of the outer pool, each with
+        cores of its own, lend nobody theirs.
         """
+        if self.backend == "outer":
+            return Nesting(self.level, self.cores)
         busy = self.workers if items is None else max(1, min(self.workers, items))
         base, extra = divmod(self.cores, busy)
         return Nesting(self.level, max(1, base + (rank % busy < extra)))
@@ -74,6 +80,8 @@ def plan(options: Options, here: Nesting, takes_rng: bool = False) -> Plan:
     if backend == "auto":
         backend = "process" if host.has_gil() else "thread"
     if here.level > 0 and backend == "process":
+        if options.nested == "process" and fellows() > 1:
+            return _outer(options, here, fellows())
         log.debug("a call below level 0 runs on threads instead of processes")
         backend = "thread"
     if backend == "process" and sys.platform == "win32":
@@ -87,6 +95,13 @@ def plan(options: Options, here: Nesting, takes_rng: bool = False) -> Plan:
     elif backend == "thread" and workers == 1:
         backend = "serial"
     return Plan(backend, workers, here.level + 1, here.cores, options.workers is not None)
+
+
+def _outer(options: Options, here: Nesting, workers: int) -> Plan:
+    """Plan a call whose items go to idle workers of the outer pool as well."""
+    wish = workers if options.workers is None else _workers(options.workers, here.cores)
+    backend = "outer" if wish > 1 else "serial"
+    return Plan(backend, min(wish, workers), here.level + 1, here.cores)
 
 
 def _workers(wish: int | None, cores: int) -> int:

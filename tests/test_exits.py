@@ -1,8 +1,18 @@
 """An interpreter on its way out: functions that Python calls at its end, and daemon threads that still map."""
 
+import atexit
+import os
 import re
+import signal
+import threading
+from pathlib import Path
 
+import psutil
 import pytest
+from faults import wait_for_files
+from helpers import mark, wait_until
+
+import parallelkit as pk
 
 HEAD = """
 import os, sys, threading
@@ -61,3 +71,100 @@ sys.exit(3)
     assert not said or re.fullmatch(
         r"Exception in thread .*(parallelkit.errors.ParallelError: .*)?", "".join(said)
     )
+
+
+# ---- what items have started ---------------------------------------------------------------------
+
+
+def start_sleeper(folder, apart=False):
+    """An item that starts a program, leaves its pid, and does not end."""
+    pid = os.posix_spawnp("sleep", ["sleep", "600"], os.environ, setsid=apart)
+    mark(folder, f"held-{pid}")
+    return pid
+
+
+def start_sleeper_and_hang(folder):
+    start_sleeper(folder)
+    threading.Event().wait(600)
+
+
+def ran_below(folder):
+    (path,) = Path(folder).glob("held-*")
+    return int(path.name.removeprefix("held-"))
+
+
+def test_programs_of_an_item_end_with_it(process_pool, folder):
+    """Workers that are ended in the middle of an item take with them what the item has started."""
+    running = process_pool().amap(start_sleeper_and_hang, [folder])
+    wait_for_files(folder, 1)
+    pk.shutdown()
+    assert isinstance(running.exception(60), pk.ParallelError)
+    wait_until(lambda: not is_running(ran_below(folder)), "the end of the program")
+
+
+def test_programs_of_an_item_end_at_its_time_limit(process_pool, folder):
+    """So does a worker whose item has lasted too long."""
+    with pytest.raises(pk.TaskTimeout):
+        process_pool(timeout=2).map(start_sleeper_and_hang, [folder])
+    wait_until(lambda: not is_running(ran_below(folder)), "the end of the program")
+
+
+def test_a_program_in_a_session_of_its_own_is_spared(process_pool, folder):
+    """What an item has meant to outlive it does."""
+    running = process_pool().amap(
+        lambda f: [start_sleeper(f, apart=True), start_sleeper_and_hang(f)], [folder]
+    )
+    wait_for_files(folder, 2)
+    pk.shutdown()
+    assert isinstance(running.exception(60), pk.ParallelError)
+    pids = [int(path.name.removeprefix("held-")) for path in folder.glob("held-*")]
+    wait_until(lambda: sum(map(is_running, pids)) == 1, "the end of the other program")
+    for pid in filter(is_running, pids):
+        os.kill(pid, signal.SIGKILL)
+
+
+def is_running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_exit_handlers_of_items_run(process_pool, folder):
+    """What a library registers in an item for Python's end is called when an idle worker is ended."""
+
+    def register(x):
+        atexit.register(mark, folder, f"ended-{os.getpid()}")
+        return os.getpid()
+
+    pids = set(process_pool().map(register, range(4)))
+    pk.shutdown()
+    assert {path.name for path in folder.glob("ended-*")} == {f"ended-{pid}" for pid in pids}
+
+
+def test_a_worker_that_will_not_end_is_ended(process_pool):
+    """Neither a thread that goes on nor a handler that hangs keeps the program."""
+
+    def never(x):
+        threading.Thread(target=threading.Event().wait, args=(600,)).start()
+        atexit.register(threading.Event().wait, 600)
+        return os.getpid()
+
+    pids = set(process_pool().map(never, range(4)))
+    pk.shutdown()
+    assert not any(map(is_running, pids))
+
+
+JOBLIB = """
+import joblib
+def work(x):
+    return sum(joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(-k) for k in range(x)))
+print(pk.Pool(2).map(work, [3, 4]))
+"""
+
+
+def test_processes_of_joblib_in_items_end_with_the_program(script, start_method):
+    """Workers that an item has started through joblib do not outlive the program."""
+    pytest.importorskip("joblib")
+    ran = script(HEAD.replace("METHOD", start_method) + JOBLIB, files=False)
+    assert ran.out == "[3, 6]\n"

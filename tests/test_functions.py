@@ -8,6 +8,7 @@ import functools
 import json
 import operator
 import re
+import runpy
 import sys
 from collections import namedtuple
 from pathlib import Path
@@ -204,3 +205,54 @@ def test_a_module_on_a_path_that_was_added_later(pool, tmp_path, monkeypatch):
         assert own.map(module.triple, range(4)) == [0, 3, 6, 9]
     finally:
         del sys.modules[name]
+
+
+RUN_BY_HAND = """
+import functools
+import parallelkit as pk
+START = 3
+class Thing:
+    pass
+class OwnError(Exception):
+    pass
+def add(x):
+    return x + START
+def make(x):
+    return Thing()
+def fail(x):
+    raise OwnError
+@functools.lru_cache
+def remember(x):
+    return x + START
+def use(pool):
+    found = [pool.map(func, [1, 2]) for func in (add, remember)]
+    try:
+        pool.map(fail, [1])
+    except OwnError:
+        found.append([type(thing) is Thing for thing in pool.map(make, [1])])
+    return found
+if POOL is not None:
+    FOUND = use(POOL)
+"""
+
+
+@pytest.mark.parametrize("name", [None, "made_by_hand", "__main__"])
+def test_modules_that_were_run_and_not_imported(process_pool, tmp_path, name):
+    """Functions and classes of what runpy runs, while it runs and after it, whatever it is called."""
+    path = tmp_path / "run_by_hand.py"
+    path.write_text(RUN_BY_HAND)
+    pool = process_pool()
+    space = runpy.run_path(str(path), {"POOL": pool}, name)
+    assert space["FOUND"] == space["use"](pool) == [[4, 5], [4, 5], [True]]
+
+
+def test_ufuncs_of_a_users_own(process_pool):
+    """numpy.frompyfunc makes functions that numpy itself can only find by their names."""
+    halve, join = (
+        np.frompyfunc(lambda x: x / 2, 1, 1),
+        np.frompyfunc(operator.add, 2, 1, identity=0),
+    )
+    pool = process_pool()
+    assert pool.map(halve, [2, 4]) == [1, 2]
+    assert pool.map(lambda x: (join.reduce([x, x]), join.identity), [1, 2]) == [(2, 0), (4, 0)]
+    assert pool.map(np.add, [1, 2], [3, 4]) == [4, 6]

@@ -276,6 +276,40 @@ every_way(pk.Pool())
     hostile(source)
 
 
+TRAPS = "socket random json queue pickle struct selectors statistics colorsys logging"
+
+
+@pytest.mark.parametrize("path", ["as it is", "working directory first"])
+def test_a_working_directory_full_of_traps(hostile, folder, path):
+    """Files called like standard modules are imported by workers only where the parent would import them."""
+    for name in TRAPS.split():
+        (folder / f"{name}.py").write_text(f"raise SystemExit('trapped by {name}.py')\n")
+    (folder / "friend.py").write_text("def double(x):\n    return 2 * x\n")
+    source = """
+import random, statistics
+sys.dont_write_bytecode = True
+if FIRST:  # as in a notebook: what was imported before stays what it is
+    every_way(pk.Pool())
+    pk.shutdown()
+    sys.path.insert(0, "")
+    import friend
+    assert pk.map(friend.double, range(3)) == [0, 2, 4]
+every_way(pk.Pool())
+def late(x):
+    import random, statistics
+    return statistics.mean([x, x]) + random.random() >= x
+assert pk.map(late, range(4)) == [True] * 4
+def own(x):
+    import colorsys
+with pk.configure(on_error="return"):
+    if FIRST:  # the parent would meet that one too
+        assert [str(f.exception) for f in pk.map(own, [1])] == ["trapped by colorsys.py"]
+    else:
+        assert pk.map(own, [1]) == [None]
+"""
+    hostile(source.replace("FIRST", str(path != "as it is")), cwd=folder)
+
+
 # ---- how Python was started -------------------------------------------------------------------
 
 

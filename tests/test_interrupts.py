@@ -3,9 +3,16 @@
 import importlib.util
 import os
 import signal
+import threading
 
+import faults
 import pytest
+from faults import wait_for_files
+from helpers import mark, wait_until
 from programs import ITEMS, Program
+
+from parallelkit.pools.crew import Crew
+from parallelkit.transport import worker as protocol
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and terminals")
 
@@ -178,6 +185,64 @@ def test_a_second_ctrl_c_during_clean_up(program, start_method):
     )  # the first one has come to an item, which defies it: clean-up is under way
     run.ctrl_c()
     assert run.end() == (AFTER, "")
+
+
+# ---- what Ctrl-C must not cut in two -----------------------------------------------------------
+
+
+def test_ctrl_c_while_a_reply_is_read_for_another_thread(process_pool, monkeypatch, folder):
+    """Who drives may be interrupted in the middle of routing; what was for others arrives all the same."""
+    pool, mine, got, struck = process_pool(), [], [], []
+
+    def others():
+        wait_for_files(folder, 1)  # by now the main thread's call has a worker
+        mine.extend(faults.crews()[-1].calls)
+        got.extend(pool.map(abs, [-1, -2, -3]))
+
+    thread = threading.Thread(target=others)
+    routed = Crew._on_reply
+
+    def interrupted(crew, worker, fds, number, *rest):
+        others = worker.ticket(number).call.number not in mine
+        if others and not struck and threading.current_thread() is threading.main_thread():
+            struck.append(number)
+            signal.raise_signal(signal.SIGINT)
+        routed(crew, worker, fds, number, *rest)
+
+    monkeypatch.setattr(Crew, "_ROUTES", {**Crew._ROUTES, protocol.REPLY: interrupted})
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        pool.map(held, [folder])
+    thread.join(60)
+    assert struck
+    assert got == [1, 2, 3]
+
+
+def held(folder, big=None):
+    """An item that does not end by itself."""
+    mark(folder, "held-1")
+    threading.Event().wait(600)
+
+
+def test_a_second_ctrl_c_leaves_nothing_of_the_call(process_pool, monkeypatch, folder):
+    """An interrupt while the call is being given up skips nothing: workers are told and freed, memory is released."""
+    pool = process_pool(max_nbytes=1)
+    method = Crew._give_up
+
+    def impatient(crew, call, *_):
+        monkeypatch.setattr(Crew, "_give_up", method)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Crew, "_give_up", impatient)
+    results = pool.imap(held, [folder] * 2, big=bytearray(1000))
+    wait_for_files(folder, 1)
+    with pytest.raises(KeyboardInterrupt):
+        results.close()
+    assert pool.map(abs, range(-50, 0)) == list(range(50, 0, -1))
+    crew = faults.crews()[-1]
+    assert not crew.calls
+    assert not any(worker.tickets for worker in crew.workers)
+    wait_until(lambda: crew.look() or not crew._over, "the release of the call's memory")
 
 
 CELLS = """

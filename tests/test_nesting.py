@@ -9,6 +9,7 @@ import pytest
 from helpers import divide, identity, increment, meet, pid, place
 
 import parallelkit as pk
+from parallelkit import blas
 
 
 def inner_map(x, n=5):
@@ -79,9 +80,18 @@ def test_levels_count_up(concurrent_pool):
     assert pk.nesting().level == 0
 
 
-def test_cores_are_shared_out(concurrent_pool):
+def where_together(x, folder):
+    """What :func:`where` tells while all outer items run."""
+    meet(x, folder, 2)
+    told = where(x, levels=3)
+    meet(2 + x, folder, 4)
+    return told
+
+
+def test_cores_are_shared_out(concurrent_pool, tmp_path):
     """Two workers have half of the cores each, and no level has less than one or more than the level above."""
-    levels, _ = concurrent_pool().map(where, [0, 1], levels=3)
+    own = concurrent_pool(chunksize=1)
+    levels, _ = own.map(where_together, [0, 1], folder=str(tmp_path))
     cores = [share for _, share, _ in levels]
     assert cores[0] == max(1, pk.cpu_count() // 2)
     assert all(1 <= below <= above for above, below in itertools.pairwise(cores))
@@ -281,3 +291,32 @@ def test_the_tail_of_one_call_is_not_lent_to_the_next(concurrent_pool, monkeypat
     own = concurrent_pool(workers=2, chunksize=1)
     own.map(cores_at_the_end, range(3))
     assert sorted(own.map(cores_in_the_middle, range(6), folder=str(tmp_path))[:2]) == [2, 3]
+
+
+class Library:
+    """A numerical library as threadpoolctl shows it, with one number of threads."""
+
+    def __init__(self, api):
+        self.user_api = self.filepath = api
+        self.threads = 8
+
+    def get_num_threads(self):
+        return self.threads
+
+    def set_num_threads(self, threads):
+        self.threads = threads
+
+
+@pytest.mark.parametrize("first", ["outer", "inner"])
+def test_iterators_that_end_in_any_order_give_threads_back(monkeypatch, first):
+    """Two calls in one thread, the one begun within the other: libraries have in the end what they had."""
+    libraries = [Library("openmp"), Library("blas")]
+    monkeypatch.setattr(blas, "_libraries", lambda: libraries)
+    outer, inner = blas.lent(4, 4), blas.lent(1, 1)
+    outer.__enter__()
+    inner.__enter__()
+    assert libraries[0].threads == 1
+    (outer if first == "outer" else inner).__exit__(None, None, None)
+    assert libraries[0].threads == (1 if first == "outer" else 4)
+    (inner if first == "outer" else outer).__exit__(None, None, None)
+    assert [library.threads for library in libraries] == [8, 8]

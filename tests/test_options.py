@@ -185,6 +185,16 @@ def test_options_come_from_the_environment(command):
     assert command(["-c", source], env=skip).out == "[1]\n"
 
 
+def test_a_misspelt_variable_is_told_once(command):
+    """A PARALLELKIT_ variable that nobody reads is told with the one that may be meant; other variables are not."""
+    source = "import parallelkit as pk; pk.map(abs, [1, 2]); pk.Pool(1).map(abs, [1])"
+    env = {"PARALLELKIT_WORKRES": "2", "PARALLELKIT_MALLOC": "0", "PARALLEL": "1"}
+    told = command(["-c", source], env=env).err
+    assert told.count("PARALLELKIT_WORKRES") == 1
+    assert "did you mean PARALLELKIT_WORKERS?" in told
+    assert "MALLOC" not in told
+
+
 def test_what_is_configured_beats_the_environment(command):
     """configure and Pool come before the environment."""
     source = """

@@ -1,8 +1,11 @@
 """What items say beside their results: log records, warnings, context variables, prints."""
 
+import contextlib
 import contextvars
+import io
 import logging
 import os
+import sys
 import warnings
 
 import pytest
@@ -105,3 +108,61 @@ def test_prints_are_not_lost(command, start_method):
     lines = command(["-c", source]).out.splitlines()
     assert lines[-1] == "end"
     assert sorted(lines[:-1]) == sorted(f"line {x}" for x in range(20))
+
+
+def speak(x):
+    print("out", x)
+    print("half", end=" ")
+    print("err", x, file=sys.stderr)
+    sys.stdout.write("a line\n")
+
+
+def test_prints_follow_the_parents_streams(process_pool):
+    """Where sys.stdout is an object of somebody's, as in a notebook, what items print gets there, by whole lines."""
+    own, plain = process_pool(), process_pool()
+    for _ in range(2):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            own.map(speak, range(5))
+        assert sorted(out.getvalue().splitlines()) == sorted(
+            [f"out {x}" for x in range(5)] + ["half a line"] * 5
+        )
+        assert sorted(err.getvalue().splitlines()) == [f"err {x}" for x in range(5)]
+        plain.map(increment, range(5))
+
+
+def test_prints_in_ipython(process_pool):
+    """A cell whose output is captured captures that of its items, from calls and iterators."""
+    pytest.importorskip("IPython")
+    from IPython.utils.capture import capture_output
+
+    own = process_pool()
+    for call in (
+        own.map,
+        lambda *args: list(own.imap(*args)),
+        lambda *args: own.amap(*args).result(),
+    ):
+        with capture_output() as cell:
+            call(print, ["one", "two"])
+        assert sorted(cell.stdout.split()) == ["one", "two"]
+
+
+def test_prints_do_not_tear_the_bar(process_pool):
+    """What items print under a progress bar stands in lines of its own, and the bar below them."""
+    screen = io.StringIO()
+    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
+        process_pool(progress={"file": screen, "mininterval": 0}).map(speak, range(20))
+    *lines, bar = screen.getvalue().removesuffix("\n").split("\n")
+    seen = [line.rpartition("\r")[2] for line in lines]
+    assert sorted(seen) == sorted(
+        f"{line}" for x in range(20) for line in (f"out {x}", f"err {x}", "half a line")
+    )
+    assert "20/20" in bar
+
+
+def test_a_closed_stream_is_no_failure_of_an_item(process_pool):
+    """Items may print where the parent could not."""
+    closed = io.StringIO()
+    closed.close()
+    with contextlib.redirect_stdout(closed):
+        assert process_pool().map(speak, range(3)) == [None] * 3

@@ -1,5 +1,6 @@
 """What cannot be pickled or unpickled, and what crosses to a worker how often."""
 
+import socket
 import threading
 
 import numpy as np
@@ -22,6 +23,7 @@ from helpers import (
 )
 
 import parallelkit as pk
+from parallelkit.transport.channel import Channel
 
 
 def told(error):
@@ -219,3 +221,21 @@ def test_an_array_twice_in_a_call(pool):
         lambda a, b, frozen: (a + b + frozen).sum(), [block, block], [block, block], frozen=block
     )
     assert results == [3 * block.sum()] * 2
+
+
+def test_a_call_that_ends_while_a_message_is_read(monkeypatch):
+    """The garbage collector may end a call, which reads too, in the middle of reading: nobody waits for himself."""
+    here, there = map(Channel, socket.socketpair())
+    there.send(("first",))
+    there.send(("second",))
+    cut, within = here._cut, []
+
+    def collect():
+        within.append(here.receive())
+        cut()
+
+    monkeypatch.setattr(here, "_cut", collect)
+    assert [message.body for message in here.receive()] == [("first",), ("second",)]
+    assert within == [[]]
+    here.close()
+    there.close()

@@ -1,30 +1,57 @@
 """What is measured. A file is a subject, a class is a case, this table is the order in which they run."""
 
-from benchmarks.cases import arrays, nested, overhead, schedule, start
+from benchmarks.cases import (
+    arrays,
+    containers,
+    memory,
+    nested,
+    overhead,
+    reference,
+    schedule,
+    start,
+)
 
 ALL = {
     case.name: case
     for case in (
-        overhead.List20k,
-        overhead.List1M,
-        overhead.Stream20k,
-        overhead.Stream1M,
-        overhead.Containers,
-        overhead.Threads,
+        *overhead.LIST_CASES,
+        *overhead.STREAM_CASES,
+        containers.Lists,
+        containers.Strings,
+        containers.Dicts,
+        containers.Dataclasses,
         overhead.WarmCall,
         overhead.RoundTrip,
-        overhead.Memory,
+        overhead.Submit,
+        *overhead.CROWDS,
         arrays.In,
+        arrays.Copies,
         arrays.OutKept,
         arrays.OutDropped,
         arrays.Frozen,
+        arrays.FrozenAgain,
+        arrays.Shared,
         arrays.Small,
+        arrays.Blocks,
+        *arrays.TEMPORARIES,
         schedule.Milliseconds,
         schedule.SkewedEnd,
         schedule.SkewedScattered,
         nested.Wide,
+        nested.Few,
+        nested.Many,
+        nested.Deep,
         nested.Uneven,
+        nested.Pure,
+        nested.Call,
+        overhead.Threads,
+        reference.Numpy,
+        reference.Python,
+        memory.Idle,
+        memory.Arrays,
+        memory.Flat,
         start.Cold,
         start.Import,
     )
 }
+GROUPS = tuple(dict.fromkeys(case.group for case in ALL.values()))

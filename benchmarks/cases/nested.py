@@ -1,4 +1,7 @@
-"""Tasks that make parallel calls themselves, by the library that runs them, on two cores.
+"""Tasks that make parallel calls themselves, by the library that runs them.
+
+The innermost tasks keep a core busy for a known time, so the ideal is known too: their sum over the cores. Those of
+numpy hold no lock meanwhile; those of pure Python do.
 
 Where a library has no way to nest (multiprocessing.Pool and mpire in daemonic workers, ProcessPoolExecutor by
 default), the inner loop is a plain one. "inner threads": ProcessPoolExecutor with a ThreadPoolExecutor inside.
@@ -19,27 +22,30 @@ INNER = {
 
 
 class _Nested(Case):
+    """``widths``: how many inner tasks each outer task has, or a tree of such numbers."""
+
+    group = "nested"
+    unit = "% of ideal"
     numpy = True
     peers = PROCESSES + SENSIBLE_THREADS
     tuned = {"inner threads": ("executor",)}
-    quickly = "half as many inner tasks"
+    sizes = {"full": {"ms": 3}, "quick": {"ms": 1}, "tiny": {"ms": 0.05}}
     widths = ()
     rounds = (7, 2)
+    leaf = "crunch"
 
     def setup(self):
-        if self.quick:
-            self.widths = tuple(width // 2 for width in self.widths)
-        self.items = sum(self.widths)
         self.inner = (
             "executor" if self.variant == "inner threads" else INNER.get(self.peer.name, "serial")
         )
-        self.inputs = [
-            [100 * outer + i for i in range(width)] for outer, width in enumerate(self.widths)
-        ]
-        self.expected = [work.nest(seeds, "serial") for seeds in self.inputs]
+        self.inputs = [_tree(width, self.size.ms / 1e3) for width in self.widths]
+        sums = [work.tree_total(tree) for tree in self.inputs]
+        self.items = round(sum(sums) / (self.size.ms / 1e3))
+        self.ideal = sum(sums) / self.peer.workers
+        self.expected = [round(total, 6) for total in sums]
 
     def run(self):
-        return self.peer.map(work.nest, self.inputs, inner=self.inner)
+        return self.peer.map(work.nest, self.inputs, inner=self.inner, leaf=self.leaf)
 
     def check(self, result):
         assert result == self.expected, "wrong results"
@@ -48,15 +54,75 @@ class _Nested(Case):
         return f"inner level: {self.inner}"
 
 
+def _tree(width, seconds):
+    if isinstance(width, int):
+        return [seconds] * width
+    return [_tree(each, seconds) for each in width]
+
+
 class Wide(_Nested):
-    name = "nested-wide"
-    title = "8 outer × 16 inner numpy tasks"
+    name = "nested-8x16"
+    title = "8 outer × 16 inner numpy tasks of {ms} ms"
     widths = (16,) * 8
+    quick = True
+
+
+class Few(_Nested):
+    name = "nested-2x64"
+    title = "2 outer × 64 inner numpy tasks of {ms} ms"
+    widths = (64,) * 2
+
+
+class Many(_Nested):
+    name = "nested-64x2"
+    title = "64 outer × 2 inner numpy tasks of {ms} ms"
+    widths = (2,) * 64
+
+
+class Deep(_Nested):
+    name = "nested-deep"
+    title = "three levels, 4 × 4 × 8 numpy tasks of {ms} ms"
+    widths = ((8,) * 4,) * 4
 
 
 class Uneven(_Nested):
     """Half of the machine stands idle unless the inner tasks of the longer call find a way to it."""
 
     name = "nested-uneven"
-    title = "2 outer calls of 4 and 36 inner numpy tasks"
+    title = "2 outer calls of 4 and 36 inner numpy tasks of {ms} ms"
     widths = (4, 36)
+
+
+class Pure(_Nested):
+    """The same with tasks that hold Python's lock: threads cannot help. "nested processes": ours, asked to."""
+
+    name = "nested-python"
+    title = "2 outer calls of 4 and 36 inner tasks in pure Python of {ms} ms"
+    widths = (4, 36)
+    leaf = "churn"
+    tuned = {"nested processes": ("parallelkit",), "inner threads": ("executor",)}
+
+    def setup(self):
+        super().setup()
+        if self.variant == "nested processes":
+            self.peer.options = {"nested": "process"}
+
+
+class Call(Case):
+    """What opening an inner level costs, by the clock of the worker. "share of one": no core is left for it."""
+
+    name = "nested-call"
+    title = "an inner call of 2 trivial items inside a worker"
+    group = "nested"
+    sizes = {"full": {"calls": 200}, "quick": {"calls": 20}, "tiny": {"calls": 2}}
+    peers = ("serial", "parallelkit", "pathos", "joblib")
+    tuned = {"share of one": ("parallelkit",), "inner threads": ("executor",)}
+    rounds = (5, 1)
+
+    def measure(self):
+        inner = (
+            "executor" if self.variant == "inner threads" else INNER.get(self.peer.name, "serial")
+        )
+        outer = self.peer.workers if self.variant == "share of one" else 1
+        seconds = self.peer.map(work.inner_cost, [self.size.calls] * outer, inner=inner)
+        return {"seconds": min(seconds), "items": 1, "ideal": None}

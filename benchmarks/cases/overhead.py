@@ -1,55 +1,28 @@
-"""What a task costs beyond its own work: tiny functions, small containers, single calls."""
+"""What a task costs beyond its own work: ``x + 1`` from a thousand times to ten million, and single calls."""
 
 import statistics
 import time
 
 from benchmarks import work
-from benchmarks.cases.base import Case
-from benchmarks.peers import PROCESSES, SENSIBLE_THREADS, THREADS
+from benchmarks.cases.base import Case, Mapped, sizes, spaced
+from benchmarks.peers import CLUSTERS, EVERYONE, PROCESSES, SENSIBLE_THREADS, THREADS
+
+THOUSAND, MILLION = 1_000, 1_000_000
 
 
-class Increment(Case):
-    """``x + 1``, so many times."""
-
-    full = quick_size = 20_000
-
-    def setup(self):
-        self.items = self.quick_size if self.quick else self.full
-        self.inputs = list(range(self.items))
-        self.expected = list(range(1, self.items + 1))
-        if self.variant == "tuned":
-            self.peer.chunksize = max(1, min(self.items // (4 * self.peer.workers), 10_000))
-
-    def run(self):
-        return self.peer.map(work.increment, self.inputs)
-
-    def check(self, result):
-        assert result == self.expected, "wrong results"
-
-
-class List20k(Increment):
-    quick_size = 5_000
-    quickly = "5 000"
-    name = "list-20k"
-    title = "20 000 × `x + 1`, list"
-    peers = PROCESSES + SENSIBLE_THREADS
-    tuned = {"tuned": ("executor", "mpire")}
-
-
-class List1M(Increment):
-    name = "list-1m"
-    title = "1 000 000 × `x + 1`, list"
-    full, quick_size = 1_000_000, 100_000
-    quickly = "100 000"
-    # ProcessPoolExecutor at its default needs more than a minute
-    peers = ("serial", "parallelkit", "pathos", "pool", "joblib", "mpire")
-    tuned = {"tuned": ("executor", "joblib", "mpire")}
-
-
-class Stream(Increment):
-    """From a generator to an iterator in input order."""
+class List(Mapped):
+    """A list, as long as it says. Cases of one length each: the cost of an item must not depend on it."""
 
     unit = "us/item"
+    func = work.increment
+    sizes = sizes(None, None, None)
+
+    def inputs_of(self, n):
+        return list(range(n))
+
+
+class Stream(List):
+    """From a generator to an iterator in input order."""
 
     def prepare(self):
         self.source = (x for x in range(self.items))
@@ -58,58 +31,75 @@ class Stream(Increment):
         return list(self.peer.imap(work.increment, self.source))
 
 
-class Stream20k(Stream):
-    name = "stream-20k"
-    title = "20 000 × `x + 1`, stream from a generator, per item"
-    quick_size = 2_000
-    quickly = "2 000"
-    tuned = {"tuned": ("pathos", "pool", "executor", "joblib", "mpire")}
+_SLOW_ONES = ("serial", "parallelkit", "pathos", "pool", "joblib", "mpire")
+_ALL_TUNED = {"tuned": ("pathos", "pool", "executor", "joblib", "mpire")}
+_TUNED = {"tuned": ("executor", "joblib", "mpire")}
+#: By length: who takes part at defaults, and tuned. Whoever is missing would need minutes.
+LISTS = {
+    1 * THOUSAND: (
+        EVERYONE + SENSIBLE_THREADS,
+        {"tuned": ("executor", "joblib", "mpire", *CLUSTERS)},
+    ),
+    10 * THOUSAND: (
+        PROCESSES + SENSIBLE_THREADS,
+        {"tuned": ("executor", "joblib", "mpire", *CLUSTERS)},
+    ),
+    100 * THOUSAND: (_SLOW_ONES, {"tuned": ("executor", "joblib", "mpire", *CLUSTERS)}),
+    MILLION: (_SLOW_ONES, _TUNED),
+    10 * MILLION: (("serial", "parallelkit", "pool"), {"tuned": ("executor",)}),
+}
+STREAMS = {
+    1 * THOUSAND: (EVERYONE, _ALL_TUNED),
+    10 * THOUSAND: (PROCESSES, _ALL_TUNED),
+    100 * THOUSAND: (("serial", "parallelkit", "pool", "joblib", "mpire"), _ALL_TUNED),
+    MILLION: (("serial", "parallelkit", "pool", "joblib", "mpire"), _ALL_TUNED),
+    10 * MILLION: (("serial", "parallelkit"), {"tuned": ("pool", "executor")}),
+}
 
 
-class Stream1M(Stream):
-    name = "stream-1m"
-    title = "1 000 000 × `x + 1`, stream from a generator, per item"
-    full, quick_size = 1_000_000, 50_000
-    quickly = "50 000"
-    # the others need minutes at their defaults
-    peers = ("serial", "parallelkit", "pool", "joblib", "mpire")
-    tuned = {"tuned": ("pathos", "pool", "executor", "joblib", "mpire")}
+def _short(n):
+    return f"{n // THOUSAND}k" if n < MILLION else f"{n // MILLION}m"
 
 
-class Containers(Case):
-    name = "lists"
-    title = "2 000 lists of 1 000 ints, summed"
-    quickly = "500"
-    peers = PROCESSES + SENSIBLE_THREADS
-    tuned = {"tuned": ("executor", "mpire")}
+def _of_lengths(base, what, title, table, quick):
+    """One case for each length."""
+    return [
+        type(
+            f"{base.__name__}{_short(n)}",
+            (base,),
+            {
+                "name": f"{what}-{_short(n)}",
+                "title": f"{spaced(n)} × `x + 1`, {title}",
+                "sizes": sizes(n, n, 200),
+                "peers": peers,
+                "tuned": tuned,
+                "quick": n in quick,
+                "rounds": (7, 3) if n <= MILLION else (3, 1),
+            },
+        )
+        for n, (peers, tuned) in table.items()
+    ]
 
-    def setup(self):
-        self.items = 500 if self.quick else 2_000
-        self.inputs = [list(range(i, i + 1_000)) for i in range(self.items)]
-        self.expected = [sum(numbers) for numbers in self.inputs]
-        if self.variant == "tuned":
-            self.peer.chunksize = 50
 
-    def run(self):
-        return self.peer.map(work.total, self.inputs)
-
-    def check(self, result):
-        assert result == self.expected, "wrong results"
+LIST_CASES = _of_lengths(List, "list", "list", LISTS, (100 * THOUSAND,))
+STREAM_CASES = _of_lengths(Stream, "stream", "stream", STREAMS, (10 * THOUSAND,))
 
 
-class Threads(Increment):
+class Threads(List):
     name = "threads"
-    title = "20 000 × `x + 1` on threads, per item"
+    title = "{n} × `x + 1` on threads"
     group = "threads"
-    unit = "us/item"
+    sizes = sizes(20_000, 5_000, 200)
     peers = THREADS
+    quick = True
 
 
 class _Latency(Case):
     """The median over many single calls; one value per round."""
 
     rounds = (7, 2)
-    calls = 200
+    group = "latency"
+    quick = True
 
     def call(self):
         raise NotImplementedError
@@ -117,7 +107,7 @@ class _Latency(Case):
     def measure(self):
         self.call()
         times = []
-        for _ in range(self.calls):
+        for _ in range(self.size.calls):
             start = time.perf_counter()
             result = self.call()
             times.append(time.perf_counter() - start)
@@ -128,7 +118,8 @@ class _Latency(Case):
 class WarmCall(_Latency):
     name = "warm-call"
     title = "warm call of 2 items"
-    calls = 100
+    sizes = {"full": {"calls": 200}, "quick": {"calls": 30}, "tiny": {"calls": 2}}
+    peers = EVERYONE
 
     def call(self):
         return self.peer.map(work.increment, [1, 2])
@@ -140,50 +131,61 @@ class WarmCall(_Latency):
 class RoundTrip(_Latency):
     name = "round-trip"
     title = "submit one item and wait for its result"
-    peers = ("parallelkit", "pathos", "pool", "executor", "mpire")
+    sizes = {"full": {"calls": 400}, "quick": {"calls": 100}, "tiny": {"calls": 2}}
+    peers = ("parallelkit", "pathos", "pool", "executor", "mpire", *CLUSTERS)
 
     def call(self):
-        return self.peer.call(work.increment, 1)
+        return self.peer.submit(work.increment, 1)()
 
     def check(self, result):
         assert result == 2, "wrong result"
 
 
-class Memory(Case):
-    """How far the caller's memory grows during the call, from before it starts to its peak."""
+class Submit(List):
+    """Futures by the thousand: all are submitted, then all are waited for."""
 
-    name = "memory"
-    title = "10 000 000 items through `uimap` from a generator: growth of the caller's memory"
-    unit = "MB"
-    quickly = "1 000 000 items"
-    peers = ("parallelkit",)
-    rounds = (1, 1)
+    name = "submit"
+    title = "{n} items submitted one by one"
+    group = "latency"
+    sizes = sizes(2_000, 500, 20)
+    peers = RoundTrip.peers
+    tuned = {}
+
+    def run(self):
+        return [wait() for wait in [self.peer.submit(work.increment, x) for x in self.inputs]]
+
+
+class _Crowd(List):
+    """More workers than cores, one item a message: how many messages a second one caller can send and take."""
+
+    group = "many workers"
+    workers = 0
+    rounds = (5, 2)
+    sizes = sizes(20_000, 2_000, 40)
 
     def setup(self):
-        self.items = 1_000_000 if self.quick else 10_000_000
+        super().setup()
+        self.peer.workers = self.workers
+        self.peer.chunksize = 1
 
-    def measure(self):
-        before = peak = resident_bytes()
-        total = 0
-        start = time.perf_counter()
-        results = self.peer.uimap(work.increment, (x for x in range(self.items)))
-        for count, value in enumerate(results):
-            total += value
-            if count % 50_000 == 0:
-                peak = max(peak, resident_bytes())
-        seconds = time.perf_counter() - start
-        assert total == self.items * (self.items + 1) // 2, "wrong results"
-        note = f"{seconds / self.items * 1e6:.2f} µs per item; peak {peak / 1e6:.0f} MB"
-        return {"seconds": peak - before, "items": self.items, "ideal": None, "note": note}
+    def run(self):
+        return self.peer.map(work.increment, self.inputs)
+
+    def settings(self):
+        return f"workers={self.workers}, chunksize=1"
 
 
-def resident_bytes():
-    """Memory of this process now, in bytes."""
-    try:
-        import psutil
-    except ImportError:
-        import os
-
-        with open("/proc/self/statm") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return psutil.Process().memory_info().rss
+CROWDS = [
+    type(
+        f"Crowd{workers}",
+        (_Crowd,),
+        {
+            "name": f"workers-{workers}",
+            "title": "{n} × `x + 1` on " + f"{workers} workers, one item a message",
+            "workers": workers,
+            "quick": workers == 16,
+            "peers": ("parallelkit", "pathos", "pool", "executor", "joblib", "mpire"),
+        },
+    )
+    for workers in (8, 16, 32)
+]

@@ -4,6 +4,7 @@ import random
 
 from benchmarks import work
 from benchmarks.cases.base import Case
+from benchmarks.peers import CLUSTERS
 
 
 def ideal_schedule(durations, workers):
@@ -17,9 +18,10 @@ def ideal_schedule(durations, workers):
 class _Schedule(Case):
     """Tasks that keep a core busy for a given time. "tuned": one item per message."""
 
+    group = "schedule"
     unit = "% of ideal"
     rounds = (7, 1)
-    peers = ("parallelkit", "pathos", "pool", "executor", "joblib", "mpire")
+    peers = ("parallelkit", "pathos", "pool", "executor", "joblib", "mpire", *CLUSTERS)
     tuned = {"tuned": ("pathos", "pool", "joblib", "mpire")}
 
     def durations(self):
@@ -41,38 +43,40 @@ class _Schedule(Case):
 
 class Milliseconds(_Schedule):
     name = "milliseconds"
-    title = "1 000 tasks of 1 ms"
-
-    quickly = "300"
+    title = "{n} tasks of 1 ms"
+    sizes = {"full": {"n": 1_000}, "quick": {"n": 300}, "tiny": {"n": 4}}
+    quick = True
 
     def durations(self):
-        return [0.001] * (300 if self.quick else 1_000)
+        return [0.001] * self.size.n
 
 
 class _Mix(_Schedule):
-    quickly = "100 and 4 of 50 ms"
+    sizes = {
+        "full": {"short": 600, "long": 8, "ms": 200},
+        "quick": {"short": 100, "long": 4, "ms": 50},
+        "tiny": {"short": 4, "long": 2, "ms": 2},
+    }
 
-    def mix(self):
-        return [0.001] * 100 + [0.05] * 4 if self.quick else [0.001] * 600 + [0.2] * 8
+    def durations(self):
+        return [0.001] * self.size.short + [self.size.ms / 1e3] * self.size.long
 
 
 class SkewedEnd(_Mix):
     """The worst order for whoever makes large chunks: all long tasks stand together, at the end."""
 
     name = "skewed-end"
-    title = "600 tasks of 1 ms, then 8 of 200 ms"
-
-    def durations(self):
-        return self.mix()
+    title = "{short} tasks of 1 ms, then {long} of {ms} ms"
+    quick = True
 
 
 class SkewedScattered(_Mix):
     """Long tasks anywhere, in an order drawn once and for all."""
 
     name = "skewed-scattered"
-    title = "600 tasks of 1 ms and 8 of 200 ms, shuffled"
+    title = "{short} tasks of 1 ms and {long} of {ms} ms, shuffled"
 
     def durations(self):
-        durations = self.mix()
+        durations = super().durations()
         random.Random(1).shuffle(durations)
         return durations

@@ -54,6 +54,17 @@ SCRIPTS = {
     with WorkerPool(n_jobs={workers}) as pool:
         print(pool.map(task, range(8)))
 """,
+    "dask": """
+    from distributed import Client
+    with Client(n_workers={workers}, threads_per_worker=1, dashboard_address=None) as client:
+        print(client.gather(client.map(task, range(8))))
+""",
+    "ray": """
+    import ray
+    ray.init(num_cpus={workers}, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    remote = ray.remote(task)
+    print(ray.get([remote.remote(x) for x in range(8)]))
+""",
 }
 
 IMPORTS = {
@@ -63,6 +74,8 @@ IMPORTS = {
     "executor": "import concurrent.futures",
     "joblib": "from joblib import Parallel",
     "mpire": "from mpire import WorkerPool",
+    "dask": "from distributed import Client",
+    "ray": "import ray",
 }
 
 
@@ -71,10 +84,11 @@ class Cold(Case):
 
     name = "cold"
     title = "cold script as a whole process, 8 × 50 ms"
+    group = "start"
+    quick = True
     peers = tuple(SCRIPTS)
     tuned = {"forkserver": ("pool", "executor"), "fork": ("parallelkit",)}
     needs_pool = False
-    fork_only = frozenset((peer, "") for peer in ("pathos", "pool", "executor", "mpire"))
 
     def setup(self):
         if self.variant:
@@ -94,9 +108,13 @@ class Cold(Case):
     def run(self):
         # a file, not a pipe: helper processes that outlive the script must not prolong it
         with open(os.path.join(self.folder.name, "out"), "w+") as out:
-            _run([sys.executable, self.script], stdout=out)
+            folder = {"RAY_TMPDIR": self.folder.name, "RAY_USAGE_STATS_ENABLED": "0"}
+            _run([sys.executable, self.script], stdout=out, env={**os.environ, **folder})
             out.seek(0)
             return out.read().strip()
+
+    def close(self):
+        self.folder.cleanup()
 
     def check(self, result):
         assert result == str(list(range(1, 9))), "wrong results"
@@ -107,6 +125,8 @@ class Import(Case):
 
     name = "import"
     title = "import, over a bare interpreter (ProcessPoolExecutor: `import concurrent.futures`)"
+    group = "start"
+    quick = True
     peers = tuple(IMPORTS)
     tuned = {"with processes": ("executor",)}
     rounds = (40, 6)

@@ -44,7 +44,7 @@ class Failures:
         if isinstance(outcome, Lost):
             return self._lost(chunk, outcome)
         if not outcome.raised:
-            return [Part(chunk.start, chunk.size, outcome.values)]
+            return [Part(chunk.start, chunk.size, outcome.values, None, chunk.attempts)]
         return self._with_raised(chunk, outcome)
 
     def _lost(self, chunk: Chunk, lost: Lost) -> list[Part]:
@@ -68,7 +68,8 @@ class Failures:
         for raised in reply.raised:
             at = raised.offset
             if begin < at:
-                parts.append(Part(chunk.start + begin, at - begin, reply.values[begin:at]))
+                values = reply.values[begin:at]
+                parts.append(Part(chunk.start + begin, at - begin, values, None, chunk.attempts))
             begin = at + 1
             if isinstance(raised.exception, self._options.retry_on) and (
                 chunk.attempts <= self._options.retries
@@ -78,8 +79,8 @@ class Failures:
             else:
                 parts.append(self._failed(chunk, at, raised.exception, raised.traceback, raised))
         if begin < chunk.size:
-            size = chunk.size - begin
-            parts.append(Part(chunk.start + begin, size, reply.values[begin:]))
+            values = reply.values[begin:]
+            parts.append(Part(chunk.start + begin, len(values), values, None, chunk.attempts))
         return parts
 
     def _failed(

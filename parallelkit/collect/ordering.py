@@ -12,13 +12,14 @@ class Part(NamedTuple):
     """Results of `items` items of the input from `start` on.
 
     There are fewer values than items where failures are skipped. An `error` is to be raised when
-    the values have been delivered.
+    the values have been delivered. `attempts` is how often the items were tried.
     """
 
     start: int
     items: int
     values: list[Any]
     error: BaseException | None = None
+    attempts: int = 1
 
 
 def in_order(parts: Iterable[Part]) -> Generator[Part, None, None]:
@@ -33,8 +34,10 @@ def in_order(parts: Iterable[Part]) -> Generator[Part, None, None]:
             yield ready
 
 
-def gathered(parts: Iterable[Part]) -> list[Any]:
+def gathered(parts: list[Part]) -> list[Any]:
     """All results as one list, by index."""
+    if len(parts) == 1:
+        return parts[0].values
     results: list[Any] = []
     for part in sorted(parts, key=lambda part: part.start):
         results += part.values

@@ -26,6 +26,7 @@ from typing import Any, Protocol
 
 from ..chunking import Chunk, Source
 from ..errors import IN_INITIALIZER
+from ..levels import Nesting
 from ..outcome import Lost, Reply
 
 __all__ = ["Done", "Pool", "Setup", "Task"]
@@ -57,6 +58,10 @@ class Task(Protocol):
 
     def state(self) -> tuple[Any, ...]:
         """Return what a worker process makes its copy from."""
+        ...
+
+    def place(self, rank: int) -> Nesting:
+        """Level and share of the worker `rank`."""
         ...
 
     def threads(self, rank: int) -> int:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from ..chunking import Chunk
@@ -26,7 +27,9 @@ from ..transport.surroundings import current
 from ..transport.watch import NOBODY, WHOLE
 from .driver import Driver
 from .hosting import Host
+from .lending import Lending, Loan
 from .members import Answer, Call, Ticket, Worker, exit_code, interrupt, obituary
+from .shield import Shield
 
 __all__ = ["Crew"]
 
@@ -69,7 +72,9 @@ class Crew:
         self.workers: list[Worker] = []
         self.calls: dict[int, Call] = {}
         self._hungry: deque[Call] = deque()  # in the order in which they get workers
-        self._told: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._later: deque[Callable[[], object]] = deque()
+        self._told: deque[tuple[str, tuple[Any, ...]]] = deque()  # on behalf of no call of ours
+        self._lending = Lending(self)
         self._numbers = 0
         self._shared_out = False  # whether workers have cores of idle ones
         self._futile = 0  # deaths since a worker answered or began something
@@ -85,8 +90,7 @@ class Crew:
         self._hello, self._hello_segment = self._tasks.pack(hello)
         self._hello_shared = hello.shared
         self._driver = Driver(self.lock, self._receive, self._bury)
-        self.wait, self.poke = self._driver.wait, self._driver.poke
-        self.look = self._driver.look
+        self.poke, self.look = self._driver.poke, self._driver.look
         self.pid = os.getpid()
         self.handed_out = 0  # pools on it whose call is yet to be opened
         try:
@@ -113,19 +117,21 @@ class Crew:
             if self._hello_segment is not None:
                 fds.append(self._hello_segment.fd)
             fds += [memory.fd for memory in self._hello_shared]
-            body = (protocol.HELLO, self._hello, tuple(worker.around), self.settings)
+            settings = {**self.settings, "workers": self.size}
+            body = (protocol.HELLO, self._hello, tuple(worker.around), settings)
             try:
                 worker.channel.send(body, fds)
             except Closed:
                 pass  # it is dead already; the selector will tell
             self._driver.add(worker)
             self._feed_next()
+        self._follow_up()
         os.close(worker.control_fd)
         self._driver.nudge()
 
     def _bury(self, worker: Worker) -> None:
         """Take a dead worker out; what it had begun is lost, what it had not is not."""
-        with self.lock:
+        with Shield(), self.lock:
             if worker.dead:
                 return
             self._drain(worker)
@@ -145,6 +151,8 @@ class Crew:
                 died = WorkerDied(obituary(worker.pid, code))
                 self._deliver(ticket.call, Answer(rest, lost=Lost(died, started)))
             worker.tickets.clear()
+            for loan in self._lending.of(worker):
+                self._lending.end(loan)
             for number, call in list(self._over.items()):
                 self._released(worker, call, number)
             for call in self.calls.values():
@@ -157,7 +165,7 @@ class Crew:
                 self._fail(WorkerDied(f"workers end before they do anything: {how}"))
             worker.channel.close()
             worker.outbox.close()  # the inbox stays for answers that are still to be read
-        self._retell()
+        self._follow_up()
 
     def _drain(self, worker: Worker) -> None:
         try:
@@ -187,6 +195,10 @@ class Crew:
                 return
             self._closed = True
         self._fail(ParallelError("the workers were shut down while the call was running"))
+        self.host.replace_no_more()
+        with self.lock:
+            for worker in self.workers:
+                worker.hang_up()
         self.host.close()
         with self.lock:
             for worker in list(self.workers):
@@ -219,8 +231,7 @@ class Crew:
         with self.lock:
             if self.broken is not None:
                 raise self.broken
-            self._numbers += 1
-            call = Call(self._numbers, pickled, current(), timeout, cores)
+            call = Call(self.next_number(), pickled, current(), timeout, cores)
             self.calls[call.number] = call
             self._share_out()
         if pickled.buffers:
@@ -258,6 +269,17 @@ class Crew:
             if call in self._hungry:
                 self._hungry.remove(call)
             self._feed_next()
+        self._follow_up()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a call of this process waits for a worker."""
+        return bool(self._hungry)
+
+    def next_number(self) -> int:
+        """Return a number for a call or a chunk that no other has; with the lock."""
+        self._numbers += 1
+        return self._numbers
 
     def exhausted(self, call: Call, exhausted: bool) -> None:
         """Tell whether `call` has no chunk left that some worker has not got."""
@@ -292,35 +314,60 @@ class Crew:
         """Send a chunk to a worker that was reserved for it; false if the worker is dead."""
         with worker.sending:
             with self.lock:
+                if call.number not in self.calls:
+                    return False  # closed meanwhile, by another thread
                 worker.reserved.remove(call)
-                if worker.dead or call.number not in self.calls:
+                if worker.dead:
                     return False
-                self._numbers += 1
-                packet, segment = worker.outbox.pack(pickled)
-                ticket = Ticket(self._numbers, call, chunk, pickled.nbytes)
+                packed = self._packed(worker, pickled)
+                ticket = Ticket(self.next_number(), call, chunk, pickled.nbytes)
                 worker.tickets.append(ticket)
                 call.tickets += 1
-            fds = []
-            if segment is not None and segment.id > worker.sent:
-                worker.sent = segment.id
-                fds.append(segment.fd)
-            fresh = bool(fds)
-            fds += [memory.fd for memory in pickled.shared]
-            worker.sharing |= bool(pickled.shared or call.pickled.shared)
-            body = (
+            body, fds = packed
+            worker.sharing |= bool(call.pickled.shared)
+            head = (
                 *(protocol.CHUNK, call.number, ticket.number, worker.rank),
-                *(chunk.start, chunk.size, call.timeout),
-                *(packet, fresh, take_all(worker.inbox.released)),
-                take_all(worker.outbox.forgotten),
-                self._task_for(call, worker, fds),
+                *(chunk.start, chunk.size, call.timeout, call.lent),
             )
+            task = self._task_for(call, worker, fds)
             try:
-                worker.channel.send(body, fds)
+                worker.channel.send((*head, *body, task), fds)
             except Closed:
                 pass  # the selector will tell, and the ticket be answered as not started
         if worker.channel.pending:  # read while the message waited to be sent
             self._receive(worker)
         return True
+
+    def post(
+        self, worker: Worker, head: tuple[Any, ...], pickled: pickling.Pickled | None = None
+    ) -> None:
+        """Send a worker something that it need not answer."""
+        with worker.sending:
+            with self.lock:
+                if worker.dead:
+                    return
+                body, fds = ((), []) if pickled is None else self._packed(worker, pickled)
+            try:
+                worker.channel.send((*head, *body), fds)
+            except Closed:
+                pass
+        if worker.channel.pending:
+            self._receive(worker)
+
+    def _packed(
+        self, worker: Worker, pickled: pickling.Pickled
+    ) -> tuple[tuple[Any, ...], list[int]]:
+        """What a message says of a pickle and of segments, and the descriptors it needs."""
+        packet, segment = worker.outbox.pack(pickled)
+        fds = []
+        if segment is not None and segment.id > worker.sent:
+            worker.sent = segment.id
+            fds.append(segment.fd)
+        fresh = bool(fds)
+        fds += [memory.fd for memory in pickled.shared]
+        worker.sharing |= bool(pickled.shared)
+        released, forgotten = take_all(worker.inbox.released), take_all(worker.outbox.forgotten)
+        return (packet, fresh, released, forgotten), fds
 
     def _task_for(self, call: Call, worker: Worker, fds: list[int]) -> tuple[Any, ...] | None:
         """What goes with the first chunk of a call to a worker; may add to `fds`."""
@@ -344,14 +391,44 @@ class Crew:
         """End a call; give it up in the workers that still have chunks of it."""
         if os.getpid() != self.pid:
             return  # a copy of the call, in a forked child
-        with self.lock:
-            del self.calls[call.number]  # what still comes for it is dropped from now on
-            if call in self._hungry:
-                self._hungry.remove(call)
-            busy = [w for w in self.workers if any(t.call is call for t in w.tickets)]
-            self._clear(call)
-        if busy and self.broken is None:
-            self._give_up(call, busy)
+        loans: list[Loan] = []
+        try:
+            with Shield(len(self.calls) > 1), self.lock:
+                self._driver.leave(call)
+                busy = self.withdraw(call)
+                loans = self._lending.below(call)
+                for loan in loans:
+                    busy += [worker for worker in self._lending.end(loan) if worker not in busy]
+            if busy and self.broken is None:
+                self._give_up(call, loans, busy)
+        finally:  # also where Ctrl-C, once more, has cut that short
+            with Shield(len(self.calls) > 0), self.lock:
+                self._part_with([call, *loans])
+            self._follow_up()
+            self._retell(call)
+
+    def _part_with(self, calls: list[Call]) -> None:
+        """Leave nothing of calls that are over, the first and what it lent, in the workers."""
+        for call in calls:
+            self.calls.pop(call.number, None)
+        for worker in list(self.workers):
+            if any(ticket.call in calls for ticket in worker.tickets):
+                worker.kill()  # it had its moment
+        self.let_forget(calls[0])
+        self._feed_next()
+        if self._closed and not self.calls and not self.workers:
+            self._let_go()  # else close() does, which is under way in another thread
+
+    def withdraw(self, call: Call) -> list[Worker]:
+        """Take a call out; what still comes for it is dropped. Return who has chunks of it."""
+        del self.calls[call.number]
+        if call in self._hungry:
+            self._hungry.remove(call)
+        self._clear(call)
+        return [w for w in self.workers if any(t.call is call for t in w.tickets)]
+
+    def let_forget(self, call: Call) -> None:
+        """Tell the workers that have the task of a call that it is over."""
         with self.lock:
             if call.segment is not None:
                 self._over[call.segment.id] = call
@@ -362,9 +439,6 @@ class Crew:
                     worker.over.append(call.number)
                     if call.segment is not None or worker.sharing:
                         self._forget(worker)
-            self._feed_next()
-            if self._closed and not self.calls and not self.workers:
-                self._let_go()  # else close() does, which is under way in another thread
 
     def _clear(self, call: Call) -> None:
         """Drop what was kept for a call, and give places back that Ctrl-C left reserved."""
@@ -384,24 +458,27 @@ class Crew:
             except Closed:
                 pass
 
-    def _give_up(self, call: Call, busy: list[Worker]) -> None:
-        """Free the workers that run items of `call`: ask, and after a moment's grace kill."""
-        try:
-            for worker in busy:
-                try:
-                    worker.channel.send((protocol.ABORT, call.number))
-                except Closed:
-                    continue
-                if worker.ready:
-                    interrupt(worker.pid)
-            deadline = time.monotonic() + GRACE
-            while call.tickets and not self._closed and (left := deadline - time.monotonic()) > 0:
-                self.wait(call, left)
-        finally:
-            with self.lock:
-                for worker in busy:
-                    if any(ticket.call is call for ticket in worker.tickets):
-                        worker.kill()
+    def wait(self, call: Call, timeout: float | None = None) -> None:
+        """Wait until something may have come for `call`."""
+        self._driver.wait(call, timeout)
+        self._retell(call)
+
+    def _give_up(self, call: Call, loans: list[Loan], busy: list[Worker]) -> None:
+        """Ask the workers that run items of `call` to leave them, and give them a moment for it."""
+        calls: list[Call] = [call, *loans]
+        for worker in busy:
+            try:
+                worker.channel.send((protocol.ABORT, call.number))
+            except Closed:
+                continue
+            if worker.ready:
+                interrupt(worker.pid)
+        deadline = time.monotonic() + GRACE
+        while any(one.tickets for one in calls) and not self._closed:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self.wait(call, left)
 
     def end_overdue(self, call: Call) -> None:
         """Kill workers that did not end by themselves when an item's time was over."""
@@ -414,6 +491,8 @@ class Crew:
                     continue
                 what = worker.words[protocol.ITEM_OFFSET]
                 number = worker.words[protocol.CHUNK_BEGUN]
+                if worker.times[protocol.ITEM_BEGUN] != begun:
+                    continue  # it goes on, and `what` may have begun just now
                 for ticket in worker.tickets:
                     if ticket.number == number and ticket.call is call:
                         self._expired(worker, ticket, what)
@@ -426,15 +505,20 @@ class Crew:
     # --- what workers send ------------------------------------------------------------------
 
     def _receive(self, worker: Worker) -> None:
-        try:
-            messages = worker.channel.receive()
-        except Closed:
+        with Shield(len(self.calls) > 1):  # a reply that is read and not routed would be lost
+            try:
+                messages = worker.channel.receive()
+            except Closed:
+                gone = True
+            else:
+                gone = False
+                with self.lock:
+                    for message in messages:
+                        self._route(worker, message)
+        if gone:
             self._bury(worker)
-            return
-        with self.lock:
-            for message in messages:
-                self._route(worker, message)
-        self._retell()
+        else:
+            self._follow_up()
 
     def _route(self, worker: Worker, message: Message) -> None:
         kind, *fields = message.body
@@ -508,8 +592,11 @@ class Crew:
             told = f"the function or a keyword could not be unpickled in a worker: {error!r}"
             failed = TransportError(told)
             failed.__cause__ = error
-            self.calls[number].failed = failed
-            self.calls[number].event.set()
+            call = self.calls[number]
+            call.failed = failed
+            call.event.set()
+            if isinstance(call, Loan):
+                self.later(partial(self._lending.refuse, call, failed))
 
     def _on_ready(self, worker: Worker, _: list[int]) -> None:
         worker.ready = True
@@ -518,13 +605,54 @@ class Crew:
     def _on_retired(self, worker: Worker, _: list[int]) -> None:
         worker.retired = True
 
-    def _on_told(self, _: Worker, __: list[int], kind: str, fields: tuple[Any, ...]) -> None:
-        self._told.append((kind, fields))
+    def _on_told(self, worker: Worker, _: list[int], kind: str, fields: tuple[Any, ...]) -> None:
+        call = worker.tickets[0].call if worker.tickets else None
+        if call is None or call.lent or call.number not in self.calls:
+            self._told.append((kind, fields))
+        else:
+            call.told.append((kind, fields))
+            call.event.set()
 
-    def _retell(self) -> None:
-        """Log and warn what workers told; without the lock, since handlers may do anything."""
-        while self._told:
-            telling.retell(*self._told.popleft())
+    def _retell(self, call: Call) -> None:
+        """Log, warn and print what items of a call told, in its own thread and without the lock.
+
+        So handlers may do anything, and one that takes its time holds up no other call.
+        """
+        for told in (call.told, self._told):
+            while told:
+                try:
+                    kind, fields = told.popleft()
+                except IndexError:  # another thread had it
+                    break
+                telling.retell(kind, fields)
+
+    def _on_lending(
+        self, worker: Worker, fds: list[int], what: str, inner: int, *fields: Any
+    ) -> None:
+        """Pass on what a worker says of an inner call; with a pickle if it has one."""
+        if fields and isinstance(fields[0], tuple):
+            packet, *rest = fields
+            worker.inbox.adopt(packet, fds)
+            self._free(worker, *rest[-3:])
+            fields = (packet, *rest[:-3])
+        getattr(self._lending, what)(worker, inner, *fields)
+
+    def _on_spare(self, worker: Worker, _: list[int], spare: bool) -> None:
+        worker.spare = spare
+        self.later(self._lending.grant)
+
+    def later(self, what: Callable[[], object]) -> None:
+        """Do `what` when the lock has been given back."""
+        self._later.append(what)
+
+    def _follow_up(self) -> None:
+        """Do what waits for that."""
+        while self._later:
+            try:
+                what = self._later.popleft()
+            except IndexError:  # another thread was faster
+                return
+            what()
 
     def _on_released(self, worker: Worker, _: list[int], *segments: list[int]) -> None:
         self._free(worker, *segments)
@@ -539,6 +667,8 @@ class Crew:
         protocol.RETIRED: _on_retired,
         protocol.RELEASED: _on_released,
         protocol.TOLD: _on_told,
+        protocol.LENDING: _on_lending,
+        protocol.SPARE: _on_spare,
     }
 
     def _expired(self, worker: Worker, ticket: Ticket, offset: int) -> None:
@@ -588,6 +718,9 @@ class Crew:
 
     def _deliver(self, call: Call, answer: Answer) -> None:
         if call.number in self.calls:
+            if isinstance(call, Loan):
+                self.later(partial(self._lending.relay, call, answer))
+                return
             call.inbox.append(answer)
             call.event.set()
         elif answer.worker is not None and answer.packet is not None:
@@ -597,6 +730,8 @@ class Crew:
         """Wake the call whose turn it is to get a worker."""
         if self._hungry:
             self._driver.poke(self._hungry[0])
+        elif self._lending:
+            self.later(self._lending.grant)
 
     # --- segments ------------------------------------------------------------------------------
 

@@ -69,7 +69,7 @@ class Driver:
         """Wait until something may have come for `call`, driving if nobody else does."""
         try:
             with self._lock:
-                if call.inbox or call.poked or call.failed:
+                if call.inbox or call.poked or call.failed or call.told:
                     call.poked = False
                     return
                 leads = self._leader is None
@@ -82,14 +82,18 @@ class Driver:
                 call.event.wait(timeout)
                 call.event.clear()
         finally:  # also where Ctrl-C strikes in between
-            with self._lock:
-                self._waiting = [other for other in self._waiting if other is not call]
-                call.poked = False
-                if self._leader is call:
-                    self._leader = None
-                if self._leader is None and self._waiting:
-                    # It may turn out to stop waiting too, and then wakes the next one.
-                    self._waiting[0].event.set()
+            self.leave(call)
+
+    def leave(self, call: Call) -> None:
+        """See to it that somebody else drives, if there is one, where `call` waits no more."""
+        with self._lock:
+            self._waiting = [other for other in self._waiting if other is not call]
+            call.poked = False
+            if self._leader is call:
+                self._leader = None
+            if self._leader is None and self._waiting:
+                # It may turn out to stop waiting too, and then wakes the next one.
+                self._waiting[0].event.set()
 
     def poke(self, call: Call) -> None:
         """End the wait of `call`: there may be something to do for it."""

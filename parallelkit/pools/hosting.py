@@ -23,7 +23,9 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
+from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from multiprocess import (
@@ -35,13 +37,14 @@ from multiprocess import (
     queues,
     reduction,
     resource_tracker,
-    spawn,
     util,
 )
 from multiprocess import process as mp_process
 
 from ..errors import ParallelError
 from ..transport.birth import Newborn, live
+from ..transport.ending import PATIENCE, forget_exit_handlers, kill_with_children
+from . import launch
 
 __all__ = ["Host"]
 
@@ -76,17 +79,26 @@ class Host:
 
         self._pid = os.getpid()
         self.closed = False
+        self._context = _Context(start_method, on_start, on_failure)
         self._pool = ProcessPool(
             nodes=workers,
             id=f"parallelkit-{os.getpid()}-{next(_ids)}",
-            context=_Context(start_method, on_start, on_failure),
+            context=self._context,
         )
+
+    def replace_no_more(self) -> None:
+        """Let workers end without others that come in their place."""
+        self._context.deadline = time.monotonic() + PATIENCE + 0.2
+        pool = self._pool.__state__.get(self._pool._id)
+        if pool is not None:
+            pool._worker_handler._state = "TERMINATE"  # as terminate() says it, a moment later
 
     def close(self) -> None:
         """End all processes, and start no more."""
         if self.closed or os.getpid() != self._pid:
             return
         self.closed = True
+        self.replace_no_more()
         pool = self._pool.__state__.get(self._pool._id)
         if pool is not None:
             # Its task handler waits for this from its worker handler, which is gone where a
@@ -112,16 +124,15 @@ class _Context(context.BaseContext):  # type: ignore[misc]
 
     def __init__(self, start_method: str, on_start: OnStart, on_failure: OnFailure) -> None:
         self._method = start_method
-        self._on_start = on_start
-        self._on_failure = on_failure
+        self.on_start = on_start
+        self.on_failure = on_failure
         self._creator = threading.current_thread()
+        self.deadline: float | None = None  # for the workers to have ended, once that is wanted
 
     def Process(self, *_: Any, **__: Any) -> _Process:  # noqa: N802 - the base's name
         """A worker; what the pool wants to run in it is of no interest."""
         replaces = threading.current_thread() is not self._creator
-        return _Process(
-            _POPEN[self._method], self._on_start, self._on_failure if replaces else None
-        )
+        return _Process(self, _POPEN[self._method], replaces)
 
     def SimpleQueue(self) -> _LocalQueue:  # noqa: N802 - the base's name
         """A queue for the pool's own threads."""
@@ -146,11 +157,11 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
 
     _start_method = None
 
-    def __init__(self, popen: type, on_start: OnStart, on_failure: OnFailure | None) -> None:
+    def __init__(self, owner: _Context, popen: type, replaces: bool) -> None:
         super().__init__(name="parallelkit-worker")
+        self._owner = owner
         self._popen_class = popen
-        self._on_start = on_start
-        self._on_failure = on_failure
+        self._replaces = replaces
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
 
@@ -166,24 +177,33 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
                     super().start()
                 finally:
                     self._theirs.close()
-            self._on_start(self, self._ours)
+            self._owner.on_start(self, self._ours)
         except (OSError, ParallelError) as error:
             if self._popen is not None:
                 self.kill()
-            if self._on_failure is None:
+            if not self._replaces:
                 raise
-            self._on_failure(error)
+            self._owner.on_failure(error)
             raise SystemExit from None  # ends the pool's own thread without a word
 
     def terminate(self) -> None:
-        """End the process, also one that is stopped or takes no notice of SIGTERM."""
+        """Wait a moment for the end of a process that was hung up on, and end it if it does not."""
+        left = (self._owner.deadline or 0.0) - time.monotonic()
+        wait_for([self.sentinel], max(0.0, left))
         self.kill()
+
+    def kill(self) -> None:
+        """End the process, whatever it does, and what its items have started."""
+        if self._popen is not None and self._popen.returncode is None:
+            kill_with_children(self._popen.pid)
 
     def run(self) -> None:
         """In a forked child: close what belongs to the parent, and serve."""
         assert self._ours is not None
         assert self._theirs is not None
         self._ours.close()
+        forget_exit_handlers()
+        self._config["daemon"] = False  # pathos', of its own workers; items may start processes
         live(socket.socket(fileno=self._theirs.detach()))
 
     def _Popen(self, process: Any) -> Any:  # noqa: N802 - the base's name
@@ -191,7 +211,8 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
 
     def __reduce__(self) -> tuple[Any, ...]:
         assert self._theirs is not None
-        return Newborn, (self.name, reduction.DupFd(self._theirs.fileno()))
+        handle = reduction.DupFd(self._theirs.fileno())
+        return Newborn, (self.name, handle, launch.standard_modules())
 
 
 class _Polled:
@@ -222,10 +243,9 @@ class _Passing(_Polled):
 
     def _cargo(self, process: Any) -> bytes:
         """What the child reads: how to prepare, and itself."""
-        folder = os.getcwd() if "" in sys.path else ""
         preparation = {
             "name": process.name,
-            "sys_path": [path or folder for path in sys.path],
+            "sys_path": launch.first_path(),
             "sys_argv": sys.argv,
         }
         cargo = io.BytesIO()
@@ -271,14 +291,19 @@ class _SpawnPopen(_Passing, popen_spawn_posix.Popen):  # type: ignore[misc]
     """Start in a fresh interpreter."""
 
     def _launch(self, process: Any) -> None:
+        launch.start_tracker()
         tracker = resource_tracker.getfd()
         cargo = self._cargo(process)
         sentinel, child_end = os.pipe()
         child_pipe, pipe = os.pipe()
         try:
-            command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=child_pipe)
+            code = (
+                "from multiprocess.spawn import spawn_main; "
+                f"spawn_main(tracker_fd={tracker}, pipe_handle={child_pipe})"
+            )
+            command = launch.command_line(code, "--multiprocessing-fork")
             fds = [*self._fds, tracker, child_pipe, child_end]
-            self.pid = util.spawnv_passfds(spawn.get_executable(), command, fds)
+            self.pid = util.spawnv_passfds(command[0], command, fds)
         except BaseException:
             os.close(sentinel)
             os.close(pipe)
@@ -332,7 +357,7 @@ class _ForkServer(forkserver.ForkServer):  # type: ignore[misc]
     def ensure_running(self) -> None:
         """Start the server if there is none."""
         with self._lock:
-            resource_tracker.ensure_running()
+            launch.start_tracker()
             if self._forkserver_pid is not None:
                 if _runs(self._forkserver_pid):
                     return
@@ -347,8 +372,7 @@ class _ForkServer(forkserver.ForkServer):  # type: ignore[misc]
                         "from multiprocess.forkserver import main; "
                         f"main({fds[0]}, {fds[1]}, {self._preload_modules!r})"
                     )
-                    flags = util._args_from_interpreter_flags()
-                    command = [spawn.get_executable(), *flags, "-c", code]
+                    command = launch.command_line(code)
                     self._forkserver_pid = util.spawnv_passfds(command[0], command, fds)
             except BaseException:
                 self.disown()

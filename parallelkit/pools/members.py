@@ -10,7 +10,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait as wait_for
-from typing import Any
+from typing import Any, ClassVar
 
 from ..chunking import Chunk
 from ..outcome import Lost
@@ -51,6 +51,7 @@ class Answer:
 class Call:
     """One call's state in the crew."""
 
+    lent: ClassVar[bool] = False  # whether a worker makes it, and not this process
     number: int
     pickled: pickling.Pickled
     around: Surroundings
@@ -62,6 +63,9 @@ class Call:
     event: threading.Event = field(default_factory=threading.Event)
     feeding: threading.RLock = field(default_factory=threading.RLock)  # one thread at a time
     poked: bool = False
+    told: deque[tuple[str, tuple[Any, ...]]] = field(
+        default_factory=deque
+    )  # logs, warnings, prints
     failed: BaseException | None = None
     packet: Packet | None = None
     segment: Segment | None = None
@@ -86,6 +90,7 @@ class Worker:
         self.sharing = False  # it may have shared memory mapped for a call
         self.around: Surroundings | None = None
         self.ready = self.retired = self.dead = False
+        self.spare = False  # it waits, inside of an item, and may run others meanwhile
         self.sending = threading.Lock()
         self.control_fd, control = control_block(protocol.CONTROL_BYTES)
         self.words, self.times = control.cast("Q"), control.cast("d")
@@ -98,6 +103,13 @@ class Worker:
     def ticket(self, number: int) -> Ticket | None:
         """Ticket of a chunk that it has; None if that has been settled."""
         return next((ticket for ticket in self.tickets if ticket.number == number), None)
+
+    def hang_up(self) -> None:
+        """Let the process end by itself if it has nothing to do, else end it."""
+        if self.tickets or not self.ready:
+            self.kill()
+        else:
+            self.channel.hang_up()
 
     def kill(self) -> None:
         """End the process, whatever it does."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Generator
 
+from .. import blas
 from ..chunking import Source
 from .base import Done, Setup, Task
 
@@ -18,10 +19,13 @@ class SerialPool:
     ----------
     setup : Setup
         The user's initializer.
+    blas_threads : int, optional
+        Threads of numerical libraries within an item; by default as many as there are outside.
     """
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, blas_threads: int | None = None) -> None:
         self._setup = setup
+        self._blas_threads = blas_threads
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source`; one item at a time where the consumer is lazy."""
@@ -35,7 +39,11 @@ class SerialPool:
             if chunk is None:
                 source.wait()
                 continue
-            reply = context.run(task.run, chunk, 0)
+            if self._blas_threads is None:
+                reply = context.run(task.run, chunk, 0)
+            else:
+                with blas.lent(self._blas_threads, task.place(0).cores):
+                    reply = context.run(task.run, chunk, 0)
             done = len(reply.values)
             if done < chunk.size and not (reply.raised and task.stop_at_error):
                 source.put_back(chunk.part(done, chunk.size))

@@ -24,9 +24,11 @@ from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, nullcontext
 from functools import partial
+from typing import Any
 
 from .. import blas
 from ..chunking import Chunk, Source
+from ..levels import process_cores
 from .base import Done, Setup, Task
 
 __all__ = ["ThreadPool", "shutdown"]
@@ -42,35 +44,39 @@ class ThreadPool:
         Nesting level of the items; each level has helpers of its own.
     setup : Setup
         The user's initializer.
-    own : bool
-        Whether each call has helpers to itself, as many as were asked for. Otherwise calls of
-        the same level share them, so that many calls make no more threads than one.
+    wished : bool
+        Whether somebody asked for that many. Within an item such a call has helpers to itself;
+        otherwise calls of a level share them, so that a thousand calls at a time make no more
+        threads than there are cores.
     """
 
-    def __init__(self, workers: int, level: int, setup: Setup, own: bool) -> None:
+    def __init__(self, workers: int, level: int, setup: Setup, wished: bool) -> None:
         self._workers = workers
         self._level = level
         self._setup = setup
-        self._own = own
+        self._wished = wished
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in threads, this one included where that serves."""
         helping = not source.endless and (not source.lazy or self._level > 1)
-        own = source.endless or self._own
         helpers = self._workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)
-        crew = _engage(self._level, self._workers - helping, own) if helpers > 0 else None
+        own = source.endless or (self._wished and self._level > 1)
+        engaged = self._workers - helping if self._wished or own else helpers
+        crew = _engage(self._level, engaged, self._wished, own) if helpers > 0 else None
         hand_out = _nobody if crew is None else crew.put
         job = _Job(task, source, range(helping, helping + helpers), hand_out, self._setup)
         try:
+            least = min(range(self._workers), key=task.threads)
+            lent = blas.lent(task.threads(least), task.place(least).cores, here=helping)
             # An endless call takes its share of BLAS threads only while it has something to run.
-            with nullcontext() if source.endless else blas.lent(task.threads(0)):
+            with nullcontext() if source.endless else lent:
                 yield from self._collect(job, source, helping)
         finally:
             job.close()
-            if crew is not None and own:
-                crew.dismiss()
+            if crew is not None:
+                crew.dismiss(engaged)
 
     def _collect(
         self, job: _Job, source: Source, helping: bool
@@ -160,9 +166,10 @@ class _Job:
                 if rank in self._ranks:
                     self._idle_ranks.append(rank)
                 return False
+            if self._source.endless and not self._running:
+                lent = blas.lent(self._task.threads(rank), self._task.place(rank).cores, here=False)
+                self._lent.enter_context(lent)
             self._running.add(rank)
-            if self._source.endless and len(self._running) == 1:
-                self._lent.enter_context(blas.lent(self._task.threads(0)))
         try:
             blas.hold(self._task.threads(rank))  # also what has been loaded since
             self.finished.put(self._run(chunk, rank))
@@ -216,22 +223,30 @@ class _Job:
 
 
 class _Helpers:
-    """Threads of one level, hosted by a pathos pool, that run what is put to them."""
+    """Threads hosted by pathos pools, that run what is put to them.
 
-    def __init__(self, key: tuple[int, int]) -> None:
-        from pathos.threading import ThreadPool as PathosThreadPool
+    They are as many as the calls that share them want together, but no more than `most`, or than
+    one call alone wants: calls that are nested in a share of cores want what is left of that, so
+    that together they never want more than the process has.
+    """
 
+    def __init__(self, level: int, own: bool) -> None:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._key = key
+        self._level = level
+        self._own = own
+        self._wanted = 0
+        self._threads = 0
         self._busy = 0  # put and not finished
         self._closed = False
-        self._dismissed = False
-        self._pool = PathosThreadPool(
-            nodes=key[1],
-            id=f"parallelkit-{os.getpid()}-{next(_ids)}",
-            # The initializer is the helper's whole life: pathos owns the thread, its queue is idle.
-            initializer=self._serve,
-        )
+        self._pools: list[Any] = []
+
+    def engage(self, threads: int, most: int) -> None:
+        """Have threads for one call more."""
+        self._wanted += threads
+        more = max(threads, min(self._wanted, most)) - self._threads
+        if more > 0:
+            self._threads += more
+            self._pools.append(_threads(more, self._serve))
 
     def put(self, work: Callable[[], None]) -> None:
         """Let one of the threads run `work`; one of their successors, after a shutdown."""
@@ -240,27 +255,24 @@ class _Helpers:
                 self._busy += 1
                 self._queue.put(work)
                 return
-        _engage(*self._key, own=False).put(work)
+        _engage(self._level, self._threads, wished=False, own=False).put(work)
 
-    def dismiss(self) -> None:
-        """Be free for another call, when all that was put is finished."""
+    def dismiss(self, threads: int) -> None:
+        """Be wanted by a call no more."""
         with _lock:
-            self._dismissed = True
+            self._wanted -= threads
             self._settle()
-
-    def engage(self) -> None:
-        """Belong to one call until it dismisses these threads."""
-        self._dismissed = False
 
     def close(self) -> None:
         """End the threads; what they run is waited for."""
         with _lock:
             self._closed = True
-        for _ in range(self._key[1]):
+        for _ in range(self._threads):
             self._queue.put(None)
-        self._pool.close()
-        self._pool.join()
-        self._pool.clear()
+        for pool in self._pools:
+            pool.close()
+            pool.join()
+            pool.clear()
 
     def _serve(self) -> None:
         while (work := self._queue.get()) is not None:
@@ -271,32 +283,39 @@ class _Helpers:
                 self._settle()
 
     def _settle(self) -> None:
-        free = self._dismissed and not self._busy and not self._closed
-        if free and self not in _idle[self._key]:
-            _idle[self._key].append(self)
+        """Become free for another call, if these are one call's own, and it is over."""
+        idle = _idle[self._threads]
+        if self._own and not (self._wanted or self._busy or self._closed) and self not in idle:
+            idle.append(self)
+
+
+def _threads(number: int, serve: Callable[[], None]) -> Any:
+    from pathos.threading import ThreadPool as PathosThreadPool
+
+    # The initializer is a helper's whole life: pathos owns the thread, its queue is idle.
+    name = f"parallelkit-{os.getpid()}-{next(_ids)}"
+    return PathosThreadPool(nodes=number, id=name, initializer=serve)
 
 
 _ids = itertools.count()
 _lock = threading.RLock()  # a call may be closed by the garbage collector, anywhere
-_shared: dict[tuple[int, int], _Helpers] = {}  # by level and number of threads
+_shared: dict[tuple[int, int], _Helpers] = {}  # by level, and by their number if that is a wish
 _owned: list[_Helpers] = []
-_idle: defaultdict[tuple[int, int], list[_Helpers]] = defaultdict(list)  # of the owned ones
+_idle: defaultdict[int, list[_Helpers]] = defaultdict(list)  # of the owned ones, by their number
 
 
-def _engage(level: int, threads: int, own: bool) -> _Helpers:
+def _engage(level: int, threads: int, wished: bool, own: bool) -> _Helpers:
     """Helpers of a level: those that its calls share, or some for one call alone."""
-    key = level, threads
     with _lock:
-        if not own:
-            if key not in _shared:
-                _shared[key] = _Helpers(key)
-            return _shared[key]
-        if _idle[key]:
-            helpers = _idle[key].pop()
-        else:
-            helpers = _Helpers(key)
+        if own and _idle[threads]:
+            helpers = _idle[threads].pop()
+        elif own:
+            helpers = _Helpers(level, own)
             _owned.append(helpers)
-        helpers.engage()
+        else:
+            key = level, threads if wished else 0
+            helpers = _shared.get(key) or _shared.setdefault(key, _Helpers(level, own))
+        helpers.engage(threads, threads if wished or own else process_cores() - 1)
         return helpers
 
 

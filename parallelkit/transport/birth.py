@@ -14,10 +14,13 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
 from typing import Any
 
 from multiprocess.process import BaseProcess
 
+from . import ending, malloc
 from .channel import Channel
 from .worker import serve
 
@@ -29,13 +32,31 @@ class Newborn(BaseProcess):  # type: ignore[misc]
 
     _start_method = None
 
-    def __init__(self, name: str, handle: Any) -> None:
+    def __init__(self, name: str, handle: Any, standard: Sequence[str]) -> None:
         super().__init__(name=name)
         self._handle = handle
+        self._standard = standard
 
     def run(self) -> None:
         """Serve the parent at the other end of the socket."""
+        sys.meta_path.insert(0, _StandardFinder(self._standard, list(sys.path)))
         live(socket.socket(fileno=self._handle.detach()))
+
+
+class _StandardFinder:
+    """Finds those modules in the standard library that the parent has from there.
+
+    A file of the user's that is called like one hides it in the worker only if it does so in the
+    parent, where it may have come too late.
+    """
+
+    def __init__(self, names: Sequence[str], path: list[str]) -> None:
+        self._names = frozenset(names)
+        self._path = path  # begins with the standard library
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:  # noqa: ARG002 - the protocol's
+        """Find a module, or leave it to the next finder."""
+        return PathFinder.find_spec(name, self._path) if name in self._names else None
 
 
 def live(sock: socket.socket) -> None:
@@ -44,23 +65,9 @@ def live(sock: socket.socket) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _leave_fork_server()
     _die_with_parent()
-    _keep_memory()
+    malloc.keep()
     serve(Channel(sock))
-
-
-def _keep_memory() -> None:
-    """Have glibc keep freed memory for the next item, instead of giving it back each time.
-
-    It would take each large temporary of numpy from the kernel anew, page by page. Up to 256 MB
-    stay with a worker that way. ``PARALLELKIT_MALLOC=0`` leaves malloc alone.
-    """
-    if os.environ.get("PARALLELKIT_MALLOC") == "0" or not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "gnu_get_libc_version"):
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        libc.mallopt(m_mmap_threshold, 32 << 20)  # the most that it takes
-        libc.mallopt(m_trim_threshold, 256 << 20)
+    ending.leave()
 
 
 def _leave_fork_server() -> None:

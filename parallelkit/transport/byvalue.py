@@ -8,12 +8,14 @@ They go by value, by cloudpickle's reducers. What is done on top of those:
 - ``functools.lru_cache`` functions are taken apart and made again.
 - Exceptions with an ``__init__`` of their own are made again without it: pickle would call it
   with ``args``, which need not be what it takes.
+- What ``numpy.frompyfunc`` made goes with its Python function.
 - What else names itself as a global of ``__main__`` goes by dill.
 """
 
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import secrets
 import sys
@@ -36,7 +38,9 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce `obj`, or leave it to pickle (NotImplemented)."""
+        kind = type(obj)
         if isinstance(obj, type):
+            _by_value_if_made_by_hand(obj.__module__)
             token = _adopted.get(obj)
             if token is not None:
                 return _own_class, (token,)
@@ -44,18 +48,15 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
                 return NotImplemented
             return _class(obj, super().reducer_override(obj))
         if isinstance(obj, FunctionType):
+            _by_value_if_made_by_hand(obj.__module__)
             return _function(obj, super().reducer_override(obj))
         if isinstance(obj, BaseException):
             return _exception(obj)
-        if isinstance(obj, functools._lru_cache_wrapper) and not _importable(obj):
-            return _cached, (obj.__wrapped__, obj.cache_parameters())
-        if isinstance(obj, functools.cached_property):  # before 3.12 it holds a lock
-            return functools.cached_property, (obj.func,), {"attrname": obj.attrname}
-        if isinstance(obj, ContextVar):
-            return _variable, (_token_of(obj), obj.name, obj.get(_UNSET))
-        if type(obj) in self.dispatch_table:
-            return NotImplemented
-        return _by_dill(obj)
+        if kind in _MADE_AGAIN:
+            return _MADE_AGAIN[kind](obj)
+        if kind.__name__ == "ufunc" and kind.__module__ == "numpy":
+            return _ufunc(obj)
+        return NotImplemented if kind in self.dispatch_table else _by_dill(obj)
 
 
 # --- classes ----------------------------------------------------------------------------------
@@ -189,15 +190,65 @@ def _single_dispatch(registry: dict[type, Callable[..., Any]]) -> Callable[..., 
     return func
 
 
+# --- what is taken apart and made again -------------------------------------------------------
+
+
+def _lru_cache(func: Any) -> Any:
+    if _importable(func):
+        return NotImplemented
+    return _cached, (func.__wrapped__, func.cache_parameters())
+
+
 def _cached(func: Callable[..., Any], parameters: Mapping[str, Any]) -> Callable[..., Any]:
     cached: Callable[..., Any] = functools.lru_cache(**parameters)(func)
     return cached
 
 
+def _cached_property(made: Any) -> Any:  # before 3.12 it holds a lock
+    return functools.cached_property, (made.func,), {"attrname": made.attrname}
+
+
+def _ufunc(func: Any) -> Any:
+    """Reduce what ``numpy.frompyfunc`` made, which numpy itself would look up by its name."""
+    inner = next(filter(callable, gc.get_referents(func)), None)
+    if inner is None or not func.__name__.endswith(" (vectorized)"):
+        return NotImplemented
+    import numpy as np
+
+    if func.identity is None:
+        return np.frompyfunc, (inner, func.nin, func.nout)
+    return functools.partial(np.frompyfunc, identity=func.identity), (inner, func.nin, func.nout)
+
+
+_MADE_AGAIN: dict[type, Callable[[Any], Any]] = {
+    functools._lru_cache_wrapper: _lru_cache,
+    functools.cached_property: _cached_property,
+    ContextVar: lambda variable: (
+        _variable,
+        (_token_of(variable), variable.name, variable.get(_UNSET)),
+    ),
+}
+
+
 def _importable(obj: Any) -> bool:
     """Whether the other side finds `obj` by its name."""
     module = getattr(obj, "__module__", None)
-    return module not in (None, "__main__") and "<locals>" not in getattr(obj, "__qualname__", "")
+    return (
+        module in sys.modules
+        and module != "__main__"
+        and not _made_by_hand(module)
+        and "<locals>" not in getattr(obj, "__qualname__", "")
+    )
+
+
+def _made_by_hand(module: str) -> bool:
+    """Whether a module was not imported, as ``runpy.run_path`` makes one: nobody else could."""
+    return getattr(sys.modules.get(module), "__spec__", module) is None and module != "__main__"
+
+
+def _by_value_if_made_by_hand(module: str) -> None:
+    if module in sys.modules and _made_by_hand(module):
+        cloudpickle.register_pickle_by_value(sys.modules[module])
 
 
 # --- exceptions -------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ class Channel:
         sock.setblocking(False)
         self._socket = sock
         self._sending = threading.RLock()
-        self._receiving = threading.Lock()
+        self._receiving = threading.RLock()
+        self._filling = False
         self._scratch = memoryview(bytearray(_READ))
         self._buffer = bytearray()
         self._fds: deque[int] = deque()
@@ -64,6 +65,13 @@ class Channel:
     def fileno(self) -> int:
         """Descriptor to wait on."""
         return self._socket.fileno()
+
+    def hang_up(self) -> None:
+        """Let the other side see the end of the file; to be closed later."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # it is gone
 
     def close(self) -> None:
         """Hang up; the other side sees the end of the file."""
@@ -123,6 +131,8 @@ class Channel:
             If there is none and the other side is gone.
         """
         with self._receiving:
+            if self._filling:
+                return []  # the garbage collector ends a call in the middle of the below
             self._fill()
             messages = list(self._arrived)
             self._arrived.clear()
@@ -148,6 +158,15 @@ class Channel:
 
     def _fill(self) -> None:
         """Read all that the kernel has, and cut it into messages."""
+        if self._filling:
+            return
+        self._filling = True
+        try:
+            self._read()
+        finally:
+            self._filling = False
+
+    def _read(self) -> None:
         while not self._ended:
             try:
                 count, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], _ANCILLARY)

@@ -171,10 +171,13 @@ class Task:
         token = levels.enter(place, spare)
         inherited = options.inherit(self._inherited(place))
         try:
-            with (
-                context.holding(self.variables),
-                seeds.kept() if self.seed is not None and self.alone else nullcontext(),
-            ):
+            if self.variables or self.alone:
+                with (
+                    context.holding(self.variables),
+                    seeds.kept() if self.seed is not None and self.alone else nullcontext(),
+                ):
+                    yield
+            else:  # an empty block takes microseconds too
                 yield
         finally:
             options.release(inherited)
@@ -194,6 +197,8 @@ class Task:
         workers = self.configured.get("workers")
         if workers is None:
             return self.configured
+        if self.configured.get("nested") == "process":  # then cores are not a worker's alone
+            return {name: value for name, value in self.configured.items() if name != "workers"}
         return {**self.configured, "workers": min(workers, place.cores) if workers > 0 else None}
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .. import blas
-from . import telling
+from . import printing, telling
 
 __all__ = ["Surroundings", "current"]
 
@@ -35,7 +35,8 @@ class Surroundings(NamedTuple):
     environment: dict[Any, Any]
     log_levels: dict[str, int]
     warning_filters: list[telling.Filter]
-    key: bytes | None
+    printing: tuple[bool, ...]  # whether stdout, and stderr, go by way of the parent
+    key: bytes | None  # of the processes of `multiprocessing`
 
     def enter(self) -> None:
         """Make them those of this process."""
@@ -49,6 +50,7 @@ class Surroundings(NamedTuple):
                 os.environ[_text(name)] = _text(value)
         telling.set_levels(self.log_levels)
         telling.set_filters(self.warning_filters)
+        printing.set_by_parent(self.printing)
         if self.key is not None:  # with it the proxies of a multiprocessing.Manager can connect
             import multiprocessing
 
@@ -71,11 +73,8 @@ def current() -> Surroundings:
         environment.pop(name, None)
     standard = sys.modules.get("multiprocessing")  # a Manager has imported it
     return Surroundings(
-        folder,
-        list(sys.path),
-        environment,
-        telling.levels(),
-        telling.filters(),
+        *(folder, list(sys.path), environment),
+        *(telling.levels(), telling.filters(), printing.by_parent()),
         bytes(standard.current_process().authkey) if standard is not None else None,
     )
 

@@ -16,6 +16,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from . import printing
+
 __all__ = ["Filter", "filters", "forward", "levels", "retell", "set_filters", "set_levels"]
 
 Filter = tuple[Any, str, tuple[str, str], str, int]  # the category by its name
@@ -123,7 +125,10 @@ _PLAIN = (type(None), bool, int, float, str, bytes)
 
 
 def retell(kind: str, fields: tuple[Any, ...]) -> None:
-    """Parent: log a worker's record, or warn its warning, as if it had come up here."""
+    """Parent: log a worker's record, warn its warning, or print, as if it had come up here."""
+    if kind in printing.NAMES:
+        printing.say(kind, *fields)
+        return
     if kind == LOG:
         record = logging.makeLogRecord(fields[0])
         logger = logging.getLogger(record.name)

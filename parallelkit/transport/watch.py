@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from .ending import kill_below
 from .payload import Progress
 
 __all__ = ["NOBODY", "WHOLE", "Watch"]
@@ -105,4 +106,5 @@ class Watch(threading.Thread):
                     try:
                         self._expire(self._what, self._progress, self._done)
                     finally:
+                        kill_below(os.getpid())
                         os.kill(os.getpid(), signal.SIGKILL)

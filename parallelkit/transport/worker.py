@@ -12,7 +12,8 @@
     ABORT   a call is given up        ─►  (with SIGINT, to stop the item that runs)
                                        ◄─ SKIPPED for each of its chunks
     FORGET  calls are over            ─►
-                                       ◄─ TOLD log records and warnings, at any time
+    GRANT, LENT                      ◄─► LENDING, SPARE: see `link`
+                                       ◄─ TOLD log records, warnings, prints, at any time
 
 A worker that finds the channel closed ends. What it writes into its control block tells the
 parent, after its death, which chunk it had begun.
@@ -22,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import io
 import mmap
 import os
 import signal
@@ -30,14 +30,15 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import blas, levels, seeds
 from ..chunking import Chunk
 from ..outcome import Raised, Reply
-from . import pickling, telling
+from . import malloc, pickling, printing, telling
 from .channel import Channel, Closed, Message
 from .payload import BUDGET, Interrupted, Progress, Task
 from .pickling import Pickled
@@ -46,11 +47,15 @@ from .shared import let_go
 from .surroundings import Surroundings
 from .watch import NOBODY, WHOLE, Watch
 
-__all__ = ["serve"]
+if TYPE_CHECKING:
+    from .link import Link
+
+__all__ = ["link", "serve"]
 
 # Kinds of messages; the first field of each.
-HELLO, CHUNK, ABORT, FORGET = range(4)
+HELLO, CHUNK, ABORT, FORGET, GRANT, LENT = range(6)
 READY, FAILED, REPLY, SKIPPED, UNREADABLE, TIMEOUT, RETIRED, RELEASED, TOLD = range(10, 19)
+LENDING, SPARE = range(20, 22)
 
 CONTROL_BYTES = 64
 # Fields of the control block, eight bytes each.
@@ -60,12 +65,27 @@ SPARE_CORES = 3  # written by the parent: cores for calls that an item makes, be
 
 def serve(channel: Channel) -> None:
     """Run until the parent hangs up."""
+    global _this
+    _this = _Worker(channel)
     try:
-        _Worker(channel).run()
+        _this.run()
     except Closed:
         pass
     finally:
         _flush()
+
+
+_this: _Worker | None = None
+
+
+def link() -> Link:
+    """Return the link of this worker process to idle ones."""
+    assert _this is not None
+    if _this.link is None:
+        from .link import Link
+
+        _this.link = Link(_this)
+    return _this.link
 
 
 def _flush() -> None:
@@ -78,7 +98,10 @@ def _flush() -> None:
 
 
 class _Order(NamedTuple):
-    """What a worker is to do: a chunk of a call, `size` items of its input from `start` on."""
+    """What a worker is to do: a chunk of a call, `size` items of its input from `start` on.
+
+    ``lent`` tells that another worker made the call.
+    """
 
     call: int
     number: int
@@ -86,6 +109,7 @@ class _Order(NamedTuple):
     start: int
     size: int
     timeout: float | None
+    lent: bool
 
 
 class _Worker:
@@ -99,23 +123,30 @@ class _Worker:
         self.outbox = Outbox()
         self.sent = 0  # segments known to the parent, by the highest id
         self.items = 0
-        self.threads = 0  # of numerical libraries
+        self.threads = 0, 0  # of numerical libraries, and the cores of the share
         self.item: tuple[int, Progress] | None = None  # first index and progress of what runs
         self.holding = self.interrupted = False
         self.watch: Watch | None = None
         self.number = 0  # of the chunk that is watched
+        self.taking, self.sending = threading.Lock(), threading.Lock()
+        self.link: Link | None = None
+        self.item_limit: float | None = None  # seconds that the item that runs may take
+        self.standing: tuple[Task, int] | None = None  # whose share the libraries are held to
+        self.outside = contextvars.copy_context()  # of any item
 
     def run(self) -> None:
         signal.signal(signal.SIGINT, self._on_interrupt)
         self._greet()
         while True:
             while not self.queue:
-                self.channel.wait()
-                self._take()
+                if not self.channel.wait(malloc.IDLE):
+                    malloc.trim()
+                    self.channel.wait()
+                self.take()
             message = self.queue.popleft()
             body = message.body
             if body[0] == CHUNK:
-                self._chunk(_Order(*body[1:7]), *body[7:])
+                self._chunk(_Order(*body[1:8]), *body[8:])
             elif body[0] == FORGET:
                 self._forget(body[1])
                 if self.task_inbox.released:
@@ -127,7 +158,7 @@ class _Worker:
     def _greet(self) -> None:
         while not self.queue:
             self.channel.wait()
-            self._take()
+            self.take()
         message = self.queue.popleft()
         _, packet, around, self.options = message.body
         control = message.fds[0]
@@ -142,11 +173,11 @@ class _Worker:
         if self.options["memory_limit"]:
             _limit_memory(self.options["memory_limit"])
         levels.settle(levels.Nesting(1, 1))
+        levels.join(self.options["workers"])
         seeds.refresh()
         telling.forward(self._tell, self._index)
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # whole lines, whatever -u says
-                stream.reconfigure(line_buffering=True, write_through=False)
+        printing.attach(self._tell)
+        printing.set_by_parent(Surroundings(*around).printing)
         try:
             self.inbox.adopt(packet, message.fds[1:])
             initializer, initargs = pickling.loads(*self.inbox.unpack(packet, copy=True))
@@ -160,23 +191,36 @@ class _Worker:
 
     # --- messages ----------------------------------------------------------------------------
 
-    def _take(self) -> None:
+    def take(self) -> None:
         """Receive what is there; what must not wait for its turn takes effect at once."""
-        for message in self.channel.receive():
-            body = message.body
-            if body[0] == ABORT:
-                self.aborted.add(body[1])
-                continue
-            if body[0] == CHUNK:
-                packet, fresh, released, forgotten, task = body[7:]
-                fds = message.fds
-                self.outbox.free(released)
-                self.inbox.forget(forgotten)
-                mine = int(fresh) + len(packet[4])  # shared memory goes with what names it
-                self.inbox.adopt(packet, fds[:mine])
-                if task is not None:
-                    self.task_inbox.adopt(task[0], fds[mine:], private=True)
-            self.queue.append(message)
+        with self.taking:
+            for message in self.channel.receive():
+                body = message.body
+                if body[0] == ABORT:
+                    self.aborted.add(body[1])
+                elif body[0] == GRANT:
+                    if self.link is not None:
+                        self.link.granted(body[1])
+                elif body[0] == LENT:
+                    self._adopt(body[6:], message.fds)
+                    if self.link is not None:
+                        self.link.answered(*body[1:7])
+                else:
+                    if body[0] == CHUNK:
+                        *packed, task = body[8:]
+                        rest = self._adopt(packed, message.fds)
+                        if task is not None:
+                            self.task_inbox.adopt(task[0], rest, private=True)
+                    self.queue.append(message)
+
+    def _adopt(self, packed: Sequence[Any], fds: list[int]) -> list[int]:
+        """Take in what came with a packet; return the descriptors that belong to something else."""
+        packet, fresh, released, forgotten = packed
+        self.outbox.free(released)
+        self.inbox.forget(forgotten)
+        mine = int(fresh) + len(packet[4])  # shared memory goes with what names it
+        self.inbox.adopt(packet, fds[:mine])
+        return fds[mine:]
 
     def _forget(self, calls: list[int]) -> None:
         for call in calls:
@@ -200,11 +244,12 @@ class _Worker:
 
     def _chunk(self, order: _Order, packet: Packet, *rest: Any) -> None:
         begin = time.perf_counter()
+        inner = 0 if self.link is None else self.link.opened
         watch = self._watching(order)
         self.words[CHUNK_BEGUN] = order.number
         if rest[-1] is not None:
             self._load(order.call, *rest[-1])
-        self._take()
+        self.take()
         task = self.tasks.get(order.call)
         columns: list[tuple[Any, ...]] = []
         try:
@@ -238,6 +283,12 @@ class _Worker:
             columns.clear()  # what the arguments do at their end is watched as well
             if watch is not None:
                 watch.end()
+            self._end_inner(inner)
+
+    def _end_inner(self, opened: int) -> None:
+        """End calls that an item has made since and left open: nobody helps them any more."""
+        if self.link is not None:
+            self.link.end_since(opened)
 
     def _run(
         self,
@@ -275,6 +326,7 @@ class _Worker:
 
     def _watching(self, order: _Order) -> Watch | None:
         """Begin to watch a chunk whose call has a time limit."""
+        self.item_limit = order.timeout
         if order.timeout is None:
             return None
         if self.watch is None:
@@ -284,6 +336,7 @@ class _Worker:
         return self.watch
 
     def _mark(self, what: int, since: float) -> None:
+        self.times[ITEM_BEGUN] = 0.0  # by this the parent sees that the offset is being changed
         self.words[ITEM_OFFSET] = what
         self.times[ITEM_BEGUN] = since
 
@@ -297,12 +350,40 @@ class _Worker:
 
     def _share(self, task: Task, rank: int) -> None:
         """Take the place of the worker `rank`, with numerical libraries held to its share."""
+        self.standing = task, rank
         levels.settle(task.place(rank), self._spare)
-        threads = task.threads(rank)
-        if threads != self.threads:
-            blas.set_default(threads)
+        threads = task.threads(rank), task.place(rank).cores
+        if threads == self.threads:
+            blas.hold(threads[0])
+        else:
+            blas.settle(*threads)
             self.threads = threads
-        blas.hold(threads)
+
+    def run_meanwhile(self) -> bool:
+        """Run a chunk that another worker has lent, while an item here waits; false without one."""
+        message = next((m for m in self.queue if m.body[0] == CHUNK and m.body[7]), None)
+        if message is None:
+            return False
+        self.queue.remove(message)
+        before = self.running, self.item, self.words[CHUNK_BEGUN], self.standing
+        limit = self.item_limit
+        self.running = None
+        try:
+            order = _Order(*message.body[1:8])
+            self.outside.copy().run(self._chunk, order, *message.body[8:])
+        finally:
+            self.running, self.item, self.words[CHUNK_BEGUN], standing = before
+            self.item_limit = limit
+            if standing is not None:
+                self._share(*standing)
+        self.leave_if_aborted()
+        return True
+
+    def leave_if_aborted(self) -> None:
+        """Leave the item that runs if its call was given up meanwhile."""
+        if self.running in self.aborted:
+            self.running = None
+            raise Interrupted
 
     def _spare(self) -> int:
         return self.words[SPARE_CORES]
@@ -332,7 +413,7 @@ class _Worker:
             pickled = pickling.dumps((values, raised), self.max_nbytes)
         self.running = None
         _flush()
-        self._send((REPLY, number), pickled, (reply.seconds, len(reply.values), reply.final))
+        self.send((REPLY, number), pickled, (reply.seconds, len(reply.values), reply.final))
 
     def _unpicklable(self, values: list[Any]) -> list[Raised]:
         """Take results that cannot be pickled out of `values`; tell why."""
@@ -348,12 +429,13 @@ class _Worker:
                 raised.append(Raised(offset, why, f"{type(why).__name__}: {why}\n"))
         return raised
 
-    def _send(self, head: tuple[Any, ...], pickled: Pickled, tail: tuple[Any, ...]) -> None:
+    def send(self, head: tuple[Any, ...], pickled: Pickled, tail: tuple[Any, ...]) -> None:
         """Send a message with a packet and the ids of segments that are free."""
-        packet, segment = self.outbox.pack(pickled)
-        forgotten = take_all(self.outbox.forgotten)
-        fds = [*self._fds_for(segment), *(memory.fd for memory in pickled.shared)]
-        self.channel.send((*head, packet, *tail, *self._released(), forgotten), fds)
+        with self.sending:  # a segment's descriptor goes with the first message that names it
+            packet, segment = self.outbox.pack(pickled)
+            forgotten = take_all(self.outbox.forgotten)
+            fds = [*self._fds_for(segment), *(memory.fd for memory in pickled.shared)]
+            self.channel.send((*head, packet, *tail, *self._released(), forgotten), fds)
 
     def _released(self) -> tuple[list[int], list[int]]:
         """Ids of the parent's segments that nothing refers to any more: of chunks, of tasks."""
@@ -369,20 +451,28 @@ class _Worker:
         from .payload import format_error
 
         pickled = pickling.dumps((pickling.portable(error), format_error(error)))
-        self._send((kind, number), pickled, ())
+        self.send((kind, number), pickled, ())
 
     def _tell(self, kind: str, fields: tuple[Any, ...]) -> None:
-        """Send what an item says; not to be torn apart by an interrupt."""
+        """Send what an item says."""
+        with self.undisturbed():
+            try:
+                self.channel.send((TOLD, kind, fields))
+            except Closed:
+                pass  # nobody listens any more
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Within this the item that runs is not torn apart by an interrupt."""
         main = threading.current_thread() is threading.main_thread()
-        self.holding = self.holding or main
+        before = self.holding
+        self.holding = before or main
         try:
-            self.channel.send((TOLD, kind, fields))
-        except Closed:
-            pass  # nobody listens any more
+            yield
         finally:
             if main:
-                self.holding = False
-        if main and self.interrupted:
+                self.holding = before
+        if main and not before and self.interrupted:
             self.interrupted = False
             self._on_interrupt()
 
@@ -400,12 +490,10 @@ class _Worker:
         if _importing(frame) or _entering(frame):  # would be torn apart; the parent will kill us
             return
         try:
-            self._take()
+            self.take()
         except Closed:
             raise Interrupted from None
-        if self.running in self.aborted:
-            self.running = None
-            raise Interrupted
+        self.leave_if_aborted()
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -1,0 +1,177 @@
+"""Arguments, exit codes and errors of ``python -m parallelkit``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import ParallelError
+from . import info, sweeping
+
+__all__ = ["main"]
+
+PROGRAM = "python -m parallelkit"
+OK, FAILED, USAGE, TROUBLE, INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_CODES = """
+exit codes:
+  0    all points are finished and well
+  1    some points failed; they are in the table
+  2    the command is wrong: an option, a value, a function that cannot be found
+  3    it could not be done: a store that cannot be used, a package that is missing, a full disk
+  130  interrupted by Ctrl-C; what was finished is in the store
+"""
+EXAMPLES = {
+    "sweep": """
+values:
+  depth=3,5,7           these; whole numbers, numbers, true, false, none, else texts
+  depth=1:5             the whole numbers from 1 to 5, both included; 1:9:2 in steps of 2
+  rate=0.1:1.0:log5     5 numbers from 0.1 to 1.0, evenly spaced by factors; lin5: by differences
+  name='"5"','"a,b"'    texts that look like something else
+
+examples:
+  python -m parallelkit sweep package.module:train depth=3,5,7 rate=0.1:1.0:log5
+  python -m parallelkit sweep train.py:train depth=3,5,7 --store run.db --workers -1 --timeout 60
+  python -m parallelkit sweep train.py:train depth=3,5 --set folder=data --csv out.csv --plot a.png
+  python -m parallelkit sweep --resume run.db
+""",
+    "show": """
+examples:
+  python -m parallelkit show run.db
+  python -m parallelkit show run.db --best score --top 10
+  python -m parallelkit show run.db --csv - | head
+""",
+    "info": "",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(_parser(), given)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except sweeping.Usage as error:
+        return _told(error, USAGE)
+    except (ParallelError, OSError) as error:
+        return _told(error, TROUBLE)
+    except (TypeError, ValueError, KeyError) as error:
+        return _told(error, USAGE)
+    return code
+
+
+def _run(parser: argparse.ArgumentParser, given: list[str]) -> int:
+    options = _parsed(parser, given)
+    if options.command == "info":
+        info.show()
+        return OK
+    if options.command == "show":
+        sweeping.show(options)
+        return OK
+    folder = os.getcwd()
+    if options.resume is not None:
+        if options.function is not None:
+            raise sweeping.Usage("--resume takes the function and its values from the store")
+        given, folder = sweeping.stored_command(options.resume, given)
+        options = _parsed(parser, given)
+    elif options.function is None:
+        raise sweeping.Usage("name a function: package.module:function or script.py:function")
+    note = json.dumps({"arguments": given, "folder": folder})
+    table = sweeping.sweep(options, folder, note)
+    if table.interrupted:
+        return INTERRUPTED
+    return FAILED if table.failed else OK
+
+
+def _parsed(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:
+    """Arguments, where values may stand before, between and after options."""
+    options, more = parser.parse_known_args(given)
+    if options.command != "sweep" or any(word.startswith("-") for word in more):
+        parser.parse_args(given)  # says what is wrong
+        return options
+    words = [*options.words, *more]
+    options.function = words[0] if words else None
+    options.values = words[1:]
+    return options
+
+
+def _told(error: BaseException, code: int) -> int:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    print(f"{PROGRAM}: error: {' '.join(str(text).split())}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Sweeps: a function over a grid of parameters, into a table.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"parallelkit {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help: str) -> argparse.ArgumentParser:  # noqa: A002 - argparse's word
+        return commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=EXAMPLES[name] + EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    _sweep_arguments(command("sweep", "run a function over a grid of parameters"))
+    _show_arguments(command("show", "show the table of a stored sweep"))
+    command("info", "tell what this machine and installation are, for a bug report")
+    return parser
+
+
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "words",
+        nargs="*",
+        metavar="FUNCTION NAME=VALUES",
+        help="package.module:function or script.py:function, then parameters and their values",
+    )
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a keyword for all points")
+    add("--store", metavar="FILE", help="keep results there; the same command goes on after a kill")
+    add("--resume", metavar="FILE", help="go on with the sweep of this store")
+    add("--retry-failed", action="store_true", help="run points again that are stored as failed")
+    add("--version", dest="func_version", metavar="V", help="of the function, for the store")
+    add("--repeats", type=int, default=1, metavar="N", help="runs of each point (default: 1)")
+    add("--seed", type=int, metavar="N", help="of the points' random streams")
+    add("--shuffle", action="store_true", help="run the points in a random order")
+    add("--workers", type=int, metavar="N", help="how many at a time; -1: all cores")
+    add("--backend", metavar="NAME", help="process (default), thread or serial")
+    add("--timeout", type=float, metavar="SECONDS", help="time limit of a point")
+    add("--retries", type=int, metavar="N", help="new attempts for points whose worker died")
+    add("--no-progress", action="store_true", help="no bar, also on a terminal")
+    _table_arguments(parser)
+
+
+def _show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", help="file of a sweep; it may be running")
+    parser.add_argument("--failed", action="store_true", help="only failed points, with tracebacks")
+    parser.add_argument(
+        "--pickle", action="store_true", help="load pickles: runs code of who made the store"
+    )
+    _table_arguments(parser)
+
+
+def _table_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--best", metavar="COLUMN", help="sort by this column, the best first")
+    add("--mode", choices=("max", "min"), default="max", help="which is best (default: max)")
+    add("--top", type=int, metavar="N", help="how many rows to show")
+    add("--csv", metavar="FILE", help="write the table there; - is standard output")
+    add("--plot", metavar="FILE", help="draw the --best column, or the first result, there")

@@ -1,0 +1,126 @@
+"""The commands ``sweep`` and ``show``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from typing import Any
+
+from ..errors import ParallelError
+from ..sweeps.grid import grid
+from ..sweeps.run import Sweep
+from ..sweeps.show import cells, grid_text, needed
+from ..sweeps.stored import Stored
+from ..sweeps.table import Table, open_sweep
+from .reading import Usage, function, named, one_value, values
+
+__all__ = ["Usage", "show", "stored_command", "sweep"]
+
+OPTIONS = ("workers", "backend", "timeout", "retries", "seed")
+
+
+def sweep(options: argparse.Namespace, folder: str, note: str) -> Table:
+    """Run a sweep, and show its table; `note` is what ``--resume`` needs to know."""
+    lists = _once(named(text) for text in options.values)
+    frozen = _once(named(text) for text in options.set)
+    points = grid(**{name: values(text) for name, text in lists.items()})
+    if options.plot:
+        needed("matplotlib", "matplotlib")  # now, not when hours have passed
+    func = function(options.function, folder)
+    given = {name: getattr(options, name) for name in OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
+    maker = Sweep(
+        options.store,
+        repeats=options.repeats,
+        retry_failed=options.retry_failed,
+        shuffle=options.shuffle,
+        version=None if options.func_version is None else one_value(options.func_version),
+        progress=sys.stderr.isatty() and not options.no_progress,
+        notes={"command": note},
+        **given,
+    )
+    table = maker.run(func, points, **{name: one_value(text) for name, text in frozen.items()})
+    _out(table, options)
+    return table
+
+
+def stored_command(path: str, given: list[str]) -> tuple[list[str], str]:
+    """Arguments of the command that made a store, with those given now, and its folder."""
+    note = Stored(path, pickle=True).meta().get("command")
+    if note is None:
+        raise ParallelError(f"{path!r} was not made by this command: run its script again")
+    known = json.loads(note)
+    at = given.index("sweep") + 1
+    now = _without(given[at:], "--resume")
+    return ["sweep", *_without(known["arguments"][1:], "--store"), *now, "--store", path], known[
+        "folder"
+    ]
+
+
+def _without(arguments: list[str], option: str) -> list[str]:
+    """Arguments but for one option and its value."""
+    rest = list(arguments)
+    while option in rest:
+        at = rest.index(option)
+        del rest[at : at + 2]
+    return [one for one in rest if not one.startswith(f"{option}=")]
+
+
+def show(options: argparse.Namespace) -> None:
+    """Show the table of a store."""
+    table = open_sweep(options.store, pickle=options.pickle)
+    if options.failed:
+        for row in table.failed:
+            point = ", ".join(f"{name}={row[name]!r}" for name in table.parameters)
+            print(f"{point}\n{row['traceback']}")
+        return
+    _out(table, options)
+
+
+def _out(table: Table, options: argparse.Namespace) -> None:
+    if options.csv == "-":
+        print(table.to_csv(), end="")
+    else:
+        _print(table, options)
+        if options.csv:
+            table.to_csv(options.csv)
+    if options.plot:
+        table.plot(y=options.best, hue=_hue(table), path=options.plot)
+
+
+def _print(table: Table, options: argparse.Namespace) -> None:
+    if options.best is None and options.top is None:
+        told = repr(table).splitlines()
+    else:
+        count = 10 if options.top is None else options.top
+        if options.best is not None:
+            rows = table.top(options.best, count, options.mode)
+        else:
+            rows = table.ends(count)[:count]
+        columns = [*table.parameters, *table.results]
+        width = None if sys.stdout.isatty() else 10**6  # who reads a pipe wants all of it
+        told = [table.head(), *grid_text(columns, cells(columns, rows), width)]
+    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+        told[1:2] = [f"\x1b[1m{line}\x1b[0m" for line in told[1:2]]
+    print("\n".join(told))
+
+
+def _hue(table: Table) -> str | None:
+    """The second parameter, where there are two: a line for each of its values."""
+    from ..sweeps.plots import varied
+
+    rows = table.rows
+    others = [name for name in table.parameters if name != varied(table, rows)]
+    few = [name for name in others if len({str(row[name]) for row in rows}) <= 12]
+    return few[0] if few else None
+
+
+def _once(pairs: Any) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, text in pairs:
+        if name in found:
+            raise Usage(f"{name!r} is given twice")
+        found[name] = text
+    return found

@@ -1,0 +1,111 @@
+"""What is known of workers that other libraries started: a call made in one takes a share too.
+
+Nothing is imported here: a library that is not loaded has started no worker that we could be in.
+What a library tells is taken; of a multiprocessing child the siblings are counted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .host import cpu_count
+
+__all__ = ["granted"]
+
+_RAY_WORKER = 1  # ray's WORKER_MODE; a driver has another one
+_COUNTED_FOR = 1.0  # seconds; pools start their workers one by one
+
+_counted: tuple[int, float, int] = 0, 0.0, 0  # process, time, siblings
+
+
+def granted() -> int | None:
+    """Cores for who calls from a worker of another library; None where this is no such worker.
+
+    =================================  ============================================================
+    Dask                               threads of the worker, by the tasks that it runs
+    Ray                                CPUs of the task (its OMP_NUM_THREADS)
+    joblib (loky)                      what joblib left to each worker (its OMP_NUM_THREADS)
+    multiprocessing, pathos,           cores by children of the same kind; a lone child that may
+    ProcessPoolExecutor                have children itself counts as a main process
+    =================================  ============================================================
+    """
+    return _by_dask() or _by_ray() or _by_multiprocessing()
+
+
+def _by_dask() -> int | None:
+    dask = sys.modules.get("distributed.worker")
+    if dask is None:
+        return None
+    try:
+        state = dask.get_worker().state
+        return max(1, int(state.nthreads) // max(1, int(state.executing_count)))
+    except (AttributeError, ValueError):  # not in a task
+        return None
+
+
+def _by_ray() -> int | None:
+    ray = sys.modules.get("ray._private.worker")
+    worker = getattr(ray, "global_worker", None)
+    return _openmp() or 1 if getattr(worker, "mode", None) == _RAY_WORKER else None
+
+
+def _by_multiprocessing() -> int | None:
+    for name in ("multiprocessing.process", "multiprocess.process"):
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        process: Any = module.current_process()
+        if module.parent_process() is None and not process.daemon:
+            continue
+        if type(process).__name__ == "LokyProcess" and _openmp():
+            return _openmp()
+        siblings = _siblings()
+        if siblings > 1 or process.daemon:
+            return max(1, _cores() // (siblings or cpu_count()))
+    return None
+
+
+def _openmp() -> int | None:
+    return _number("OMP_NUM_THREADS")
+
+
+def _cores() -> int:
+    """Cores of this machine, or of the worker of ours further up, which left word of its share."""
+    return min(cpu_count(), _number("LOKY_MAX_CPU_COUNT") or sys.maxsize)
+
+
+def _number(variable: str) -> int | None:
+    text = os.environ.get(variable, "")
+    return int(text) or None if text.isdecimal() else None
+
+
+def _siblings() -> int:
+    """Children of this process' parent that were started as this one was; 0 if unknown."""
+    global _counted
+    pid, when, siblings = _counted
+    if pid != os.getpid() or time.monotonic() - when > _COUNTED_FOR:
+        siblings = _count_siblings()
+        _counted = os.getpid(), time.monotonic(), siblings
+    return siblings
+
+
+def _count_siblings() -> int:
+    try:
+        tasks = Path(f"/proc/{os.getppid()}/task").glob("*/children")
+        children = [pid for task in tasks for pid in task.read_text().split()]
+        return sum(_command(pid) == _command("self") for pid in children)
+    except OSError:
+        return 0
+
+
+def _command(pid: str) -> bytes:
+    """Command line without numbers: descriptors, and counts in names."""
+    try:
+        return re.sub(rb"\d+", b"", Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:  # it has ended meanwhile
+        return b""

@@ -1,0 +1,47 @@
+"""Ctrl-C held back for a moment, where it would leave something half done that others wait for."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+__all__ = ["Shield"]
+
+
+class Shield:
+    """SIGINT that comes within the block is handled at its end; in the main thread alone.
+
+    (Other threads are never interrupted.) Not for blocks that wait.
+
+    Parameters
+    ----------
+    needed : bool
+        Without need nothing is done: it takes a few microseconds.
+    """
+
+    def __init__(self, needed: bool = True) -> None:
+        self._before: Any = None
+        self._late: tuple[int, FrameType | None] | None = None
+        if needed and threading.current_thread() is threading.main_thread():
+            handler = signal.getsignal(signal.SIGINT)
+            self._before = handler if callable(handler) else None
+
+    def __enter__(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            if self._late is not None:
+                self._before(*self._late)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._late = number, frame

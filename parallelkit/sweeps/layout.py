@@ -1,0 +1,55 @@
+"""From records to rows: which column holds what."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+import numbers
+from typing import Any
+
+from .records import Names, Record, result_columns
+
+__all__ = ["Layout", "is_number"]
+
+OWN = ("status", "error", "seconds", "started", "worker", "attempt", "seed")
+
+
+class Layout:
+    """Which column holds what: names given by the user come first where they clash."""
+
+    def __init__(self, names: Names) -> None:
+        taken = set(names.params)
+        self.params = names.params
+        self.results = {n: f"result.{n}" if n in taken else n for n in names.results}
+        taken |= set(self.results.values())
+        own = {n: f"sweep.{n}" if n in taken else n for n in ("repeat", *OWN)}
+        repeat = own.pop("repeat")
+        self.repeat = repeat if names.repeats else None
+        self.own = own
+        middle = [] if self.repeat is None else [self.repeat]
+        self.columns = [*names.params, *middle, *self.results.values(), *own.values()]
+
+    def row(self, record: Record) -> dict[str, Any]:
+        """Make a row."""
+        row = dict.fromkeys(self.columns)
+        row.update(record.params)
+        if self.repeat is not None:
+            row[self.repeat] = record.repeat
+        if record.status == "ok":
+            for name, value in result_columns(record.value).items():
+                row[self.results[name]] = value
+        for name, column in self.own.items():
+            row[column] = _own(record, name)
+        return row
+
+
+def _own(record: Record, name: str) -> Any:
+    value = getattr(record, name)
+    if name == "started" and value is not None:
+        return dt.datetime.fromtimestamp(value, dt.UTC)
+    return value
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value can be ranked and drawn."""
+    return isinstance(value, numbers.Real) and not math.isnan(value)

@@ -1,0 +1,93 @@
+"""What runs where the points run: the user's function, with the time that it takes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+from ..levels import in_worker_process
+from ..seeds import Seed, kept, run
+from ..transport.payload import format_error
+
+__all__ = ["Item", "Measured", "Problem", "Ran"]
+
+
+class Problem(NamedTuple):
+    """What a point raised, as text."""
+
+    kind: str
+    message: str
+    traceback: str
+
+
+class Ran(NamedTuple):
+    """What came of a point."""
+
+    value: Any
+    problem: Problem | None
+    seconds: float | None
+    started: float | None  # seconds since 1970
+    worker: int | None  # process id
+
+
+class Item(NamedTuple):
+    """A point as it is sent: its parameters, and the seed of its random streams."""
+
+    params: dict[str, Any]
+    seed: int | None
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.params.items())
+
+
+class Measured:
+    """Calls a function with the parameters of a point, and tells what came of it.
+
+    Parameters
+    ----------
+    func : callable
+    passing : tuple of exception types
+        What is not to be recorded here, but goes up: what is to be tried again.
+    alone : bool
+        Whether one point runs at a time, so that it may have `random` and `numpy.random`.
+    """
+
+    def __init__(
+        self, func: Callable[..., Any], passing: tuple[type[BaseException], ...], alone: bool
+    ) -> None:
+        self._func = func
+        self._passing = passing
+        self._alone = alone
+
+    def __call__(self, item: Item, /, **frozen: Any) -> Ran:
+        """Run a point."""
+        if item.seed is not None:
+            import numpy.random  # noqa: F401 - takes long, and is not the point's to pay for
+        value, problem = None, None
+        started, begin = time.time(), time.perf_counter()
+        try:
+            value = self._call(item, frozen)
+        except Exception as error:
+            if isinstance(error, self._passing):
+                raise
+            problem = described(error, format_error(error))
+        return Ran(value, problem, time.perf_counter() - begin, started, os.getpid())
+
+    def _call(self, item: Item, frozen: dict[str, Any]) -> Any:
+        if item.seed is None:
+            return self._func(**item.params, **frozen)
+        with kept() if self._alone and not in_worker_process() else nullcontext():
+            arguments = {**item.params, **frozen}
+            return run(Seed(item.seed), self._func, (), arguments, alone=self._alone)
+
+
+def described(error: BaseException, traceback: str) -> Problem:
+    """Text of an exception, which may refuse to be one."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        message = "(its message could not be made)"
+    return Problem(type(error).__name__, message, traceback)

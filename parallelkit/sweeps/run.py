@@ -1,0 +1,208 @@
+"""What people type: `sweep`, and `Sweep` for its options."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from ..collect.progress import bar
+from ..options import Resolver
+from ..seeds import root
+from .grid import as_points
+from .identity import function_name, identity
+from .records import Kept
+from .running import Run, check_call
+from .store import Store
+from .stored import Stored
+from .table import Table
+
+__all__ = ["Sweep", "sweep"]
+
+log = logging.getLogger("parallelkit")
+SHUFFLE = 0x5EED  # an order like any other, the same each time
+
+
+class Sweep:
+    """Options for sweeps, and the sweep.
+
+    Parameters
+    ----------
+    store : path, optional
+        A file (SQLite) that keeps what is finished. Run the same again, after a crash or
+        ``kill -9``, and it goes on: what is stored is not run again.
+    repeats : int
+        How often each point is run, each time with another seed.
+    seed : int or numpy.random.SeedSequence, optional
+        Each point and repeat gets a random stream of its own, which depends on the values of its
+        parameters, not on its place in the grid: as a parameter ``rng`` of the function, and in
+        `random` and `numpy.random`, as for ``Pool(seed=...)``.
+    on_error : {"record", "raise"}
+        ``"record"`` keeps what a point raises as text in the table and goes on; ``"raise"`` raises
+        it, when what was finished is stored, and does not store the failure.
+    retry_failed : bool
+        Run points again that are stored as failed.
+    shuffle : bool
+        Run the points in a random order, so that the first results are spread over all of them.
+    version : optional
+        Of your function: another one does not go on with the old results.
+    name : str, optional
+        By which the store knows the function; by default its module and name.
+    pickle : bool
+        Store results that are no numbers, texts, lists, dicts or arrays as pickles. Who opens
+        such a store must ask for it, as loading runs code of who made it.
+    notes : Mapping, optional
+        Texts by name to be kept in the store, beside the results.
+    **options
+        Of :class:`Pool`: ``workers``, ``backend``, ``progress``, ``timeout``, ``retries``,
+        ``memory_limit``, ... A point is a message of its own unless ``chunksize`` says otherwise,
+        so that it is stored as soon as it is finished.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an unknown option or a bad value.
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> table = pk.Sweep(workers=2, repeats=2, seed=1).run(
+    ...     lambda x, rng: x + rng.random(), pk.grid(x=[10, 20]))
+    >>> [(row["x"], row["repeat"], int(row["value"])) for row in table]
+    [(10, 0, 10), (10, 1, 10), (20, 0, 20), (20, 1, 20)]
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | None = None,
+        repeats: int = 1,
+        seed: Any = None,
+        on_error: str = "record",
+        retry_failed: bool = False,
+        shuffle: bool = False,
+        version: Any = None,
+        name: str | None = None,
+        pickle: bool = False,
+        notes: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        if isinstance(repeats, bool) or not hasattr(repeats, "__index__"):
+            raise TypeError(f"repeats must be a whole number, not {repeats!r}")
+        if repeats.__index__() < 1:
+            raise ValueError(f"repeats must be at least 1, not {repeats!r}")
+        if on_error not in ("record", "raise"):
+            raise ValueError(f"on_error of a sweep must be 'record' or 'raise', not {on_error!r}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a text, not {name!r}")
+        if store is not None and os.fspath(store) in ("", ":memory:"):
+            raise ValueError("store must name a file; leave it out to keep the results in memory")
+        self._store = None if store is None else os.path.abspath(store)
+        self._repeats = repeats.__index__()
+        self._on_error = on_error
+        self._retry_failed = retry_failed
+        self._shuffle = shuffle
+        self._version, self._name, self._pickle = version, name, pickle
+        self._notes = dict(notes or {})
+        if seed is not None:
+            options["seed"] = seed
+        self._resolve = Resolver(options)
+
+    def run(self, func: Callable[..., Any], grid: Any, /, **frozen: Any) -> Table:
+        """Call `func` with the parameters of each point as keywords, in parallel.
+
+        Parameters
+        ----------
+        func : callable
+            Returns a number; a dict, which gets a column for each key; or anything.
+        grid : Points or iterable of dict
+            :func:`grid`, :func:`sample`, a list of dicts, scikit-learn's ``ParameterGrid``, ...
+            A point that comes twice is run once.
+        **frozen
+            Keywords that are the same for all points. They are sent once, whatever their size.
+
+        Returns
+        -------
+        Table
+            Of all points of the grid that are finished, in the order of the grid. After Ctrl-C its
+            ``interrupted`` is true: the points that were running are not in it.
+
+        Raises
+        ------
+        TypeError
+            If `func` cannot be called with the parameters of the first point; if parameters have
+            no canonical form where there is a store or a seed; if the first result cannot be
+            stored.
+        StoreError
+            If the store cannot be written, is that of another sweep, or is being written by
+            another process. (A :class:`ParallelError`.)
+        BaseException
+            With ``on_error="raise"`` what a point raised.
+
+        Examples
+        --------
+        >>> import parallelkit as pk
+        >>> table = pk.Sweep(backend="serial").run(pow, [{"base": 2, "exp": 5}], mod=7)
+        >>> table.rows[0]["value"]
+        4
+        """
+        if not callable(func):
+            raise TypeError(f"the function must be callable, not {func!r}")
+        points = as_points(grid)
+        first = next(iter(points), None)
+        if first is not None:
+            check_call(func, first, frozen)
+        options = self._resolve()
+        seed = None if options.seed is None else root(options.seed)
+        name = self._name or function_name(func)
+        with ExitStack() as stack:
+            store = None
+            if self._store is not None:
+                who = identity(name, self._version, frozen, seed)
+                store = Store(self._store, who, self._pickle, self._notes)
+                stack.callback(store.close)
+            run = Run(store, seed, self._on_error, self._repeats, frozen.keys())
+            if store is not None:
+                again = self._retry_failed or self._on_error == "raise"
+                run.done = store.finished(failed_too=not again)
+            total = len(points) * self._repeats if options.progress is not False else None
+            run.bar = bar(options.progress, total)
+            stack.callback(run.bar.close)
+            numbered = points.numbered(SHUFFLE if self._shuffle else None)
+            run.go(func, numbered, frozen, options, stack)
+        if run.interrupted:
+            log.warning(
+                "sweep interrupted: the table has the %d points that are finished", run.finished
+            )
+        if store is None:
+            return Table(Kept(name, run.kept), run.interrupted)
+        return Table(Stored(store.path, run.chosen, self._pickle), run.interrupted)
+
+
+def sweep(func: Callable[..., Any], grid: Any, /, **frozen: Any) -> Table:
+    """Call `func` with the parameters of each point of `grid`, in parallel; return a table.
+
+    Options (a store, repeats, seeds, workers, ...) are :class:`Sweep`'s.
+
+    Parameters
+    ----------
+    func : callable
+        Gets a point's parameters as keywords; returns a number, a dict of numbers, or anything.
+    grid : Points or iterable of dict
+        :func:`grid`, :func:`sample`, a list of dicts, scikit-learn's ``ParameterGrid``, ...
+    **frozen
+        Keywords that are the same for all points.
+
+    Returns
+    -------
+    Table
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> table = pk.sweep(lambda a, b: {"sum": a + b}, pk.grid(a=[1, 2], b=[10, 20]))
+    >>> table.best("sum")["a"], [row["sum"] for row in table]
+    (2, [11, 21, 12, 22])
+    """
+    return Sweep().run(func, grid, **frozen)

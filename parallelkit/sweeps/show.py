@@ -1,0 +1,179 @@
+"""How tables look: as text, in a notebook, in files."""
+
+from __future__ import annotations
+
+import datetime as dt
+import html as markup
+import importlib
+import json
+import shutil
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ParallelError
+
+if TYPE_CHECKING:
+    from .table import Table
+
+__all__ = [
+    "cell",
+    "cells",
+    "duration",
+    "grid_text",
+    "html",
+    "label",
+    "needed",
+    "ordered",
+    "short",
+    "text",
+]
+
+SHOWN = 10  # rows; of longer tables the first and last ones
+WIDEST = 40  # characters of a cell
+# In print these only matter when something is wrong, or when they are asked for.
+QUIET = ("started", "worker", "attempt", "seed", "error")
+
+
+def needed(module: str, install: str) -> Any:
+    """Import an optional package, or say how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ParallelError(f"this needs {module}: pip install {install}") from error
+
+
+def text(table: Table, head: str) -> str:
+    """A table as aligned text, as wide as the terminal."""
+    columns, rows, left_out = _extract(table)
+    lines = grid_text(columns, cells(columns, rows))
+    if left_out:
+        half = len(lines) - SHOWN // 2
+        lines[half:half] = [f"... {left_out} more ..."]
+    return "\n".join([head, *lines])
+
+
+def cells(columns: list[str], rows: list[dict[str, Any]]) -> list[list[str]]:
+    """Cells as text; of times the digits that matter."""
+    rounded = {"seconds", "sweep.seconds"} & set(columns[-7:])
+    return [
+        [
+            f"{row[name]:.3g}"
+            if name in rounded and isinstance(row[name], float)
+            else short(row[name])
+            for name in columns
+        ]
+        for row in rows
+    ]
+
+
+def grid_text(columns: list[str], rows: list[list[str]], width: int | None = None) -> list[str]:
+    """Lines of aligned columns; those that find no room in `width` are left out."""
+    width = width or max(60, shutil.get_terminal_size((100, 24)).columns)
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    room, fits = width, 0
+    for one in widths:
+        room -= one + 2
+        if room < -2:
+            break
+        fits += 1
+    more = "  ..." if fits < len(columns) else ""
+    return [
+        "  ".join(c.rjust(w) for c, w in zip(row[:fits], widths, strict=False)).rstrip() + more
+        for row in [columns, *rows]
+    ]
+
+
+def html(table: Table, head: str) -> str:
+    """A table for a notebook."""
+    columns, rows, left_out = _extract(table)
+    lines = [
+        "<div style='overflow-x: auto'>",
+        f"<p style='margin: 0 0 .4em'><b>{markup.escape(head)}</b></p>",
+        "<table style='border-collapse: collapse; font-variant-numeric: tabular-nums'>",
+        "<thead><tr style='border-bottom: 1px solid'>",
+        *(f"<th style='text-align: right'>{markup.escape(name)}</th>" for name in columns),
+        "</tr></thead><tbody>",
+    ]
+    for place, row in enumerate(rows):
+        if left_out and place == len(rows) - SHOWN // 2:
+            told = f"{left_out} more"
+            lines.append(f"<tr><td colspan='{len(columns)}' style='opacity: .6'>… {told}</td></tr>")
+        failed = row[_status(columns)] == "failed"
+        lines.append("<tr style='color: #c0392b'>" if failed else "<tr>")
+        values = map(markup.escape, cells(columns, [row])[0])
+        lines += [f"<td style='text-align: right'>{value}</td>" for value in values]
+        lines.append("</tr>")
+    return "\n".join([*lines, "</tbody></table></div>"])
+
+
+def _extract(table: Table) -> tuple[list[str], list[dict[str, Any]], int]:
+    """Columns and rows to show, and how many rows are left out between the two halves."""
+    count = len(table)
+    rows = table.ends(count if count <= 2 * SHOWN else SHOWN // 2)[:count]
+    own = {name: name for name in QUIET} | {f"sweep.{name}": name for name in QUIET}
+    last = table.columns[-7:]  # the sweep's own
+    hidden = {name for name in last if name in own}
+    if any(row[_status(last)] == "failed" for row in rows):
+        hidden -= {"error", "sweep.error"}
+    return [name for name in table.columns if name not in hidden], rows, max(0, count - len(rows))
+
+
+def _status(columns: list[str]) -> str:
+    return "sweep.status" if "sweep.status" in columns else "status"
+
+
+def short(value: Any) -> str:
+    """A value for somebody to look at."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dt.datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
+        return f"array {value.dtype} {'×'.join(map(str, value.shape))}"
+    try:
+        told = value if isinstance(value, str) else repr(value)
+    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
+        told = f"<{type(value).__name__}>"
+    told = " ".join("".join(c if c.isprintable() else " " for c in told).split())
+    return told if len(told) <= WIDEST else told[: WIDEST - 1] + "…"
+
+
+def cell(value: Any) -> Any:
+    """A value for a file of text: as it is, or as JSON where it holds others."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple, dict)):
+        try:
+            return json.dumps(value, default=str)
+        except (TypeError, ValueError):
+            return str(value)
+    return value.isoformat() if hasattr(value, "isoformat") else value
+
+
+def label(value: Any) -> Any:
+    """A value that can be told apart and looked up: itself, or its text."""
+    try:
+        hash(value)
+    except TypeError:
+        return short(value)
+    return value
+
+
+def ordered(labels: Iterable[Any]) -> list[Any]:
+    """Different labels: sorted if they can be, else as they come."""
+    different = list(dict.fromkeys(labels))
+    try:
+        return sorted(different)
+    except TypeError:
+        return different
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= 2 * size or size == 1:
+            number = seconds / size
+            return f"{number:.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
+    raise AssertionError

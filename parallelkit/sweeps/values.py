@@ -1,0 +1,360 @@
+"""Values as text: parameters in one canonical form, results as JSON with arrays beside it.
+
+What JSON has is itself. Everything else is an object with a single key that begins with ``~``.
+Reading never runs code: pickles are read only by who says so, functions and classes in a
+canonical form come back as a :class:`Described` text.
+
+The canonical form of parameters is the same for the same values, in whatever order a dict was
+filled, for numpy's scalars and Python's; and differs for ``1``, ``1.0``, ``True`` and ``"1"``.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import datetime as dt
+import decimal
+import enum
+import fractions
+import functools
+import hashlib
+import io
+import json
+import pathlib
+import sys
+import types
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["Described", "Encoded", "NotPlain", "canonical", "decode", "encode", "function_name"]
+
+
+class Described(str):
+    """What a store knows by its description only: an array or a function among parameters."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+
+class NotPlain(TypeError):
+    """A value that has no form as text."""
+
+
+class Encoded(NamedTuple):
+    """A value as JSON, and the binary parts that it names by their number."""
+
+    text: str
+    blobs: list[tuple[str, bytes]]  # "npy" or "pickle", and the bytes
+
+
+def canonical(value: Any) -> str:
+    """Text that is the same for the same value, and another one for any other.
+
+    Raises
+    ------
+    NotPlain
+        If it holds something that cannot be told apart from others reliably.
+    """
+    try:
+        return _dumps(_Describing().of(value))
+    except RecursionError:
+        raise NotPlain("it contains itself, or is nested too deeply") from None
+
+
+def encode(value: Any, pickle: bool) -> Encoded:
+    """A result as text; what has no such form is pickled if that is allowed, else `NotPlain`."""
+    writer = _Writing(pickle)
+    try:
+        return Encoded(_dumps(writer.of(value), False), writer.blobs)
+    except RecursionError:
+        raise NotPlain("it contains itself, or is nested too deeply") from None
+
+
+def decode(text: str, blobs: Mapping[int, tuple[str, bytes]], pickle: bool = False) -> Any:
+    """What :func:`encode` or :func:`canonical` made text of."""
+    return _Reading(blobs, pickle).of(json.loads(text))
+
+
+_as_it_is = json.JSONEncoder(allow_nan=False, separators=(",", ":"), check_circular=False)
+_sorting = json.JSONEncoder(
+    sort_keys=True, allow_nan=False, separators=(",", ":"), check_circular=False
+)
+
+
+def _dumps(tree: Any, sort: bool = True) -> str:
+    return (_sorting if sort else _as_it_is).encode(tree)
+
+
+class _Encoder:
+    """What canonical form and stored results have in common."""
+
+    def of(self, value: Any) -> Any:
+        kind = type(value)
+        if value is None or kind is int or kind is str or kind is bool:
+            return value
+        if kind is float:
+            # Only infinities and NaN differ from themselves when taken off.
+            return value if value - value == 0 else {"~f": repr(value)}
+        if kind is dict:
+            return self._mapping(value)
+        if kind is list:
+            return [self.of(v) for v in value]
+        write = _PLAIN.get(kind)
+        if write is not None:
+            tag, plain = write
+            return {tag: plain(value)}
+        return self._container(value)
+
+    def _container(self, value: Any) -> Any:
+        if isinstance(value, enum.Enum):  # also where it is a number or a text
+            return self.other(value)
+        if isinstance(value, tuple):  # also named ones
+            return {"~t": [self.of(v) for v in value]}
+        if isinstance(value, (set, frozenset)):
+            tag = "~s" if isinstance(value, set) else "~fs"
+            return {tag: sorted((self.of(v) for v in value), key=_dumps)}
+        if type(value) in (collections.OrderedDict, collections.defaultdict) or (
+            isinstance(value, Mapping) and type(value).__name__ in ("Bunch", "mappingproxy")
+        ):
+            return self._mapping(value)
+        if isinstance(value, pathlib.PurePath):
+            return {"~path": str(value)}
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            if isinstance(value, numpy.generic):
+                return self._scalar(value)
+            if isinstance(value, numpy.ndarray) and not isinstance(value, numpy.ma.MaskedArray):
+                return self.array(value)
+        return self.other(value)
+
+    def _mapping(self, value: Mapping[Any, Any]) -> Any:
+        of = self.of
+        tree = {}
+        for name, v in value.items():
+            if type(name) is not str or name.startswith("~"):
+                return {"~d": [[of(k), of(v)] for k, v in value.items()]}
+            tree[name] = of(v)
+        return tree
+
+    def _scalar(self, value: Any) -> Any:
+        if value.dtype.kind in "mM":
+            return {"~np": [value.dtype.str, str(value.astype("i8"))]}
+        plain = value.item()
+        if value.dtype.kind in "fc" and type(plain) not in (float, complex):  # long double
+            plain = complex(plain) if value.dtype.kind == "c" else float(plain)
+        return self.of(plain) if type(plain) is not type(value) else self.other(value)
+
+    def array(self, value: Any) -> Any:
+        raise NotImplementedError
+
+    def other(self, value: Any) -> Any:
+        raise NotImplementedError
+
+
+_PLAIN: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    bytes: ("~b", lambda v: base64.b64encode(v).decode()),
+    bytearray: ("~ba", lambda v: base64.b64encode(v).decode()),
+    complex: ("~c", lambda v: [repr(v.real), repr(v.imag)]),
+    dt.datetime: ("~dt", dt.datetime.isoformat),
+    dt.date: ("~day", dt.date.isoformat),
+    dt.time: ("~time", dt.time.isoformat),
+    dt.timedelta: ("~td", lambda v: [v.days, v.seconds, v.microseconds]),
+    decimal.Decimal: ("~dec", str),
+    fractions.Fraction: ("~frac", str),
+    uuid.UUID: ("~uuid", str),
+    range: ("~range", lambda v: [v.start, v.stop, v.step]),
+}
+
+
+class _Describing(_Encoder):
+    """The canonical form: what is large or code is described so that it can be told apart."""
+
+    def array(self, value: Any) -> Any:
+        if value.dtype.hasobject:
+            return {"~o": [list(value.shape), [self.of(v) for v in value.ravel().tolist()]]}
+        import numpy as np
+
+        data: Any = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+        digest = hashlib.blake2b(data, digest_size=16)
+        shape = " × ".join(map(str, value.shape))
+        return {"~is": f"array {value.dtype.str} {shape} #{digest.hexdigest()}"}
+
+    def other(self, value: Any) -> Any:
+        if isinstance(value, enum.Enum):
+            return {"~is": f"{function_name(type(value))}.{value.name}"}
+        if isinstance(value, functools.partial):
+            parts = [self.of(value.func), self.of(value.args), self.of(value.keywords)]
+            return {"~is": f"partial {_dumps(parts)}"}
+        if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
+            return {"~is": _named(value)}
+        if isinstance(value, slice):
+            return {"~is": f"slice {_dumps(self.of((value.start, value.stop, value.step)))}"}
+        if hasattr(value, "get_params") and not isinstance(value, type):  # as scikit-learn's models
+            params = _dumps(self.of(value.get_params(deep=False)))
+            return {"~is": f"{function_name(type(value))} {params}"}
+        if type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "to_numpy"):
+            return {"~is": f"{type(value).__name__} {_dumps(self._frame(value))}"}
+        raise NotPlain(
+            f"{_short(value)} of type {type(value).__qualname__} has no canonical form; use "
+            "numbers, texts, lists, dicts, arrays, functions or classes, such as a name that "
+            "your function looks up"
+        )
+
+    def _frame(self, value: Any) -> Any:
+        """A Series, an Index or a DataFrame, by its columns."""
+        if hasattr(value, "columns"):
+            columns = [value.iloc[:, i].to_numpy() for i in range(value.shape[1])]
+            return self.of([list(value.columns), value.index.to_numpy(), columns])
+        index = getattr(value, "index", None)
+        return self.of([value.to_numpy(), None if index is None else index.to_numpy()])
+
+    def _mapping(self, value: Mapping[Any, Any]) -> Any:
+        tree = super()._mapping(value)
+        if "~d" in tree:
+            tree["~d"].sort(key=_dumps)
+        return tree
+
+
+class _Writing(_Encoder):
+    """Results: what comes back is what was given, or it is refused."""
+
+    def __init__(self, pickle: bool) -> None:
+        self._pickle = pickle
+        self.blobs: list[tuple[str, bytes]] = []
+
+    def array(self, value: Any) -> Any:
+        if value.dtype.hasobject:
+            return self.other(value)
+        import numpy as np
+
+        file = io.BytesIO()
+        np.save(file, value, allow_pickle=False)
+        return self._blob("npy", file.getvalue())
+
+    def other(self, value: Any) -> Any:
+        if isinstance(value, Described):
+            return {"~is": str(value)}
+        if self._pickle:
+            import cloudpickle
+
+            return self._blob("pickle", cloudpickle.dumps(value))
+        raise NotPlain(
+            f"{_short(value)} of type {type(value).__qualname__} is neither a number, text, list, "
+            "dict nor array"
+        )
+
+    def _blob(self, kind: str, data: bytes) -> Any:
+        self.blobs.append((kind, data))
+        return {"~blob": len(self.blobs) - 1}
+
+
+class _Reading:
+    def __init__(self, blobs: Mapping[int, tuple[str, bytes]], pickle: bool) -> None:
+        self._blobs = blobs
+        self._pickle = pickle
+
+    def of(self, tree: Any) -> Any:
+        if isinstance(tree, list):
+            return [self.of(v) for v in tree]
+        if not isinstance(tree, dict):
+            return tree
+        if len(tree) == 1:
+            tag, body = next(iter(tree.items()))
+            if tag.startswith("~"):
+                return self._tagged(tag, body)
+        return {name: self.of(v) for name, v in tree.items()}
+
+    def _tagged(self, tag: str, body: Any) -> Any:
+        if tag == "~blob":
+            return self._blob(*self._blobs[body])
+        if tag in _NESTED:
+            return _NESTED[tag](self.of(body))
+        if tag in _SIMPLE:
+            return _SIMPLE[tag](body)
+        raise ValueError(f"unknown kind of value {tag!r}: written by a later version?")
+
+    def _blob(self, kind: str, data: bytes) -> Any:
+        if kind == "pickle" and self._pickle:
+            import pickle
+
+            return pickle.loads(data)
+        if kind == "npy":
+            import numpy as np
+
+            return np.load(io.BytesIO(data), allow_pickle=False)
+        return Described(f"pickled, {len(data)} bytes")
+
+
+def _numpy_time(body: Any) -> Any:
+    import numpy as np
+
+    return np.array(int(body[1]), "i8").view(body[0])[()]
+
+
+def _objects(body: Any) -> Any:
+    import numpy as np
+
+    shape, values = body
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array.reshape(shape)
+
+
+_NESTED: dict[str, Callable[[Any], Any]] = {
+    "~t": tuple,
+    "~s": set,
+    "~fs": frozenset,
+    "~d": dict,
+    "~o": _objects,
+}
+_SIMPLE: dict[str, Callable[[Any], Any]] = {
+    "~f": float,
+    "~b": base64.b64decode,
+    "~ba": lambda body: bytearray(base64.b64decode(body)),
+    "~c": lambda body: complex(*map(float, body)),
+    "~dt": dt.datetime.fromisoformat,
+    "~day": dt.date.fromisoformat,
+    "~time": dt.time.fromisoformat,
+    "~td": lambda body: dt.timedelta(*body),
+    "~dec": decimal.Decimal,
+    "~frac": fractions.Fraction,
+    "~uuid": uuid.UUID,
+    "~range": lambda body: range(*body),
+    "~path": pathlib.Path,
+    "~np": _numpy_time,
+    "~is": Described,
+}
+
+
+def function_name(value: Any) -> str:
+    """``module:qualified.name`` of a function or class; a script's module is its file's name."""
+    module = getattr(value, "__module__", None) or "builtins"
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        if spec is not None:
+            module = str(spec.name)
+        elif file is not None:
+            module = pathlib.Path(file).stem
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    return f"{module}:{name or type(value).__qualname__}"
+
+
+def _named(value: Any) -> str:
+    if "<lambda>" in value.__qualname__ or getattr(value, "__closure__", None):
+        raise NotPlain(
+            f"{_short(value)} has no name of its own; write it as a function with def, at the top "
+            "of a module"
+        )
+    return function_name(value)
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
+        return "a value"
+    return text if len(text) <= 60 else text[:57] + "..."

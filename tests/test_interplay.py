@@ -1,0 +1,264 @@
+"""Calls in other libraries' workers, and other libraries in ours: right answers, a share of the cores, no hang."""
+
+import asyncio
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import theirs
+from backends import START_METHODS
+
+import parallelkit as pk
+
+
+def check(found, cores, here=True):
+    """What calls of ours gave in each of other libraries' workers."""
+    for x, told in enumerate(found):
+        assert told["results"] == [y * y for y in range(x, x + 5)]
+        assert told["lazily"] == [0, 1, 4]
+        assert told["here"] is here
+        if here:
+            assert told["level"] == 1
+            assert told["threads"] <= told["cores"] <= cores
+
+
+# A fork server of the standard library outlives a test, so that one is tried further below.
+METHODS = [method for method in START_METHODS if method != "forkserver"]
+HALF = max(1, pk.cpu_count() // 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_in_a_pool_of_daemons(method):
+    """In the daemonic processes of multiprocessing.Pool, which may have no children, calls run on threads."""
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        check(pool.map(theirs.ours, range(4), chunksize=1), HALF)
+        assert pool.map(theirs.ours_with_workers, [3]) == [[9, 16, 25, 36, 49]]
+        pool.close()
+        pool.join()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_in_a_process_executor(method):
+    """Two workers of a ProcessPoolExecutor share the cores between their calls."""
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(2, mp_context=context) as executor:
+        list(executor.map(theirs.square, range(20)))  # both have been started
+        check(executor.map(theirs.ours, range(4)), pk.cpu_count())
+        assert executor.submit(theirs.ours_with_workers, 3).result() == [9, 16, 25, 36, 49]
+
+
+def test_in_a_lone_process():
+    """A single child process that may have children is a main process to us: it has workers of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        told = executor.submit(theirs.ours, 0).result()
+    assert (told["level"], told["here"], told["cores"]) == (0, False, pk.cpu_count())
+
+
+def test_in_pathos_workers():
+    """In raw pathos workers, daemonic too, calls run on threads."""
+    from pathos.pools import ProcessPool
+
+    pool = ProcessPool(2, id="theirs")
+    try:
+        check(pool.map(theirs.ours, range(4), chunksize=1), HALF)
+    finally:
+        pool.close()
+        pool.join()
+        pool.clear()
+
+
+def test_in_thread_executors():
+    """Calls from many threads share one set of worker processes, as many as there are cores."""
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(theirs.ours, range(8)))
+        check(found, pk.cpu_count(), here=False)
+        pids = executor.map(lambda _: set(pk.map(theirs.where, range(20))), range(8))
+        assert len({pid for one in pids for pid, _, _ in one}) <= pk.cpu_count()
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading", "multiprocessing"])
+def test_in_joblib(backend):
+    """Calls in joblib's workers take what joblib left to each."""
+    joblib = pytest.importorskip("joblib")
+    with joblib.parallel_config(backend=backend):
+        found = joblib.Parallel(n_jobs=2)(joblib.delayed(theirs.ours)(x) for x in range(4))
+    check(found, HALF, here=backend != "threading")
+    if backend == "loky":
+        _end_loky()
+
+
+def test_joblib_says_how_many():
+    """inner_max_num_threads of joblib is what a call there takes."""
+    joblib = pytest.importorskip("joblib")
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=3):
+        found = joblib.Parallel(n_jobs=2)(joblib.delayed(theirs.ours)(x) for x in range(2))
+    assert {told["cores"] for told in found} == {3}
+    _end_loky()
+
+
+def _end_loky():
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor(max_workers=1).shutdown(wait=True, kill_workers=True)
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+@pytest.mark.parametrize(
+    ("func", "options"),
+    [
+        (theirs.multiprocessing_inside, {"method": "fork"}),
+        (theirs.multiprocessing_inside, {"method": "spawn"}),
+        (theirs.executor_inside, {"method": "fork"}),
+        (theirs.executor_inside, {"method": "spawn"}),
+        (theirs.thread_executor_inside, {}),
+        (theirs.pathos_inside, {}),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else "-".join(value.values()),
+)
+def test_pools_in_our_workers(func, options, start_method):
+    """Pools of the standard library and of pathos work in our worker processes."""
+    with pk.Pool(workers=2, start_method=start_method, chunksize=1) as pool:
+        assert pool.map(func, [3, 4], **options) == [[0, 1, 4], [0, 1, 4, 9]]
+
+
+@pytest.mark.parametrize(
+    "func", [theirs.thread_executor_inside, theirs.pathos_inside], ids=lambda func: func.__name__
+)
+def test_pools_in_our_threads(func):
+    """The same in items on threads."""
+    with pk.Pool(workers=2, backend="thread", chunksize=1) as pool:
+        assert pool.map(func, [3, 4]) == [[0, 1, 4], [0, 1, 4, 9]]
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_joblib_in_our_workers(start_method, monkeypatch):
+    """joblib's n_jobs=-1 within an item is the worker's share."""
+    pytest.importorskip("joblib")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(2)))
+    with pk.Pool(workers=2, start_method=start_method, chunksize=1) as pool:
+        assert pool.map(theirs.joblib_inside, [3, 4]) == [(1, [0, 1, 4]), (1, [0, 1, 4, 9])]
+
+
+def test_joblib_in_our_threads():
+    """joblib within an item on threads counts the share, and outside of it all cores again."""
+    joblib = pytest.importorskip("joblib")
+    workers = max(2, pk.cpu_count())
+    with pk.Pool(workers=workers, backend="thread", chunksize=1) as pool:
+        found = pool.map(theirs.joblib_inside, [3, 4], backend="threading")
+    assert found == [(1, [0, 1, 4]), (1, [0, 1, 4, 9])]
+    assert joblib.cpu_count() == pk.cpu_count()
+
+
+def test_in_an_event_loop(concurrent_pool):
+    """A coroutine awaits what it submitted while others run, and items may have event loops of their own."""
+
+    async def one(pool, x):
+        return await asyncio.wrap_future(pool.submit(loop_inside, x))
+
+    async def everything(pool):
+        return await asyncio.gather(*(one(pool, x) for x in range(6)))
+
+    def loop_inside(x):
+        async def work():
+            with pk.Pool(workers=2) as own:
+                return await asyncio.wrap_future(own.amap(theirs.square, [x, x + 1]))
+
+        return asyncio.run(work())
+
+    pool = concurrent_pool()
+    assert asyncio.run(everything(pool)) == [[x * x, (x + 1) ** 2] for x in range(6)]
+
+
+# These run in a Python of their own, for they leave threads, files or a fork server to its end.
+
+DASK = """
+import json, os, sys, theirs
+import parallelkit as pk
+from distributed import Client, LocalCluster
+
+if __name__ == "__main__":
+    found = {}
+    quiet = {"dashboard_address": ":0", "local_directory": sys.argv[1]}
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, **quiet) as cluster,
+        Client(cluster) as client,
+    ):
+        found["processes"] = client.gather(client.map(theirs.ours, range(4), pure=False))
+        found["wish"] = client.submit(theirs.ours_with_workers, 3).result()
+        for backend in ("process", "thread"):
+            with pk.Pool(workers=2, backend=backend, chunksize=1) as pool:
+                address = cluster.scheduler_address
+                found[backend] = pool.map(theirs.dask_inside, [3, 4], address=address)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, **quiet) as cluster,
+        Client(cluster) as client,
+    ):
+        found["threads"] = client.gather(client.map(theirs.ours, range(4), pure=False))
+    found["after"] = pk.nesting()
+    pk.shutdown()
+    print(json.dumps(found))
+"""
+
+RAY = """
+import json, os, theirs
+import ray
+import parallelkit as pk
+
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR",
+         runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}})
+ours = ray.remote(theirs.ours)
+found = [ray.get([ours.remote(x) for x in range(2)]), ray.get([ours.options(num_cpus=2).remote(0)])]
+ray.shutdown()
+print(json.dumps(found))
+"""
+
+FORK_SERVER = """
+import json, multiprocessing, theirs
+from concurrent.futures import ProcessPoolExecutor
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(2) as pool:
+        print(json.dumps(pool.map(theirs.ours, range(4), chunksize=1)))
+        pool.close()
+        pool.join()
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        print(json.dumps(executor.submit(theirs.ours, 0).result()))
+"""
+
+
+@pytest.fixture
+def where_theirs_is():
+    tests = Path(theirs.__file__).parent
+    return {"PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+
+
+def test_dask(script, tmp_path, where_theirs_is):
+    """Calls in Dask tasks take the threads that their worker has for them; an item may be a client of Dask."""
+    pytest.importorskip("distributed")
+    scratch = str(tmp_path / "scratch")
+    (found,) = script(DASK, scratch, env=where_theirs_is, files=False).values
+    check(found["processes"], 1)
+    check(found["threads"], 2)
+    assert found["wish"] == [9, 16, 25, 36, 49]
+    assert found["process"] == found["thread"] == [[0, 1, 4], [0, 1, 4, 9]]
+    assert found["after"] == [0, pk.cpu_count()]
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed")
+def test_ray(script, where_theirs_is):
+    """Calls in Ray tasks take the CPUs of the task."""
+    one_each, two = script(RAY, env=where_theirs_is, files=False).values[-1]
+    check(one_each, 1)
+    check(two, 2)
+
+
+@pytest.mark.skipif("forkserver" not in START_METHODS, reason="there is none")
+def test_in_children_of_a_fork_server(script, where_theirs_is):
+    """Workers of the standard library's fork server count each other, too."""
+    pool, lone = script(FORK_SERVER, env=where_theirs_is).values
+    check(pool, HALF)
+    assert (lone["level"], lone["here"]) == (0, False)

@@ -1,0 +1,331 @@
+"""Inner calls on idle workers of the outer pool: ``nested="process"``."""
+
+import itertools
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from helpers import increment, meet, pid, record, wait_until
+
+import parallelkit as pk
+
+
+@pytest.fixture
+def nested_pool(process_pool):
+    """Pools of two processes, chunks of one item, whose inner calls may use both."""
+
+    def make(**options):
+        return process_pool(**{"nested": "process", "chunksize": 1, **options})
+
+    return make
+
+
+def inner_pids(x, n=4, **frozen):
+    return pk.map(pid, range(n), **frozen)
+
+
+def meeting(x, folder):
+    """Two inner items at a time, in the outer item that is the last; the processes of both."""
+    if x:
+        return None
+    with pk.Pool(chunksize=1) as own:
+        return [where for where, _ in own.map(meet, range(2), folder=folder, parties=2)]
+
+
+def test_idle_workers_help(nested_pool, tmp_path):
+    """Items of an inner call run in the worker that has nothing else to do."""
+    processes = nested_pool().map(meeting, [0, 1], folder=str(tmp_path))[0]
+    assert len(set(processes)) == 2
+
+
+def test_threads_are_the_default(process_pool):
+    """Without being asked for, an inner call stays in its process."""
+
+    def inner(x):
+        return os.getpid(), pk.map(pid, range(10))
+
+    for outer, inside in process_pool().map(inner, range(4)):
+        assert set(inside) == {outer}
+
+
+def test_the_inner_call_may_ask_itself(process_pool, tmp_path):
+    """The option of the inner pool counts as that of the outer one does."""
+
+    def outer(x, folder):
+        with pk.Pool(nested="process", chunksize=1) as own:
+            return x or [p for p, _ in own.map(meet, range(2), folder=folder, parties=2)]
+
+    processes = process_pool(chunksize=1).map(outer, [0, 1], folder=str(tmp_path))[0]
+    assert len(set(processes)) == 2
+
+
+def numbers(x, n):
+    listed = pk.map(increment, range(x, x + n))
+    lazy = list(itertools.islice(pk.imap(increment, itertools.count(x)), n))
+    return listed == lazy == sorted(pk.uimap(increment, range(x, x + n))), sum(listed)
+
+
+def test_results_are_those_of_a_loop(nested_pool):
+    """Lists, lazy iterators and unordered ones give what they give anywhere."""
+    results = nested_pool(chunksize=None).map(numbers, range(12), n=300)
+    assert results == [(True, sum(range(x + 1, x + 301))) for x in range(12)]
+
+
+def deep(x, levels):
+    if not levels:
+        return [x]
+    return list(itertools.chain(*pk.map(deep, [x, x + 1, x + 2], levels=levels - 1)))
+
+
+def deep_alone(x, levels):
+    if not levels:
+        return [x]
+    return list(itertools.chain(*(deep_alone(y, levels - 1) for y in (x, x + 1, x + 2))))
+
+
+def test_calls_below_lent_items(nested_pool):
+    """Items that were lent may make calls in their turn, to any depth."""
+    assert nested_pool().map(deep, range(3), levels=4) == [deep_alone(x, 4) for x in range(3)]
+
+
+def waiting(x, folder):
+    """The first item lends one inner item, whose own inner item needs the first item's worker."""
+    if x:
+        return None
+    with pk.Pool(chunksize=1) as own:
+        return own.map(half, range(2), folder=folder)
+
+
+def half(i, folder):
+    if i == 0:
+        meet("outer-0", os.path.join(folder, "a"), 2)
+        return os.getpid(), None
+    meet("outer-1", os.path.join(folder, "a"), 2)
+    with pk.Pool(chunksize=1) as own:
+        return os.getpid(), own.map(meet, range(2), folder=os.path.join(folder, "b"), parties=2)
+
+
+def test_who_waits_runs_items_of_others(nested_pool, tmp_path):
+    """A worker that waits for a lent item runs items that this item has lent."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    (one, _), (other, places) = nested_pool().map(waiting, [0, 1], folder=str(tmp_path))[0]
+    assert {one, other} == {where for where, _ in places}
+
+
+def failing(x, folder):
+    if x:
+        return None
+    with pk.Pool(chunksize=1, on_error="return") as own:
+        return [
+            repr(r) if isinstance(r, int) else type(r.exception)
+            for r in own.map(fails, range(6), folder=folder)
+        ]
+
+
+def fails(i, folder):
+    if i < 2:
+        meet(i, folder, 2)
+    return 1 // (i % 3)
+
+
+def test_errors_of_lent_items(nested_pool, tmp_path):
+    """What a lent item raises is its failure, in its place, as anywhere."""
+    expected = [ZeroDivisionError, "1", "0"] * 2
+    assert nested_pool().map(failing, [0, 1], folder=str(tmp_path))[0] == expected
+
+
+def raising(x, folder):
+    return x or pk.map(fails, range(2), folder=folder)
+
+
+def test_the_first_error_ends_both_calls(nested_pool, tmp_path):
+    """An inner call that raises ends its item, and that the outer call, with its own error."""
+    with pytest.raises(ZeroDivisionError):
+        nested_pool().map(raising, [0, 1], folder=str(tmp_path))
+
+
+def deadly(x, folder):
+    if x:
+        return None
+    with pk.Pool(chunksize=1, on_error="return") as own:
+        return os.getpid(), own.map(dies_elsewhere, range(8), folder=folder, home=os.getpid())
+
+
+def dies_elsewhere(i, folder, home):
+    if i < 2:
+        meet(i, folder, 2)
+    if os.getpid() != home and not os.path.exists(os.path.join(folder, "dead")):
+        record("dead", folder)
+        os.rename(os.path.join(folder, "ran-dead"), os.path.join(folder, "dead"))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return i
+
+
+def test_the_death_of_a_helper_costs_its_item(nested_pool, tmp_path):
+    """A helper that dies loses the item it ran; the inner and the outer call get on."""
+    _, results = nested_pool().map(deadly, [0, 1], folder=str(tmp_path))[0]
+    dead = [r for r in results if isinstance(r, pk.Failure)]
+    assert [type(r.exception) for r in dead] == [pk.WorkerDied]
+    assert [r for r in results if not isinstance(r, pk.Failure)] == [
+        i for i in range(8) if i != dead[0].index
+    ]
+
+
+def doomed(x, folder):
+    if x:
+        return x
+    with pk.Pool(chunksize=1) as own:
+        return own.map(kills_lender, range(2), folder=folder, lender=os.getpid())
+
+
+def kills_lender(i, folder, lender):
+    meet(i, folder, 2)
+    if os.getpid() != lender:
+        os.kill(lender, signal.SIGKILL)
+    else:
+        wait_until(lambda: False, "to be killed")
+
+
+def test_the_death_of_a_lender_costs_its_item(nested_pool, tmp_path):
+    """The outer item is lost with its worker; what it had lent is given up."""
+    own = nested_pool(on_error="return")
+    results = own.map(doomed, [0, 1, 2, 3], folder=str(tmp_path))
+    assert isinstance(results[0].exception, pk.WorkerDied)
+    assert results[1:] == [1, 2, 3]
+    assert own.map(increment, range(10)) == list(range(1, 11))
+
+
+def lock_inside(x):
+    locks = [threading.Lock() for _ in range(20)]
+    return [value is not None for value in pk.map(lambda lock: lock.locked() or 1, locks)]
+
+
+def frozen_lock(x):
+    return pk.map(lambda i, lock: i, range(20), lock=threading.Lock())
+
+
+def test_what_cannot_be_sent_is_run_in_place(nested_pool):
+    """Arguments and keywords that cannot be pickled keep an inner call where it is."""
+    assert nested_pool().map(lock_inside, range(4)) == [[True] * 20] * 4
+    assert nested_pool().map(frozen_lock, range(4)) == [list(range(20))] * 4
+
+
+def doubled(i, array, shared, folder):
+    meet(i, folder, 2)
+    shared[i] = i + 1
+    return os.getpid(), array * i
+
+
+def with_arrays(x, folder):
+    if x:
+        return None
+    shared = pk.shared_empty(2, float)
+    shared[:] = 0
+    array = np.arange(100_000.0)
+    with pk.Pool(chunksize=1) as own:
+        results = own.map(doubled, range(2), [array, array], shared=shared, folder=folder)
+    equal = [np.array_equal(result, array * i) for i, (_, result) in enumerate(results)]
+    return len({where for where, _ in results}), equal, shared.tolist()
+
+
+def test_large_arrays_cross(nested_pool, tmp_path):
+    """Arrays go both ways whole, and shared memory is one for three processes."""
+    result = nested_pool().map(with_arrays, [0, 1], folder=str(tmp_path))[0]
+    assert result == (2, [True, True], [1.0, 2.0])
+
+
+def left_open(x):
+    global _kept
+    _kept = pk.imap(increment, range(1000))
+    return next(_kept)
+
+
+def test_an_iterator_that_is_left_open(nested_pool):
+    """An inner iterator that outlives its item holds nothing up, and goes on alone."""
+    own = nested_pool()
+    assert own.map(left_open, range(6)) == [1] * 6
+    assert own.map(numbers, range(4), n=50)
+
+
+def closed_early(x, folder):
+    if x:
+        return None
+    with pk.Pool(chunksize=1) as own:
+        results = own.uimap(record, range(10_000), folder=folder)
+        first = list(itertools.islice(results, 3))
+        results.close()
+    return len(first)
+
+
+def test_inner_iterators_closed_early(nested_pool, tmp_path):
+    """Closing an inner iterator gives up what was lent; the pool is fit for the next call."""
+    own = nested_pool()
+    assert own.map(closed_early, [0, 1], folder=str(tmp_path))[0] == 3
+    assert own.map(increment, range(10)) == list(range(1, 11))
+
+
+def endless(x, folder):
+    if x:
+        return None
+    with pk.Pool(chunksize=1) as own:
+        return own.map(runs_on, range(2), folder=folder)
+
+
+def runs_on(i, folder):
+    meet(i, folder, 2)
+    wait_until(lambda: False, "to be given up")
+
+
+def test_giving_the_outer_call_up_frees_the_helpers(nested_pool, tmp_path):
+    """An outer call that is closed ends the inner items in all workers."""
+    own = nested_pool()
+    results = own.imap(endless, [0, 1, 1, 1], folder=str(tmp_path))
+    waiting_for_it = threading.Thread(target=_first, args=[results])
+    waiting_for_it.start()
+    wait_until(lambda: len(os.listdir(tmp_path)) == 2, "both items to run")
+    own.terminate()
+    waiting_for_it.join()
+    with pk.Pool(2) as other:
+        assert other.map(increment, range(10)) == list(range(1, 11))
+
+
+def _first(results):
+    with pytest.raises(pk.ParallelError):
+        next(results)
+
+
+def from_a_thread(x):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(pk.map(pid, range(10))))
+    thread.start()
+    thread.join()
+    return set(results[0]) == {os.getpid()}
+
+
+def test_threads_of_an_item_keep_to_their_process(nested_pool):
+    """A call made in another thread of a worker runs in that worker."""
+    assert nested_pool().map(from_a_thread, range(3)) == [True] * 3
+
+
+def draw(x, rng):
+    return rng.random()
+
+
+def draws(x, rng):
+    return [rng.random(), *pk.map(draw, range(5))]
+
+
+def test_seeded_nests_do_not_depend_on_who_runs_them(nested_pool):
+    """Inner items draw the same in any worker."""
+    with pk.Pool(backend="serial", seed=3) as alone:
+        expected = alone.map(draws, range(6))
+    assert nested_pool(seed=3).map(draws, range(6)) == expected
+
+
+def test_an_unknown_way_of_nesting_is_refused():
+    """``nested`` names one of two ways."""
+    with pytest.raises(ValueError, match="nested"):
+        pk.Pool(nested="fork")

@@ -1,0 +1,580 @@
+"""Sweeps in a store: what survives, what is refused, what comes back."""
+
+import datetime as dt
+import decimal
+import gc
+import json
+import math
+import os
+import pathlib
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import psutil
+import pytest
+from helpers import wait_until
+
+import parallelkit as pk
+from parallelkit.sweeps import database
+from parallelkit.sweeps import store as stores
+
+SERIAL = {"backend": "serial"}
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
+def square(x, log=None):
+    if log is not None:
+        with open(log, "a") as file:
+            file.write(f"{x}\n")
+    if x == 13:
+        raise ValueError("thirteen")
+    return x * x
+
+
+def cube(x):
+    return x**3
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "run.db")
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A file to which points write when they run; ``log()`` are the points, in order."""
+
+    class Log(str):
+        __slots__ = ()
+
+        def __call__(self):
+            return [int(x) for x in Path(self).read_text().split()] if Path(self).exists() else []
+
+    return Log(tmp_path / "log")
+
+
+def sweep(path, **options):
+    return pk.Sweep(store=path, **{**SERIAL, **options})
+
+
+def told(table):
+    """What a table says, without times and places."""
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "started", "worker")} for row in table
+    ]
+
+
+# ---- going on ------------------------------------------------------------------------------------
+
+
+def test_what_is_stored_is_not_run_again(path, log):
+    """The same sweep again runs nothing; a larger grid runs what is new, in the grid's order."""
+    first = sweep(path).run(square, pk.grid(x=[1, 2]), log=str(log))
+    again = sweep(path).run(square, pk.grid(x=[1, 2]), log=str(log))
+    assert again.rows == first.rows
+    assert len(again) == 2
+    larger = sweep(path).run(square, pk.grid(x=[3, 2, 1, 0]), log=str(log))
+    assert log() == [1, 2, 3, 0]
+    assert [r["value"] for r in larger] == [9, 4, 1, 0]
+    smaller = sweep(path).run(square, pk.grid(x=[2]), log=str(log))
+    assert [r["x"] for r in smaller] == [2]
+    assert [r["x"] for r in first] == [1, 2]
+    assert len(pk.open_sweep(path)) == 4
+
+
+def test_more_repeats_go_on(path, log):
+    """Repeats are points of their own: more of them run what is new."""
+    sweep(path, seed=1).run(square, pk.grid(x=[1, 2]), log=str(log))
+    table = sweep(path, seed=1, repeats=2).run(square, pk.grid(x=[1, 2]), log=str(log))
+    assert log() == [1, 2, 1, 2]
+    assert [(r["x"], r["repeat"]) for r in table] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+def test_failed_points(path, log):
+    """They are stored as failed, run again if that is asked for, and their attempts are counted."""
+    for retry, attempt in ((False, 1), (False, 1), (True, 2)):
+        table = sweep(path, retry_failed=retry).run(square, pk.grid(x=[1, 13]), log=str(log))
+        (row,) = table.failed
+        assert (row["error"], row["attempt"]) == ("ValueError: thirteen", attempt)
+        assert "square" in row["traceback"]
+    assert log() == [1, 13, 13]
+
+
+def test_an_error_that_is_raised_keeps_what_was_finished(path, log):
+    """on_error="raise" stores what is finished, not the failure, which is tried again next time."""
+    for _ in range(2):
+        with pytest.raises(ValueError, match="thirteen"):
+            sweep(path, on_error="raise").run(square, pk.grid(x=[1, 13, 2]), log=str(log))
+    assert log() == [1, 13, 13]
+    assert [r["x"] for r in pk.open_sweep(path)] == [1]
+
+
+def test_ctrl_c_keeps_what_was_finished(path):
+    """After Ctrl-C the finished points are in the file, and the same sweep goes on."""
+
+    def work(x, stop):
+        if x == 2 and stop:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0)
+        return x
+
+    options = {"name": "work", "version": 1}
+    with pytest.raises(pk.ParallelError, match="stop changed"):
+        table = sweep(path, **options).run(work, pk.grid(x=range(4)), stop=True)
+        assert table.interrupted
+        assert [r["x"] for r in table] == [0, 1]
+        sweep(path, **options).run(work, pk.grid(x=range(4)), stop=False)
+
+
+@pytest.mark.parametrize("backend", ["process", "thread"])
+def test_one_table_with_and_without_a_store(path, backend):
+    """A stored table says what one in memory says."""
+    grid = pk.grid(x=[1, 13, 3])
+    options = {"seed": 1, "workers": 2, "backend": backend}
+    kept = pk.Sweep(**options).run(square, grid)
+    assert told(sweep(path, **options).run(square, grid)) == told(kept)
+    assert told(pk.open_sweep(path)) == told(kept)
+
+
+def test_a_finished_store_is_one_plain_file(path):
+    """Beside it lies neither a lock nor a journal, and it is read where nothing may be written."""
+    sweep(path).run(square, pk.grid(x=[1, 2]))
+    assert os.listdir(os.path.dirname(path)) == ["run.db"]
+    os.chmod(path, 0o400)
+    assert len(pk.open_sweep(path)) == 2
+    assert os.listdir(os.path.dirname(path)) == ["run.db"]
+
+
+def test_a_table_is_read_while_the_sweep_runs(path):
+    """Another connection sees finished points while others run, soon after they finish."""
+
+    def work(x, path):
+        if x == 1:
+            wait_until(lambda: [r["x"] for r in pk.open_sweep(path)] == [0], "the stored point")
+        return x
+
+    table = sweep(path, backend="thread", workers=2).run(work, pk.grid(x=[0, 1]), path=path)
+    assert table.failed == []
+
+
+# ---- kill -9 -------------------------------------------------------------------------------------
+
+# Starts sweeps by forking, which takes milliseconds: the imports are done.
+PROGRAM = """
+import os, sys, time
+import numpy.random, sqlite3
+import parallelkit as pk
+from parallelkit.sweeps import run
+path, log, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def work(x, rng):
+    out = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.write(out, b"%d " % x)
+    os.close(out)
+    time.sleep(0.002)
+    return {"y": x * x, "z": rng.random(3)}
+def begin(backend):
+    table = pk.Sweep(store=path, seed=7, backend=backend, workers=2).run(work, pk.grid(x=range(count)))
+    os._exit(0 if len(table) == count else 1)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        begin(line.strip())
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_kill_9_at_any_moment(tmp_path, path):
+    """Killed thirty times, a sweep ends with the table of one that was not, and repeats nothing stored."""
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM)
+    chance = random.Random(8)
+    count, log = 800, tmp_path / "log"
+    log.touch()
+    home = str(Path(pk.__file__).parents[1])
+    (tmp_path / "temp").mkdir()
+    env = {**os.environ, "PYTHONPATH": home, "TMPDIR": str(tmp_path / "temp")}
+    server = subprocess.Popen(
+        [sys.executable, script, path, log, str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=env,
+    )
+
+    def start(backend):
+        server.stdin.write(f"{backend}\n")
+        server.stdin.flush()
+        return int(server.stdout.readline())
+
+    def stored():
+        try:
+            return {row["x"] for row in pk.open_sweep(path)}
+        except pk.ParallelError:
+            if before:
+                raise
+            return set()  # killed as it began
+
+    killed, before = 0, set()
+    with server:
+        while killed < 30:
+            backend = "process" if killed % 6 == 5 else "thread" if killed % 2 else "serial"
+            begun = log.stat().st_size
+            pid = start(backend)
+            family = psutil.Process(pid)
+            time.sleep(chance.uniform(0, 0.25) + (0.2 if backend == "process" else 0))
+            workers = family.children(recursive=True)
+            os.kill(pid, signal.SIGKILL)
+            killed += int(server.stdout.readline()) == -signal.SIGKILL
+            psutil.wait_procs(workers, timeout=30)
+            ran = [int(x) for x in log.read_bytes()[begun:].split()]
+            assert before.isdisjoint(ran), "a point that was stored ran again"
+            assert before <= stored(), "a point that was stored is gone"
+            before = stored()
+            assert len(before) < count, "finished before it was killed often enough"
+        start("serial")
+        assert int(server.stdout.readline()) == 0
+        server.stdin.close()
+    final = pk.open_sweep(path)
+    whole = str(tmp_path / "whole.db")
+    done = subprocess.run(
+        [sys.executable, script, whole, log, str(count)], input="serial\n", text=True, env=env
+    )
+    assert done.returncode == 0
+    key = [(r["x"], r["y"], r["z"].tolist(), r["seed"], r["status"], r["attempt"]) for r in final]
+    undisturbed = pk.open_sweep(whole)
+    assert key == [
+        (r["x"], r["y"], r["z"].tolist(), r["seed"], r["status"], r["attempt"]) for r in undisturbed
+    ]
+    assert [x for x, *_ in key] == list(range(count))
+
+
+# ---- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "func", "frozen", "said"),
+    [
+        ({}, cube, {}, "store of the function .*another file"),
+        ({"version": 2}, square, {}, "version=None.*another file"),
+        ({}, square, {"log": None}, "frozen keywords: log changed.*another file"),
+        ({"seed": 1}, square, {}, "another seed=None"),
+    ],
+)
+def test_the_store_of_another_sweep(path, options, func, frozen, said):
+    """Another function, version, frozen keyword or seed is refused, with what to do; the store stays."""
+    before = sweep(path).run(square, pk.grid(x=[1]))
+    with pytest.raises(pk.ParallelError, match=said):
+        sweep(path, **options).run(func, pk.grid(x=[1, 2]), **frozen)
+    assert told(pk.open_sweep(path)) == told(before)
+    assert os.listdir(os.path.dirname(path)) == ["run.db"]
+
+
+def test_another_name_for_the_same_function(path):
+    """A function that was renamed goes on under the name that the store knows."""
+    name = f"{__name__}:square"
+    sweep(path).run(square, pk.grid(x=[1]))
+    assert len(sweep(path, name=name).run(lambda x: x * x, pk.grid(x=[1, 2]))) == 2
+
+
+def test_two_lambdas_are_two_functions(path):
+    """Functions without a name are told apart by their code."""
+    sweep(path).run(lambda x: x + 1, pk.grid(x=[1]))
+    with pytest.raises(pk.ParallelError, match="lambda"):
+        sweep(path).run(lambda x: x + 2, pk.grid(x=[1]))
+
+
+def test_frozen_arrays_are_compared(path):
+    """A frozen array that changed by one element is noticed."""
+    data = np.arange(1000.0)
+
+    def work(x, data):
+        return float(data[x])
+
+    sweep(path).run(work, pk.grid(x=[1]), data=data)
+    assert len(sweep(path).run(work, pk.grid(x=[2]), data=data.copy())) == 1
+    data[7] += 1
+    with pytest.raises(pk.ParallelError, match="data changed"):
+        sweep(path).run(work, pk.grid(x=[2]), data=data)
+
+
+def test_a_second_writer(path):
+    """While a sweep writes, another one on the same file is refused, and the first goes on."""
+
+    def work(x, path):
+        with pytest.raises(pk.ParallelError, match="being written by another sweep"):
+            sweep(path).run(square, pk.grid(x=[1]))
+        return x
+
+    table = sweep(path).run(work, pk.grid(x=[1, 2]), path=path)
+    assert table.failed == []
+    assert os.listdir(os.path.dirname(path)) == ["run.db"]
+
+
+def test_a_second_writer_in_another_process(path, script):
+    """The lock holds between processes."""
+    source = (
+        "import sys, parallelkit as pk\n"
+        "try: pk.Sweep(store=sys.argv[1], backend='serial').run(abs, [])\n"
+        "except pk.ParallelError as error: print('another sweep' in str(error))\n"
+    )
+
+    def work(x):
+        return script(source, path).out.strip()
+
+    assert sweep(path).run(work, pk.grid(x=[1])).rows[0]["value"] == "True"
+
+
+@pytest.mark.parametrize("content", [b"hello, this is no database at all\n" * 100, b"SQLite for"])
+def test_a_file_that_is_no_store(path, content):
+    """What is no database is refused and left as it was, by readers and writers."""
+    Path(path).write_bytes(content)
+    with pytest.raises(pk.ParallelError, match="not the store"):
+        sweep(path).run(square, pk.grid(x=[1]))
+    with pytest.raises(pk.ParallelError, match="not the store"):
+        pk.open_sweep(path)
+    assert Path(path).read_bytes() == content
+    assert os.listdir(os.path.dirname(path)) == ["run.db"]
+
+
+def test_the_database_of_another_program(path):
+    """A SQLite file with other tables is refused and left as it was."""
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE mine (a)")
+    connection.close()
+    before = Path(path).read_bytes()
+    for use in (lambda: sweep(path).run(square, pk.grid(x=[1])), lambda: pk.open_sweep(path)):
+        with pytest.raises(pk.ParallelError, match="not the store of a sweep"):
+            use()
+    assert Path(path).read_bytes() == before
+
+
+def test_a_damaged_store(path):
+    """Overwritten pages are a clear error, not a table with holes."""
+    sweep(path).run(square, pk.grid(x=range(2000)))
+    with open(path, "r+b") as file:
+        file.seek(8192)
+        file.write(os.urandom(os.path.getsize(path) - 20000))
+    with pytest.raises(pk.ParallelError, match="damaged"):
+        list(pk.open_sweep(path))
+
+
+def test_an_empty_file_becomes_a_store(path):
+    """A file that tempfile has just made is as good as none."""
+    Path(path).touch()
+    with pytest.raises(pk.ParallelError, match="empty"):
+        pk.open_sweep(path)
+    assert len(sweep(path).run(square, pk.grid(x=[1]))) == 1
+
+
+@pytest.mark.parametrize("place", ["missing/run.db", "."])
+def test_a_place_where_no_file_can_be(tmp_path, place):
+    """A folder that does not exist, or is the folder itself, is a clear error."""
+    with pytest.raises(pk.ParallelError, match="folder"):
+        sweep(tmp_path / place).run(square, pk.grid(x=[1]))
+    with pytest.raises(pk.ParallelError, match=r"no file|folder"):
+        pk.open_sweep(tmp_path / place)
+
+
+def test_a_store_that_may_not_be_written(path, monkeypatch):
+    """A read-only store can be read; to go on with it is a clear error."""
+    sweep(path).run(square, pk.grid(x=[1]))
+    connect = sqlite3.connect
+
+    def readonly(name, **options):
+        if name == path:
+            return connect(f"file:{path}?mode=ro", uri=True, **options)
+        return connect(name, **options)
+
+    monkeypatch.setattr(database.sqlite3, "connect", readonly)
+    with pytest.raises(pk.ParallelError, match="may not be written"):
+        sweep(path).run(square, pk.grid(x=[1, 2]))
+    monkeypatch.undo()
+    assert len(pk.open_sweep(path)) == 1
+
+
+FULL_DISK = """
+import resource, signal, sys
+import parallelkit as pk
+def work(x):
+    return {"x2": x * x, "text": "y" * 2000}
+sweep = pk.Sweep(store=sys.argv[1], backend=sys.argv[2], workers=2)
+if len(sys.argv) > 3:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))
+try:
+    print(len(sweep.run(work, pk.grid(x=range(500)))))
+except pk.ParallelError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("backend", ["serial", "thread"])
+def test_a_full_disk(path, tmp_path, command, backend):
+    """When no more can be written that is told, what was stored is there, and with room it goes on."""
+    program = tmp_path / "program.py"
+    program.write_text(FULL_DISK)
+    assert "disk full" in command([program, path, backend, 300_000]).out
+    stored = len(pk.open_sweep(path))
+    assert 0 < stored < 500
+    assert command([program, path, backend]).out.split() == ["500"]
+    assert sorted(r["x"] for r in pk.open_sweep(path)) == list(range(500))
+
+
+# ---- what comes back -----------------------------------------------------------------------------
+
+PLAIN = [
+    *(None, True, 3, 10**40, -0.5, 1e-320, "tëxt \udcff", b"\0\xff", 2 + 3j, math.inf, -math.inf),
+    *([1, [2.0, "3"]], (1, (2,)), {"a": {"b": [1]}}, {1: 2, (1, 2): "x"}, {1, 2}, frozenset("a")),
+    *({"~t": 1}, dt.datetime.fromisoformat("2026-01-02T03:04:05.000006"), dt.date(2026, 1, 2)),
+    *(dt.datetime(2026, 1, 2, tzinfo=dt.UTC), dt.timedelta(1, 2, 3)),
+    *(decimal.Decimal("1.10"), pathlib.Path("a/b"), uuid.UUID(int=7), range(2, 9, 3), {}, [], ()),
+]
+
+
+def test_plain_results_come_back(path):
+    """What a point returns is in the table as it was, types of containers included."""
+    table = sweep(path).run(lambda x: [PLAIN[x]], pk.grid(x=range(len(PLAIN))))
+    values = [r["value"][0] for r in table]
+    assert values == PLAIN
+    assert [type(v) for v in values] == [type(v) for v in PLAIN]
+
+
+def test_numpy_results_come_back(path):
+    """Arrays come back whole, numpy's scalars as Python's, NaN as NaN."""
+    arrays = [
+        *(np.arange(6).reshape(2, 3), np.array([]), np.array(3.5), np.zeros((2, 0)), np.eye(2).T),
+        *(np.array(["2026-01-01"], "M8[D]"), np.array([(1, 2.0)], "i4,f8"), np.array(["a", "bc"])),
+    ]
+    table = sweep(path).run(
+        lambda x: {"a": arrays[x], "deep": [{"b": arrays[x]}]}, pk.grid(x=range(len(arrays)))
+    )
+    for row, array in zip(table, arrays, strict=True):
+        for found in (row["a"], row["deep"][0]["b"]):
+            assert (found.dtype, found.shape) == (array.dtype, array.shape)
+            assert found.tobytes() == np.ascontiguousarray(array).tobytes()
+    scalars = [np.float64(0.1), np.int32(3), np.bool_(True), np.str_("a"), np.datetime64("2026")]
+    name = f"{path}-2"
+    table = sweep(name).run(lambda x: scalars[x], pk.grid(x=range(5)))
+    assert [r["value"] for r in table] == scalars
+    assert [type(r["value"]) for r in table][:4] == [float, int, bool, str]
+    assert math.isnan(sweep(f"{path}-3").run(lambda x: np.nan, pk.grid(x=[1])).rows[0]["value"])
+
+
+def test_named_tuples_come_back_as_tuples(path):
+    """They equal what was returned."""
+    assert sweep(path).run(lambda x: Pair(x, 2), pk.grid(x=[1])).rows[0]["value"] == Pair(1, 2)
+
+
+def test_parameters_come_back(path):
+    """Parameters are in the table as they were; arrays and functions by their description."""
+    points = [{"x": value} for value in (1, "a", (1, 2), None, math.inf, np.float64(2))]
+    table = sweep(path).run(lambda x: 0, [*points, {"x": np.arange(3)}, {"x": len}])
+    *plain, array, function = [r["x"] for r in table]
+    assert plain == [1, "a", (1, 2), None, math.inf, 2.0]
+    assert "array <i8 3" in array
+    assert function == "builtins:len"
+
+
+def test_a_result_that_cannot_be_stored(path):
+    """The first one ends the sweep before time is wasted; a later one is a failed point."""
+    with pytest.raises(TypeError, match=r"x=0.*pickle=True"):
+        sweep(path).run(lambda x: object(), pk.grid(x=range(3)))
+    table = sweep(f"{path}-2").run(lambda x: object() if x == 1 else x, pk.grid(x=range(3)))
+    assert [r["status"] for r in table] == ["ok", "failed", "ok"]
+    assert "cannot be stored" in table.failed[0]["error"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["EVIL"],)
+
+
+def test_pickles_are_read_only_if_that_is_asked_for(path, tmp_path, monkeypatch):
+    """Opening a stranger's store runs nothing: pickles need pickle=True on both sides."""
+    monkeypatch.setenv("EVIL", str(tmp_path / "evil"))
+    sweep(path, pickle=True).run(lambda x: {"model": Evil(), "y": x}, pk.grid(x=[1]))
+    for use in (
+        lambda: pk.open_sweep(path),
+        lambda: sweep(path).run(lambda x: {"model": Evil(), "y": x}, pk.grid(x=[1])),
+    ):
+        with pytest.raises(pk.ParallelError, match="pickle"):
+            use()
+    connection = sqlite3.connect(path)  # a store that lies about itself
+    connection.execute("UPDATE meta SET value = '0' WHERE name = 'pickle'")
+    connection.commit()
+    connection.close()
+    assert "pickled" in str(pk.open_sweep(path).rows[0]["model"])
+    assert not (tmp_path / "evil").exists()
+    assert pk.open_sweep(path, pickle=True).rows[0]["y"] == 1
+    assert (tmp_path / "evil").exists()
+
+
+def test_pickled_results_come_back(path):
+    """With pickle=True anything that can be pickled is a result, also among plain ones."""
+    table = sweep(path, pickle=True).run(lambda x: {"c": decimal.Context(x), "y": x}, {"x": [3]})
+    assert table.rows[0]["c"].prec == 3
+    assert pk.open_sweep(path, pickle=True).rows[0]["y"] == 3
+
+
+# ---- when it is written --------------------------------------------------------------------------
+
+
+def test_nothing_waits_for_long(path, monkeypatch):
+    """A finished point is in the file although the next one never ends."""
+    monkeypatch.setattr(stores, "INTERVAL", 0.01)
+
+    def work(x, path):
+        if x == 2:  # in place: the loop that stores is in this very call
+            wait_until(lambda: len(pk.open_sweep(path)) == 2, "two stored points")
+        return x
+
+    assert sweep(path).run(work, pk.grid(x=[0, 1, 2]), path=path).failed == []
+
+
+def test_points_are_stored_in_batches(path, monkeypatch):
+    """Quick points share a transaction."""
+    monkeypatch.setattr(stores, "INTERVAL", 1000)
+    flushed = []
+    flush = stores.Store.flush
+    monkeypatch.setattr(
+        stores.Store, "flush", lambda self: (flushed.append(len(self._rows)), flush(self))[1]
+    )
+    sweep(path).run(square, pk.grid(x=range(5000)))
+    assert max(flushed) == stores.LARGEST_BATCH
+    assert sum(flushed) == 5000
+
+
+def test_a_sweep_of_many_points_keeps_none(path):
+    """While points run, those that are finished are not in memory."""
+    seen = []
+
+    def work(x):
+        if x % 500 == 499:
+            seen.append(sum(type(o) is stores.Record for o in gc.get_objects()))
+        return x
+
+    sweep(path).run(work, pk.grid(x=range(2000)))
+    assert max(seen) < 50
+
+
+def test_what_the_store_remembers(path):
+    """The identity is JSON that says what was swept."""
+    sweep(path, version="a", seed=3).run(square, pk.grid(x=[1]))
+    connection = sqlite3.connect(path)
+    meta = dict(connection.execute("SELECT name, value FROM meta"))
+    connection.close()
+    identity = json.loads(meta["identity"])
+    assert identity["function"].endswith(":square")
+    assert identity["version"] == '"a"'
