@@ -123,6 +123,7 @@ class Source:
         self.lazy = lazy
         self.wake: Callable[[], object] | None = None  # called when a wait for input is over
         self.push: Callable[[], object] | None = None  # instead, where the caller may do the work
+        self.deliver: Callable[[Chunk, Any], object] | None = None  # takes outcomes in any thread
         self._again: deque[Chunk] = deque()
         self._lock = threading.Lock()
         self._closed = False

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from .call import Delayed
 from .errors import IN_INITIALIZER, WorkerDied
 from .futures import Desk, Submissions
-from .jobs import Job, snapshot, start
+from .jobs import ENGINE, Job, snapshot, start
 from .levels import nesting
 from .options import Resolver
 from .plan import plan
@@ -172,7 +172,7 @@ class PoolExecutor(Executor):
         if not callable(fn):
             raise TypeError(f"the function must be callable, not {fn!r}")
         options = self._resolve()
-        if plan(options, nesting()).backend != "process":
+        if plan(options, nesting()).backend not in ENGINE:
             rows = zip(*iterables, strict=False)
             return self._through_futures(fn, rows, deadline, buffersize)
         if buffersize is not None:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from .call import Call, Delayed, apply_call
@@ -28,7 +29,7 @@ from .engine import run_source
 from .errors import ParallelError
 from .levels import nesting, process_cores
 from .options import Options
-from .outcome import Failure
+from .outcome import Failure, Lost, Reply
 from .plan import plan
 
 __all__ = ["Desk", "Submissions", "Translate", "as_it_is", "in_thread"]
@@ -272,19 +273,25 @@ class Submissions(Source):
         call = Call(apply_call, ((),), {})
         options = _returning(self._options)
         failures = Failures(options, self, call)
+        self.deliver = partial(self._deliver, failures)
         error: BaseException = ParallelError("the pool was terminated")
         try:
             with closing(run_source(call, options, self._plan, self)) as outcomes:
                 for outcome in outcomes:
-                    for part in () if outcome is None else failures.settle(*outcome):
-                        self._set(self._futures.pop(part.start), part.values[0])
-                        del part  # while this waits, what is done belongs to the caller alone
-                    del outcome
+                    if outcome is not None:
+                        self._deliver(failures, *outcome)
+                    del outcome  # while this waits, what is done belongs to the caller alone
         except BaseException as problem:  # noqa: BLE001 - told to every future that waits
             error = self._translate(problem)
         with self._ending:
             self._ended = error
         self._abandon()
+
+    def _deliver(self, failures: Failures, chunk: Chunk, outcome: Reply | Lost) -> None:
+        for part in failures.settle(chunk, outcome):
+            future = self._futures.pop(part.start, None)
+            if future is not None:  # else the end of the stream has settled it
+                self._set(future, part.values[0])
 
     def _abandon(self) -> None:
         """Give what nobody will run any more the error that ended this."""

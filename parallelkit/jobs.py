@@ -33,8 +33,9 @@ from .options import Options
 from .outcome import Failure
 from .plan import plan
 
-__all__ = ["Job", "chunks_of", "snapshot", "start"]
+__all__ = ["ENGINE", "Job", "chunks_of", "snapshot", "start"]
 
+ENGINE = ("process", "outer")  # where calls are run by the engine: backends as they are planned
 AHEAD = 64  # chunks for each worker that are submitted ahead of those that are done
 
 
@@ -210,7 +211,7 @@ def start(
     """
     job = Job(ordered, translate)
     planned = plan(options, nesting())
-    if planned.backend == "process":
+    if planned.backend in ENGINE:
         call = Call(func, tuple(iterables), {})
         settled = replace(options, on_error="return", progress=False, strict=False)
         try:

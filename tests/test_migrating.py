@@ -1,6 +1,7 @@
 """The migration pages: each pair of code blocks gives the same, the peer's way and ours.
 
-A page is ``docs/migrating/<peer>.md``, named as its package is imported. Each of its sections has two
+A page is ``docs/migrating/<peer>.md``, named as its package is imported (an
+underscore may stand for a dot). Each of its sections has two
 Python blocks, before and after, which leave what they found in ``result``; or none.
 """
 
@@ -50,7 +51,11 @@ def end_their_workers():
         sys.modules["joblib.externals.loky"].get_reusable_executor().shutdown(kill_workers=True)
 
 
-def installed(package):
+def installed(peer):
+    return any(found(package) for package in (peer, peer.replace("_", ".")))
+
+
+def found(package):
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # the parent of a submodule

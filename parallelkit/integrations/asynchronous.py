@@ -19,7 +19,7 @@ from .. import engine
 from ..call import Call, Delayed
 from ..errors import ParallelError
 from ..futures import Desk, in_thread
-from ..jobs import Job, chunks_of, snapshot, start
+from ..jobs import ENGINE, Job, chunks_of, snapshot, start
 from ..levels import nesting
 from ..options import Resolver
 from ..outcome import Failure
@@ -196,7 +196,7 @@ class AsyncPool:
         )
         columns = snapshot(inputs)
         planned = plan(options, nesting())
-        if planned.backend == "process":
+        if planned.backend in ENGINE:
             if not columns:  # iterators that gave nothing
                 return list
             call = Call(func, tuple(columns), {})

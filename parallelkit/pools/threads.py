@@ -9,7 +9,7 @@
 
 A call of n threads engages n - 1 helpers and works along; it never waits for work that nobody
 does, so calls nested to any depth cannot lock each other out, and n threads are busy, not n + 1.
-A lazy call at the top level engages n helpers and only collects: it has a consumer to serve. So
+At the top level a lazy call engages n helpers and only collects: it has a consumer to serve. So
 does an endless one, whose helpers are its own, since its items may wait for those of another.
 """
 
@@ -22,7 +22,7 @@ import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -58,18 +58,20 @@ class ThreadPool:
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in threads, this one included where that serves."""
-        helping = not source.endless and (not source.lazy or self._level > 1)
+        helping = self._level > 1 or not (source.lazy or source.endless)
         helpers = self._workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)
-        own = source.endless or (self._wished and self._level > 1)
+        own = source.endless if self._level == 1 else self._wished
         engaged = self._workers - helping if self._wished or own else helpers
         crew = _engage(self._level, engaged, self._wished, own) if helpers > 0 else None
         hand_out = _nobody if crew is None else crew.put
-        job = _Job(task, source, range(helping, helping + helpers), hand_out, self._setup)
+        least = min(range(self._workers), key=task.threads)
+        here = helping and not source.endless
+        lent = blas.lent(task.threads(least), task.place(least).cores, here=here)
+        ranks = range(helping, helping + helpers)
+        job = _Job(task, source, ranks, hand_out, self._setup, lent if source.endless else None)
         try:
-            least = min(range(self._workers), key=task.threads)
-            lent = blas.lent(task.threads(least), task.place(least).cores, here=helping)
             # An endless call takes its share of BLAS threads only while it has something to run.
             with nullcontext() if source.endless else lent:
                 yield from self._collect(job, source, helping)
@@ -110,7 +112,8 @@ class _Job:
     """One call: where its threads find chunks, and leave what came of them.
 
     A helper that finds no chunk leaves for other calls; it is engaged again when there may be
-    one. So a call whose consumer has paused holds no thread that another call waits for.
+    one. So a call whose consumer has paused holds no thread that another call waits for. `lent` is
+    the share that it takes only while items of it run.
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class _Job:
         ranks: range,
         hand_out: Callable[[Callable[[], None]], None],
         setup: Setup,
+        lent: blas.lent | None,
     ) -> None:
         self._task = task
         self._source = source
@@ -129,8 +133,8 @@ class _Job:
         self._setup = setup
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
+        self._lent = lent
         self._running: set[int] = set()  # ranks
-        self._lent = ExitStack()  # BLAS threads, from the first item that runs to the last
         self._stopped = False
         self.finished: queue.SimpleQueue[Done | BaseException | None] = queue.SimpleQueue()
         source.wake = self._nudge
@@ -156,7 +160,7 @@ class _Job:
             return
         while self.step(rank):
             pass
-        self.finished.put(None)
+        self._tell()
 
     def step(self, rank: int) -> bool:
         """Run one chunk, if there is one."""
@@ -166,13 +170,17 @@ class _Job:
                 if rank in self._ranks:
                     self._idle_ranks.append(rank)
                 return False
-            if self._source.endless and not self._running:
-                lent = blas.lent(self._task.threads(rank), self._task.place(rank).cores, here=False)
-                self._lent.enter_context(lent)
+            if self._lent is not None and not self._running:
+                self._lent.__enter__()
             self._running.add(rank)
         try:
             blas.hold(self._task.threads(rank))  # also what has been loaded since
-            self.finished.put(self._run(chunk, rank))
+            done = self._run(chunk, rank)
+            if self._source.deliver is None:
+                self.finished.put(done)
+            else:
+                self._source.deliver(*done)
+            del done
         except KeyboardInterrupt as error:
             if threading.current_thread() is threading.main_thread():
                 raise
@@ -182,8 +190,8 @@ class _Job:
         finally:
             with self._lock:
                 self._running.discard(rank)
-                if not self._running:
-                    self._lent.close()
+                if self._lent is not None and not self._running:
+                    self._lent.__exit__(None, None, None)
         return True
 
     def _run(self, chunk: Chunk, rank: int) -> Done:
@@ -211,7 +219,13 @@ class _Job:
 
     def _nudge(self) -> None:
         self.engage()
-        self.finished.put(None)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the thread of the call look, unless all is run and delivered without it."""
+        source, alone = self._source, self._ranks.start == 0
+        if source.deliver is None or not alone or source.finished or source.aborted is not None:
+            self.finished.put(None)
 
     def close(self) -> None:
         """Take no more chunks; an item that runs ends when it ends."""
