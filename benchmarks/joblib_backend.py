@@ -139,7 +139,9 @@ def main():
     backends = arguments.backends.split(",")
     rounds = arguments.rounds or (3 if arguments.quick else 7)
     cases = Cases(arguments.quick)
-    print(f"| ms, median of {rounds}, {JOBS} jobs |", *(f"{b} |" for b in backends), "ours ÷ loky |")
+    print(
+        f"| ms, median of {rounds}, {JOBS} jobs |", *(f"{b} |" for b in backends), "ours ÷ loky |"
+    )
     print("|---|", *("---:|" for _ in backends), "---:|")
     for name in names():
         if arguments.only and arguments.only not in name:
