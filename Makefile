@@ -50,10 +50,10 @@ $(SUITES): accept-%: $(VENV)/.installed-test
 # The tests of other packages, as installed, on our workers. ACCEPT: more arguments for pytest.
 ACCEPTANCE := $(BIN)/python -m pytest -c tests/acceptance/pytest.ini
 
-accept-joblib: $(VENV)/.installed-accept
+accept-joblib: $(VENV)/.installed-test
 	$(ACCEPTANCE) -p tests.acceptance.joblib_plugin $(ACCEPT) --pyargs joblib.test.test_parallel
 
-accept-sklearn: $(VENV)/.installed-accept
+accept-sklearn: $(VENV)/.installed-test
 	$(ACCEPTANCE) -p tests.acceptance.sklearn_plugin $(ACCEPT) --pyargs \
 	    sklearn.utils.tests.test_parallel sklearn.model_selection sklearn.ensemble
 

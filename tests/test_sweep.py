@@ -163,6 +163,10 @@ def test_names_of_the_user_come_first():
     assert (row["sweep.status"], row["sweep.seed"]) == ("ok", None)
     assert row["sweep.seconds"] >= 0
     assert "4" in repr(table)
+    table = pk.Sweep(**SERIAL).run(lambda **_: {"status": 2, "sweep.status": 3}, [{"status": 1}])
+    row = table.rows[0]
+    assert [row[n] for n in ("status", "result.status", "sweep.status")] == [1, 2, 3]
+    assert row["sweep.sweep.status"] == "ok"
 
 
 def test_failures_are_recorded():
@@ -489,6 +493,21 @@ def test_a_failure_shows():
     assert "1 failed" in repr(table)
     assert "ValueError: not <two>" in repr(table)
     assert "&lt;two&gt;" in table._repr_html_()
+
+
+def test_a_wide_table_is_cut_to_the_terminal(monkeypatch):
+    """The widest column gives way first; columns that find no room at all are left out."""
+
+    def fail(**_):
+        raise ValueError("a long story " * 9)
+
+    monkeypatch.setenv("COLUMNS", "70")
+    told = repr(pk.Sweep(**SERIAL).run(fail, [{"x": 1}])).splitlines()
+    assert "ValueError: a long story a" in told[2]
+    assert "seconds" in told[1]
+    wide = repr(pk.Sweep(**SERIAL).run(lambda **_: 1, [{f"parameter{i}": i for i in range(20)}]))
+    assert max(map(len, told[1:] + wide.splitlines()[1:])) <= 75
+    assert wide.splitlines()[1].endswith("...")
 
 
 # ---- pictures ------------------------------------------------------------------------------------

@@ -194,6 +194,7 @@ def test_ctrl_c_on_the_command_line(here):
         text=True,
     )
     wait_until(Path("held").exists, "the second point")
+    wait_until(lambda: len(pk.open_sweep("run.db")) == 1, "the stored point")
     child.send_signal(signal.SIGINT)
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130

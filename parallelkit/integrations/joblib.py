@@ -252,10 +252,6 @@ class ParallelkitBackend(AutoBatchingMixin, _PoolBackend):  # type: ignore[misc]
     [1, 2, 4, 8]
     """
 
-    # Seconds of work in a batch that joblib aims at. A tenth of its own: our messages are cheaper.
-    MIN_IDEAL_BATCH_DURATION = 0.02
-    MAX_IDEAL_BATCH_DURATION = 0.2
-
     def terminate(self) -> None:
         """End the call; the workers stay warm."""
         super().terminate()

@@ -20,9 +20,8 @@ class Layout:
     def __init__(self, names: Names) -> None:
         taken = set(names.params)
         self.params = names.params
-        self.results = {n: f"result.{n}" if n in taken else n for n in names.results}
-        taken |= set(self.results.values())
-        own = {n: f"sweep.{n}" if n in taken else n for n in ("repeat", *OWN)}
+        self.results = {name: _free(name, "result.", taken) for name in names.results}
+        own = {name: _free(name, "sweep.", taken) for name in ("repeat", *OWN)}
         repeat = own.pop("repeat")
         self.repeat = repeat if names.repeats else None
         self.own = own
@@ -48,6 +47,14 @@ def _own(record: Record, name: str) -> Any:
     if name == "started" and value is not None:
         return dt.datetime.fromtimestamp(value, dt.UTC)
     return value
+
+
+def _free(name: str, prefix: str, taken: set[str]) -> str:
+    """`name`, or with `prefix` where that is taken; it is taken then."""
+    while name in taken:
+        name = prefix + name
+    taken.add(name)
+    return name
 
 
 def is_number(value: Any) -> bool:

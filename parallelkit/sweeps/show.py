@@ -30,6 +30,7 @@ __all__ = [
 
 SHOWN = 10  # rows; of longer tables the first and last ones
 WIDEST = 40  # characters of a cell
+LEAST = 24  # to which the widest column is cut
 # In print these only matter when something is wrong, or when they are asked for.
 QUIET = ("started", "worker", "attempt", "seed", "error")
 
@@ -53,23 +54,24 @@ def text(table: Table, head: str) -> str:
 
 
 def cells(columns: list[str], rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Cells as text; of times the digits that matter."""
-    rounded = {"seconds", "sweep.seconds"} & set(columns[-7:])
-    return [
-        [
-            f"{row[name]:.3g}"
-            if name in rounded and isinstance(row[name], float)
-            else short(row[name])
-            for name in columns
-        ]
-        for row in rows
-    ]
+    """Cells as text; of times the digits that matter, of errors somewhat more."""
+    return [[_cell(name, row[name]) for name in columns] for row in rows]
+
+
+def _cell(name: str, value: Any) -> str:
+    if name in ("seconds", "sweep.seconds") and isinstance(value, float):
+        return f"{value:.3g}"
+    return short(value, 2 * WIDEST if name in ("error", "sweep.error") else WIDEST)
 
 
 def grid_text(columns: list[str], rows: list[list[str]], width: int | None = None) -> list[str]:
-    """Lines of aligned columns; those that find no room in `width` are left out."""
+    """Lines of aligned columns: the widest one is cut to fit, what finds no room is left out."""
     width = width or max(60, shutil.get_terminal_size((100, 24)).columns)
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    over = sum(widths) + 2 * (len(widths) - 1) - width
+    if over > 0:
+        widest = widths.index(max(widths))
+        widths[widest] = max(min(widths[widest], LEAST), widths[widest] - over)
     room, fits = width, 0
     for one in widths:
         room -= one + 2
@@ -77,10 +79,12 @@ def grid_text(columns: list[str], rows: list[list[str]], width: int | None = Non
             break
         fits += 1
     more = "  ..." if fits < len(columns) else ""
-    return [
-        "  ".join(c.rjust(w) for c, w in zip(row[:fits], widths, strict=False)).rstrip() + more
-        for row in [columns, *rows]
-    ]
+    lines = [zip(row[:fits], widths, strict=False) for row in [columns, *rows]]
+    return ["  ".join(_cut(c, w).rjust(w) for c, w in line).rstrip() + more for line in lines]
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def html(table: Table, head: str) -> str:
@@ -122,7 +126,7 @@ def _status(columns: list[str]) -> str:
     return "sweep.status" if "sweep.status" in columns else "status"
 
 
-def short(value: Any) -> str:
+def short(value: Any, widest: int = WIDEST) -> str:
     """A value for somebody to look at."""
     if value is None:
         return ""
@@ -137,7 +141,7 @@ def short(value: Any) -> str:
     except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
         told = f"<{type(value).__name__}>"
     told = " ".join("".join(c if c.isprintable() else " " for c in told).split())
-    return told if len(told) <= WIDEST else told[: WIDEST - 1] + "…"
+    return _cut(told, widest)
 
 
 def cell(value: Any) -> Any:

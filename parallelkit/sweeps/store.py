@@ -130,11 +130,12 @@ class Store:
             self._name("param", record.params)
             if record.status == "ok":
                 self._name("result", result_columns(record.value))
-            head = (key, record.position, record.repeat, params, seed, record.status)
-            self._rows.append((*head, text, *record[6:]))
+            # First what the row names, then the row: Ctrl-C may strike in between.
             for number, (kind, data) in enumerate(blobs):
                 self._blobs.append((key, number, kind, data))
                 self._bytes += len(data)
+            head = (key, record.position, record.repeat, params, seed, record.status)
+            self._rows.append((*head, text, *record[6:]))
             self._bytes += len(text or "")
             self._settle()
 

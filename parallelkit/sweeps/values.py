@@ -120,6 +120,8 @@ class _Encoder:
             isinstance(value, Mapping) and type(value).__name__ in ("Bunch", "mappingproxy")
         ):
             return self._mapping(value)
+        if isinstance(value, (dt.datetime, dt.timedelta)):
+            return self._time(value)
         if isinstance(value, pathlib.PurePath):
             return {"~path": str(value)}
         numpy = sys.modules.get("numpy")
@@ -138,6 +140,17 @@ class _Encoder:
                 return {"~d": [[of(k), of(v)] for k, v in value.items()]}
             tree[name] = of(v)
         return tree
+
+    def _time(self, value: Any) -> Any:
+        """A time of a class made from Python's, as pandas' are, where it says no more than that."""
+        said = str(value) != "NaT" and not any(
+            getattr(value, name, 0) for name in ("nanosecond", "nanoseconds")
+        )
+        for kind in (dt.datetime, dt.timedelta):
+            plain = getattr(value, f"to_py{kind.__name__}", None)
+            if said and plain is not None:
+                return self.of(plain())
+        return self.other(value)
 
     def _scalar(self, value: Any) -> Any:
         if value.dtype.kind in "mM":
