@@ -277,17 +277,18 @@ class Crew:
         The items see it when they make a call. What was handed out so is not taken back from
         inner calls that run when a new outer call begins.
         """
-        tail = bool(self.calls) and all(call.exhausted for call in self.calls.values())
+        busy = [worker for worker in self.workers if worker.load]
+        tail = len(busy) < self.size and all(call.exhausted for call in self.calls.values())
         if not (tail or self._shared_out):
             return
         self._shared_out = tail
-        busy = [worker for worker in self.workers if tail and worker.load]
-        cores = max((call.cores for call in self.calls.values()), default=0)
-        base, extra = divmod(cores, len(busy) or 1)
         for worker in self.workers:
-            rank = busy.index(worker) if worker in busy else None
-            spare = 0 if rank is None else base + (rank < extra)
-            worker.words[protocol.SPARE_CORES] = spare
+            worker.words[protocol.SPARE_CORES] = 0
+        if tail and busy:
+            cores = max(call.cores for call in self.calls.values()) if self.calls else 0
+            base, extra = divmod(cores, len(busy))
+            for rank, worker in enumerate(busy):
+                worker.words[protocol.SPARE_CORES] = base + (rank < extra)
 
     def unreserve(self, call: Call, worker: Worker) -> None:
         """Give a reserved place back unused."""
