@@ -49,6 +49,7 @@ __all__ = ["ParallelkitBackend", "ParallelkitThreadsBackend", "TerminatedWorker"
 
 # What joblib hands to every backend, and its own ones need.
 _JOBLIBS = ("context", "idle_worker_timeout", "mmap_mode", "verbose")
+_THREADS = tuple(name for name in blas.VARIABLES if name.endswith("_NUM_THREADS"))
 # Options of a Pool that do not go with the way in which joblib cuts its input.
 _REFUSED = {
     "backend": "choose the backend by its name",
@@ -276,8 +277,11 @@ class ParallelkitThreadsBackend(_PoolBackend):
 
 
 def _threads_of_environment() -> int | None:
-    """Threads of numerical libraries that the user's environment asks for; joblib honours it."""
-    for name in blas.VARIABLES:
+    """Threads of numerical libraries that the user's environment asks for; joblib honours it.
+
+    Below the first level the environment says what is ours.
+    """
+    for name in _THREADS if nesting().level == 0 else ():
         text = os.environ.get(name, "")
         if text.isdecimal() and int(text) > 0:
             return int(text)
