@@ -35,7 +35,7 @@ def settle(threads: int, cores: int) -> None:
     """Let this process, a worker of so many cores, use `threads` threads from now on."""
     _set_environment(threads, cores)
     for library in _libraries():
-        library.set_num_threads(threads)
+        _set(library, threads)
     _of_thread().now = threads, _looked
 
 
@@ -45,7 +45,7 @@ def hold(threads: int) -> None:
     if mine.now != (threads, _looked):
         for library in libraries:
             if library.user_api == "openmp":
-                library.set_num_threads(threads)
+                _set(library, threads)
         mine.now = threads, _looked
 
 
@@ -113,7 +113,7 @@ class _OfThread:
             for library in libraries:
                 number = before.get(library.filepath, _usual())
                 if library.user_api == "openmp" and (number, _looked) != now:
-                    library.set_num_threads(number)
+                    _set(library, number)
             self.now = was  # held to by a look that may be an old one: then the next one sets it
 
 
@@ -149,7 +149,7 @@ class _OfProcess:
             for library in libraries:  # those loaded meanwhile get what they would have had
                 number = self._before.get(library.filepath, _usual())
                 if library.user_api != "openmp" and number != threads:
-                    library.set_num_threads(number)
+                    _set(library, number)
 
     def _enforce(self, libraries: list[Any]) -> None:
         threads = min(one.threads for one in self._lent)
@@ -159,8 +159,23 @@ class _OfProcess:
         if (threads, cores, _looked) != self._now:
             for library in libraries:
                 if library.user_api != "openmp" and library.get_num_threads() != threads:
-                    library.set_num_threads(threads)
+                    _set(library, threads)
             self._now = threads, cores, _looked
+
+
+def _set(library: Any, threads: int) -> None:
+    """Set a library's number, whichever thread has set it last.
+
+    threadpoolctl (seen in 3.8) lets one thread at a time control OpenBLAS, and what others say
+    counts for nothing. Here a lock and the count of calls see to it that they do not fight; so control is
+    taken and given back at once, and is there for the user's own threads.
+    """
+    take = getattr(library, "clear_controlling_thread", None)
+    if take is not None:
+        take(force=True)
+    library.set_num_threads(threads)
+    if take is not None:
+        take()
 
 
 def _numbers(libraries: Any) -> dict[str, int]:

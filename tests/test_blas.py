@@ -291,3 +291,16 @@ def test_import_costs_no_look():
     code = "import parallelkit, sys; print('threadpoolctl' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_parent_may_still_limit_its_libraries():
+    """After calls on threads, submitted ones too, what the parent tells its libraries counts."""
+    import threadpoolctl
+
+    before = blas_threads()
+    with pk.Pool(2, backend="thread") as pool:
+        assert [pool.submit(abs, -x).result() for x in range(4)] == [0, 1, 2, 3]
+        assert pool.map(abs, range(4)) == [0, 1, 2, 3]
+        with threadpoolctl.threadpool_limits(1):
+            assert set(blas_threads()) == {1}
+    assert blas_threads() == before
