@@ -167,8 +167,8 @@ def _set(library: Any, threads: int) -> None:
     """Set a library's number, whichever thread has set it last.
 
     threadpoolctl (seen in 3.8) lets one thread at a time control OpenBLAS, and what others say
-    counts for nothing. Here a lock and the count of calls see to it that they do not fight; so control is
-    taken and given back at once, and is there for the user's own threads.
+    counts for nothing. Here a lock and the count of calls see to it that they do not fight; so
+    control is taken and given back at once, and is there for the user's own threads.
     """
     take = getattr(library, "clear_controlling_thread", None)
     if take is not None:
