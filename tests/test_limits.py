@@ -1,5 +1,7 @@
 """memory_limit, tasks_per_worker, retries and retry_on: what an item may take, and how often it is tried."""
 
+from pathlib import Path
+
 import faults
 import hungry
 import pytest
@@ -9,8 +11,18 @@ from helpers import PlainError, increment, pid
 import parallelkit as pk
 
 MB = 1 << 20
-LIMIT = 1024 * MB  # above what a worker needs for itself, forked ones included
 TOO_MUCH = 4096 * MB
+
+
+def limit(make, room=1024):
+    """A limit of so many MB; for a forked worker beyond what this process has, which it has too."""
+    own = Path("/proc/self/status")
+    inherited = 0
+    if make.start_method == "fork" and own.exists():
+        (line,) = (line for line in own.read_text().splitlines() if line.startswith("VmData"))
+        inherited = int(line.split()[1]) * 1024
+    return inherited + room * MB
+
 
 # ---- memory --------------------------------------------------------------------------------------
 
@@ -18,7 +30,7 @@ TOO_MUCH = 4096 * MB
 @pytest.mark.parametrize("way", WAYS)
 def test_an_allocation_past_the_limit(process_pool, way):
     """What would take more memory than a worker may have is a MemoryError of that item; the worker lives on."""
-    own = process_pool(memory_limit=LIMIT, on_error="return")
+    own = process_pool(memory_limit=limit(process_pool), on_error="return")
     before = set(own.map(pid, range(50)))
     found = outcomes(own, way, hungry.allocate, range(5), nbytes=TOO_MUCH)
     assert type(found.pop(BAD)) is MemoryError
@@ -29,13 +41,15 @@ def test_an_allocation_past_the_limit(process_pool, way):
 def test_the_error_names_the_item(process_pool):
     """The MemoryError is raised with a note that names the item."""
     with pytest.raises(MemoryError) as caught:
-        process_pool(memory_limit=LIMIT).map(hungry.allocate, range(5), nbytes=TOO_MUCH)
+        process_pool(memory_limit=limit(process_pool)).map(
+            hungry.allocate, range(5), nbytes=TOO_MUCH
+        )
     assert any(f"item {BAD} " in note for note in caught.value.__notes__)
 
 
 def test_numpy_meets_the_limit(process_pool):
     """Arrays count as well as objects."""
-    own = process_pool(memory_limit=LIMIT, on_error="return")
+    own = process_pool(memory_limit=limit(process_pool), on_error="return")
     results = own.map(hungry.allocate_array, range(5), nbytes=TOO_MUCH)
     assert isinstance(results.pop(BAD).exception, MemoryError)
     assert results == [0, 1, 3, 4]
@@ -43,7 +57,7 @@ def test_numpy_meets_the_limit(process_pool):
 
 def test_memory_in_small_pieces(process_pool):
     """A structure that grows object by object meets the limit too, and its item is told or its worker replaced."""
-    own = process_pool(memory_limit=384 * MB, on_error="return")
+    own = process_pool(memory_limit=limit(process_pool, 384), on_error="return")
     results = own.map(hungry.grow, range(5), nbytes=2048 * MB)
     assert isinstance(results.pop(BAD).exception, (MemoryError, pk.WorkerDied))
     assert results == [0, 1, 3, 4]
@@ -51,7 +65,7 @@ def test_memory_in_small_pieces(process_pool):
 
 def test_a_result_near_the_limit(process_pool):
     """A result that fits the memory but not once more on its way back arrives or is an error of its item."""
-    own = process_pool(memory_limit=LIMIT, on_error="return")
+    own = process_pool(memory_limit=limit(process_pool), on_error="return")
     found = own.map(hungry.make_bytes, range(4), nbytes=500 * MB)[BAD]
     if isinstance(found, pk.Failure):
         assert isinstance(found.exception, (MemoryError, pk.ParallelError))
@@ -65,14 +79,14 @@ def test_the_limit_leaves_the_caller_alone(process_pool):
     import resource
 
     before = [resource.getrlimit(kind) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS)]
-    assert process_pool(memory_limit=LIMIT).map(increment, range(3)) == [1, 2, 3]
+    assert process_pool(memory_limit=limit(process_pool)).map(increment, range(3)) == [1, 2, 3]
     after = [resource.getrlimit(kind) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_AS)]
     assert before == after
 
 
 def test_a_leak_is_mended_by_replacement(process_pool):
     """Workers that leak never reach the limit where they are replaced after so many items."""
-    own = process_pool(memory_limit=LIMIT, tasks_per_worker=2, chunksize=5)
+    own = process_pool(memory_limit=limit(process_pool), tasks_per_worker=2, chunksize=5)
     assert own.map(hungry.leak, range(14), nbytes=100 * MB) == list(range(14))
 
 
@@ -179,6 +193,8 @@ def test_timeouts_are_not_retried_unasked(process_pool, folder):
 
 def test_retry_on_too_little_memory(process_pool):
     """A MemoryError can be tried again like any other."""
-    own = process_pool(memory_limit=LIMIT, retries=2, retry_on=MemoryError, on_error="return")
+    own = process_pool(
+        memory_limit=limit(process_pool), retries=2, retry_on=MemoryError, on_error="return"
+    )
     failure = own.map(hungry.allocate, range(4), nbytes=TOO_MUCH)[BAD]
     assert (type(failure.exception), failure.attempts) == (MemoryError, 3)
