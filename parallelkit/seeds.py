@@ -177,14 +177,16 @@ def _lacks_rng(func: Callable[..., Any], positional: int) -> bool:
 @contextmanager
 def kept() -> Iterator[None]:
     """Leave `random` and `numpy.random` as they were before."""
-    from numpy.random import get_state, set_state
-
-    before, before_numpy = random.getstate(), get_state()
+    before, numpy_random = random.getstate(), sys.modules.get("numpy.random")
+    before_numpy = None if numpy_random is None else numpy_random.get_state()
     try:
         yield
     finally:
         random.setstate(before)
-        set_state(before_numpy)
+        if numpy_random is not None:
+            numpy_random.set_state(before_numpy)
+        elif "numpy.random" in sys.modules:
+            sys.modules["numpy.random"].seed()
 
 
 def refresh() -> None:

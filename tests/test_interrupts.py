@@ -243,7 +243,10 @@ def test_a_second_ctrl_c_leaves_nothing_of_the_call(process_pool, monkeypatch, f
     crew = faults.crews()[-1]
     assert not crew.calls
     assert not any(worker.tickets for worker in crew.workers)
-    wait_until(lambda: crew.look() or not crew.packing._over, "the release of the call's memory")
+    wait_until(
+        lambda: pool.map(abs, [1]) and not crew.packing._over,
+        "the release of the call's memory",
+    )
 
 
 CELLS = """

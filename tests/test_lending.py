@@ -1,5 +1,6 @@
 """Inner calls on idle workers of the outer pool: ``nested="process"``."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -113,6 +114,100 @@ def test_who_waits_runs_items_of_others(nested_pool, tmp_path):
         (tmp_path / name).mkdir()
     (one, _), (other, places) = nested_pool().map(waiting, [0, 1], folder=str(tmp_path))[0]
     assert {one, other} == {where for where, _ in places}
+
+
+def waiting_for_death(x, folder):
+    """As :func:`waiting`; what runs here meanwhile ends the process."""
+    if x:
+        return x
+    record("begun", os.path.join(folder, "c"))
+    with pk.Pool(chunksize=1) as own:
+        return own.map(half_deadly, range(2), folder=folder, lender=os.getpid())
+
+
+def half_deadly(i, folder, lender):
+    meet(i, os.path.join(folder, "a"), 2)
+    if i == 1:
+        with pk.Pool(chunksize=1) as own:
+            own.map(exits_in, range(2), folder=os.path.join(folder, "b"), process=lender)
+
+
+def exits_in(i, folder, process):
+    meet(i, folder, 2)
+    if os.getpid() == process:
+        os._exit(3)
+
+
+def test_an_item_that_waits_dies_with_its_worker(nested_pool, tmp_path):
+    """An outer item, whose worker ends in another's item meanwhile, is lost and not run again unasked."""
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    own = nested_pool(on_error="return")
+    results = own.map(waiting_for_death, [0, 1, 2], folder=str(tmp_path))
+    assert isinstance(results[0].exception, pk.WorkerDied)
+    assert results[1:] == [1, 2]
+    assert os.listdir(tmp_path / "c") == ["ran-begun"]
+
+
+def leaves_a_helper_behind(x, folder):
+    if x:
+        return None
+    with pk.Pool(chunksize=1) as own, contextlib.suppress(ZeroDivisionError):
+        own.map(one_fails_one_stays, range(2), folder=folder, home=os.getpid())
+    return x
+
+
+def one_fails_one_stays(i, folder, home):
+    meet(i, folder, 2)
+    while os.getpid() != home:
+        with contextlib.suppress(BaseException):
+            wait_until(lambda: False, "to be killed")
+    raise ZeroDivisionError
+
+
+def test_a_helper_that_does_not_stop_is_ended_with_the_outer_call(nested_pool, tmp_path):
+    """Whoever still runs an item of an inner call that is over is free when the outer call is."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    own = nested_pool()
+    assert own.map(leaves_a_helper_behind, [0, 1], folder=str(tmp_path / "a")) == [0, None]
+    places = own.map(meet, range(2), folder=str(tmp_path / "b"), parties=2)
+    assert len(set(places)) == 2
+
+
+def changed_around(x, folder):
+    """What an item finds around it before and after a wait in which it may run another's item."""
+    before = os.environ["AROUND"], os.getcwd()
+    pk.map(increment, range(200))
+    return before == (os.environ["AROUND"], os.getcwd()), before[0]
+
+
+def test_calls_that_help_each_other_keep_their_surroundings(nested_pool, monkeypatch, tmp_path):
+    """Two calls under different surroundings at a time, helped by one crew, each see their own."""
+    own = nested_pool(chunksize=None)
+    monkeypatch.setenv("AROUND", "one")
+    first = own.imap(changed_around, range(40), folder="")
+    monkeypatch.setenv("AROUND", "two")
+    second = own.imap(changed_around, range(40), folder="")
+    told = [next(results) for _ in range(40) for results in (first, second)]
+    assert told == [(True, "one"), (True, "two")] * 40
+
+
+def trickling(x):
+    return sum(pk.imap(increment, iter(range(200))))
+
+
+def test_many_nested_streams_at_a_time(nested_pool):
+    """Iterators in the main process, each over items that open iterators, get on together."""
+    own = nested_pool(workers=3)
+    results = [own.imap(trickling, range(30)) for _ in range(3)]
+    threads = [threading.Thread(target=lambda one=one: sums.append(sum(one))) for one in results]
+    sums = []
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sums == [30 * sum(range(1, 201))] * 3
 
 
 def failing(x, folder):

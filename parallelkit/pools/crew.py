@@ -25,8 +25,8 @@ from ..transport.channel import Closed
 from ..transport.surroundings import current
 from .driver import Driver
 from .hosting import Host
-from .lending import Lending, Loan
-from .members import GRACE, Answer, Call, Ticket, Worker, exit_code, interrupt, obituary
+from .lending import Lending, Loan, abandon, is_below
+from .members import GRACE, Answer, Call, Ticket, Worker, exit_code, obituary
 from .packing import Packing
 from .routing import Router
 from .shield import Shield
@@ -128,14 +128,16 @@ class Crew:
                 if self._closed:
                     continue  # the call fails as a whole
                 rest = ticket.chunk.part(ticket.done, ticket.chunk.size)
-                started = ticket.number == begun or ticket.done > 0
+                started = ticket.number == begun or ticket.done > 0 or ticket.waits
+                if worker.given_up:  # on behalf of another call: this one is not to blame
+                    started = False
                 if started:
                     self.alive()
                 died = WorkerDied(obituary(worker.pid, code))
                 self.deliver(ticket.call, Answer(rest, lost=Lost(died, started)))
             worker.tickets.clear()
             for loan in self.lending.of(worker):
-                self.lending.end(loan)
+                self.lending.drop(loan)
             self.packing.bury(worker)
             idle = worker.ready or worker.retired  # else it has not even begun to live
             self._futile += 1
@@ -219,7 +221,7 @@ class Crew:
             self.calls[call.number] = call
             self._share_out()
         if pickled.buffers:
-            self.look()  # a segment of the last call may be free by now
+            self.look(call)  # a segment of the last call may be free by now
         return call
 
     def reserve(self, call: Call, depth: int) -> Worker | None:
@@ -314,9 +316,10 @@ class Crew:
                 *(protocol.CHUNK, call.number, ticket.number, worker.rank),
                 *(chunk.start, chunk.size, call.timeout, call.lent),
             )
+            around = self.packing.around_for(call, worker)
             task = self.packing.task_for(call, worker, fds)
             try:
-                worker.channel.send((*head, *body, task), fds)
+                worker.channel.send((*head, *body, around, task), fds)
             except Closed:
                 pass  # the selector will tell, and the ticket be answered as not started
         if worker.channel.pending:  # read while the message waited to be sent
@@ -343,41 +346,51 @@ class Crew:
         """End a call; give it up in the workers that still have chunks of it."""
         if os.getpid() != self.pid:
             return  # a copy of the call, in a forked child
-        loans: list[Loan] = []
         try:
             with Shield(len(self.calls) > 1), self.lock:
                 self._driver.leave(call)
-                busy = self.withdraw(call)
-                loans = self.lending.below(call)
-                for loan in loans:
-                    busy += [worker for worker in self.lending.end(loan) if worker not in busy]
-            if busy and self.broken is None:
-                self._give_up(call, loans, busy)
+                self.withdraw(call)
+                for loan in self.lending.below(call):
+                    self.lending.end(loan)
+                left = self._left(call)
+            if left and self.broken is None:
+                self._give_up(call, left)
         finally:  # also where Ctrl-C, once more, has cut that short
             with Shield(len(self.calls) > 0), self.lock:
-                self._part_with([call, *loans])
+                self._part_with(call)
             self._follow_up()
             self._retell(call)
 
-    def _part_with(self, calls: list[Call]) -> None:
-        """Leave nothing of calls that are over, the first and what it lent, in the workers."""
-        for call in calls:
-            self.calls.pop(call.number, None)
-        for worker in list(self.workers):
-            if any(ticket.call in calls for ticket in worker.tickets):
-                worker.kill()  # it had its moment
-        self.packing.let_forget(calls[0])
+    def _left(self, call: Call) -> list[tuple[Worker, Call]]:
+        """Which workers still have chunks of `call`, or of calls that its items have made."""
+        return [
+            (worker, ticket.call)
+            for worker in self.workers
+            for ticket in worker.tickets
+            if is_below(ticket.call, call)
+        ]
+
+    def _part_with(self, call: Call) -> None:
+        """Leave nothing of a call that is over in the workers."""
+        self.calls.pop(call.number, None)
+        for worker in {worker for worker, _ in self._left(call)}:
+            # It had its moment. But where an item of another call runs while one of this call
+            # waits, this one leaves by itself when that is done.
+            top = worker.ticket(worker.words[protocol.CHUNK_BEGUN])
+            if top is None or top.call.number not in self.calls:
+                worker.given_up = True
+                worker.kill()
+        self.packing.let_forget(call)
         self.feed_next()
         if self._closed and not self.calls and not self.workers:
             self._let_go()  # else close() does, which is under way in another thread
 
-    def withdraw(self, call: Call) -> list[Worker]:
-        """Take a call out; what still comes for it is dropped. Return who has chunks of it."""
+    def withdraw(self, call: Call) -> None:
+        """Take a call out; what still comes for it is dropped."""
         del self.calls[call.number]
         if call in self._hungry:
             self._hungry.remove(call)
         self._clear(call)
-        return [w for w in self.workers if any(t.call is call for t in w.tickets)]
 
     def _clear(self, call: Call) -> None:
         """Drop what was kept for a call, and give places back that Ctrl-C left reserved."""
@@ -392,22 +405,15 @@ class Crew:
         self._driver.wait(call, timeout)
         self._retell(call)
 
-    def _give_up(self, call: Call, loans: list[Loan], busy: list[Worker]) -> None:
-        """Ask the workers that run items of `call` to leave them, and give them a moment for it."""
-        calls: list[Call] = [call, *loans]
-        for worker in busy:
-            try:
-                worker.channel.send((protocol.ABORT, call.number))
-            except Closed:
-                continue
-            if worker.ready:
-                interrupt(worker.pid)
+    def _give_up(self, call: Call, left: list[tuple[Worker, Call]]) -> None:
+        """Ask workers to leave the items of `call`, and give them a moment for it."""
+        abandon(left)
         deadline = time.monotonic() + GRACE
-        while any(one.tickets for one in calls) and not self._closed:
-            left = deadline - time.monotonic()
-            if left <= 0:
+        while any(one.tickets for one in {call, *(one for _, one in left)}) and not self._closed:
+            patience = deadline - time.monotonic()
+            if patience <= 0:
                 break
-            self.wait(call, left)
+            self.wait(call, patience)
 
     # --- what workers send ------------------------------------------------------------------
 

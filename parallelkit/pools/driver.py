@@ -109,11 +109,16 @@ class Driver:
         except (BlockingIOError, OSError):
             pass  # full: it will wake; closed: nobody waits
 
-    def look(self) -> None:
-        """Take in what has already come, if nobody drives."""
-        with self._lock:
-            if self._leader is None:
-                self._drive(0)
+    def look(self, call: Call) -> None:
+        """Take in what has already come, on behalf of `call`, if nobody drives."""
+        try:
+            with self._lock:
+                if self._leader is not None:
+                    return
+                self._leader = call
+            self._drive(0)  # without the lock: what comes may have to be passed on
+        finally:
+            self.leave(call)
 
     def close(self) -> None:
         """Let go of the descriptors."""

@@ -37,8 +37,9 @@ from .members import Answer, Call, Worker, interrupt
 if TYPE_CHECKING:
     from .crew import Crew
 
-__all__ = ["Lending", "Loan"]
+__all__ = ["Lending", "Loan", "abandon", "is_below"]
 
+_OUT_OF_MEANS = (MemoryError, OSError, KeyError)  # no memory, or no descriptor and so no segment
 AHEAD = 2  # chunks that a helper has, one of them in advance, where chunks are short
 
 
@@ -110,7 +111,10 @@ class Lending:
 
     def task(self, lender: Worker, inner: int, packet: Packet) -> None:
         """Take the task of an inner call, which precedes its first chunk."""
-        pickled = _passed_on(lender, packet)
+        try:
+            pickled = _passed_on(lender, packet)
+        except _OUT_OF_MEANS:
+            return  # an empty one cannot be unpickled either, and that is told
         loan = self._find(lender, inner)
         if loan is not None:
             loan.pickled = pickled
@@ -119,13 +123,18 @@ class Lending:
         self, lender: Worker, inner: int, packet: Packet, start: int, size: int, ahead: bool
     ) -> None:
         """Take a chunk for the worker that was granted."""
-        pickled = _passed_on(lender, packet)
-        loan = self._find(lender, inner)
+        chunk, loan = Chunk(start, size, ()), self._find(lender, inner)
+        try:
+            pickled = _passed_on(lender, packet)
+        except _OUT_OF_MEANS as error:
+            if loan is not None:
+                self._crew.later(partial(self.relay, loan, Answer(chunk, lost=Lost(error))))
+            return
         if loan is None:
             return  # closed meanwhile
         loan.ahead = ahead
         helper = loan.granted.popleft() if loan.granted else None
-        self._crew.later(partial(self._send, loan, helper, Chunk(start, size, ()), pickled))
+        self._crew.later(partial(self._send, loan, helper, chunk, pickled))
 
     def quit(self, lender: Worker, inner: int) -> None:
         """Take an inner call out of the line, until it seeks again."""
@@ -138,19 +147,26 @@ class Lending:
         """End a loan."""
         loan = self._find(lender, inner)
         if loan is not None:
-            self.end(loan)
+            self.drop(loan)
+
+    def drop(self, loan: Loan) -> None:
+        """End a loan whose lender wants it no more, or is dead."""
+        self.end(loan)
+        self._crew.later(partial(self._abandon, loan))
+
+    def _abandon(self, loan: Loan) -> None:
+        with self._crew.lock:
+            tickets = [(w, t.call) for w in self._crew.workers for t in w.tickets]
+        abandon([(worker, call) for worker, call in tickets if call is loan])
 
     def _find(self, lender: Worker, inner: int) -> Loan | None:
         return next((loan for loan in self.of(lender) if loan.inner == inner), None)
 
-    def end(self, loan: Loan) -> list[Worker]:
-        """End a loan; give it up in the workers that help. Return those that are still busy."""
+    def end(self, loan: Loan) -> None:
+        """End a loan. What helpers still run of it is ended with the outer call at the latest."""
         self._give_back(loan)
-        busy = self._crew.withdraw(loan)
-        if busy:
-            self._crew.later(partial(_abandon, loan, busy))
+        self._crew.withdraw(loan)
         self._crew.later(partial(self._crew.packing.let_forget, loan))
-        return busy
 
     def _give_back(self, loan: Loan) -> None:
         if loan in self._seekers:
@@ -183,6 +199,9 @@ class Lending:
             for worker in self._crew.workers:
                 if worker is loan.lender or worker.retired or not worker.ready:
                     continue
+                # An item that waits and one that runs meanwhile share what is around them.
+                if worker.spare and worker.around != loan.around:
+                    continue
                 # The item of a worker that is spare waits: what the worker has otherwise counts.
                 calls = [t.call for t in worker.tickets if t.call is loan or not worker.spare]
                 calls += worker.reserved
@@ -200,13 +219,15 @@ class Lending:
     def relay(self, loan: Loan, answer: Answer) -> None:
         """Pass what came of a chunk on to the lender."""
         chunk = answer.chunk
+        pickled, lost = Pickled([], []), answer.lost
         if answer.packet is not None and answer.worker is not None:
-            pickled, lost = _passed_on(answer.worker, answer.packet), False
-        else:
-            assert answer.lost is not None
-            reason = pickling.portable(answer.lost.reason)
-            pickled, lost = pickling.dumps((reason, answer.lost.started)), True
-        head = protocol.LENT, loan.inner, chunk.start, chunk.size, answer.seconds, lost
+            try:
+                pickled = _passed_on(answer.worker, answer.packet)
+            except _OUT_OF_MEANS as error:
+                lost = Lost(error)
+        if lost is not None:
+            pickled = pickling.dumps((pickling.portable(lost.reason), lost.started))
+        head = protocol.LENT, loan.inner, chunk.start, chunk.size, answer.seconds, lost is not None
         self._crew.post(loan.lender, head, pickled)
 
     def refuse(self, loan: Loan, error: BaseException) -> None:
@@ -223,11 +244,22 @@ def _passed_on(worker: Worker, packet: Packet) -> Pickled:
     return pickled
 
 
-def _abandon(loan: Loan, busy: list[Worker]) -> None:
-    """Ask workers to leave the items of a loan. One that does not is ended with the outer call."""
-    for worker in busy:
+def is_below(call: Call, outer: Call) -> bool:
+    """Whether `call` is `outer`, or was made by an item of it, or by one of such a call."""
+    while call is not outer:
+        if not isinstance(call, Loan):
+            return False
+        call = call.outer
+    return True
+
+
+def abandon(left: list[tuple[Worker, Call]]) -> None:
+    """Ask workers to leave the items of calls that are over."""
+    for worker, call in left:
         try:
-            worker.channel.send((protocol.ABORT, loan.number))
+            worker.channel.send((protocol.ABORT, call.number))
         except Closed:
-            continue
-        interrupt(worker.pid)
+            pass
+    for worker in {worker for worker, _ in left}:
+        if worker.ready and not worker.dead:
+            interrupt(worker.pid)

@@ -34,6 +34,7 @@ class Ticket:
     chunk: Chunk
     nbytes: int
     done: int = 0  # items answered so far
+    waits: bool = False  # its item waits, inside of a call of its own; others may run meanwhile
 
 
 @dataclass(slots=True)
@@ -93,6 +94,7 @@ class Worker:
         self.around: Surroundings | None = None
         self.ready = self.retired = self.dead = False
         self.spare = False  # it waits, inside of an item, and may run others meanwhile
+        self.given_up = False  # we have ended it, and not what it runs
         self.sending = threading.Lock()
         self.control_fd, control = control_block(protocol.CONTROL_BYTES)
         self.words, self.times = control.cast("Q"), control.cast("d")

@@ -89,10 +89,6 @@ class Packing:
         if call.number in worker.calls:
             return None
         worker.calls.add(call.number)
-        around = None
-        if worker.around != call.around:
-            around = tuple(call.around)
-            worker.around = call.around
         with self._lock:
             if call.packet is None:
                 call.packet, call.segment = self._tasks.pack(call.pickled)
@@ -102,7 +98,14 @@ class Packing:
                 call.users.add(worker)
                 fds.append(call.segment.fd)
             fds += [memory.fd for memory in call.pickled.shared]
-        return call.packet, around, take_all(worker.over)
+        return call.packet, take_all(worker.over)
+
+    def around_for(self, call: Call, worker: Worker) -> tuple[Any, ...] | None:
+        """What goes with a chunk of a call to a worker that was last told of other surroundings."""
+        if worker.around is call.around or worker.around == call.around:
+            return None
+        worker.around = call.around
+        return tuple(call.around)
 
     def let_forget(self, call: Call) -> None:
         """Tell the workers that have the task of a call that it is over."""

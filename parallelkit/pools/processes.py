@@ -59,7 +59,7 @@ class ProcessPool:
                         yield done
                         done = None  # it belongs to the consumer alone from now on
                         if source.lazy:
-                            crew.look()
+                            crew.look(call)
                 elif call.failed is not None:
                     raise call.failed
                 elif source.finished and not call.tickets:

@@ -140,13 +140,19 @@ class Router:
         """Pass on what a worker says of an inner call; with a pickle if it has one."""
         if fields and isinstance(fields[0], tuple):
             packet, *rest = fields
-            worker.inbox.adopt(packet, fds)
+            try:
+                worker.inbox.adopt(packet, fds)
+            except OSError:
+                pass  # it cannot be unpacked then, which is told to who sent it
             self._crew.packing.free(worker, *rest[-3:])
             fields = (packet, *rest[:-3])
         getattr(self._crew.lending, what)(worker, inner, *fields)
 
-    def _on_spare(self, worker: Worker, _: list[int], spare: bool) -> None:
+    def _on_spare(self, worker: Worker, _: list[int], spare: bool, number: int) -> None:
         worker.spare = spare
+        ticket = worker.ticket(number)
+        if ticket is not None:
+            ticket.waits = spare
         self._crew.later(self._crew.lending.grant)
 
     def _on_released(self, worker: Worker, _: list[int], *segments: list[int]) -> None:

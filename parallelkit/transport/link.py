@@ -64,10 +64,12 @@ class Inner:
         self.task = task
         self.source = source
         self.helpers = helpers
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # the garbage collector may close an iterator anywhere
+        self.events: SimpleQueue[None] = SimpleQueue()  # something has come for who waits
+        self.failed: BaseException | None = None
         self.out: dict[int, tuple[Chunk, int]] = {}  # by start: and how many items are unanswered
         self.answers: deque[tuple[Any, ...]] = deque()
-        self.grants = 0
+        self.grants: deque[None] = deque()  # one for each helper that is there for a chunk
         self.task_sent = False
         self.seeking = False
         self.worth_seeking = source.total is None or source.total > 1
@@ -148,13 +150,13 @@ class Link:
         self._inners: dict[int, Inner] = {}
         self.opened = 0  # inner calls so far
         self._closed = False
-        self._events: SimpleQueue[None] = SimpleQueue()  # something has come for the main thread
         self._needed = threading.Event()
         self._reading = threading.Lock()
         self._wake_out, self._wake_in = os.pipe()
         for end in (self._wake_out, self._wake_in):
             os.set_blocking(end, False)
-        threading.Thread(target=self._serve, name="parallelkit-link", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="parallelkit-link", daemon=True)
+        self._thread.start()
 
     # --- the main thread --------------------------------------------------------------------------
 
@@ -211,28 +213,37 @@ class Link:
         spare = False
         main = threading.current_thread() is threading.main_thread()
         try:
-            while not (inner.answers or self._closed):
+            while not (inner.answers or inner.failed or self._closed):
                 self.seek(inner)
                 if main and self._worker.run_meanwhile():
-                    continue
+                    return
                 try:
-                    self._events.get(timeout=None if spare else PATIENCE)
+                    inner.events.get(timeout=None if spare else PATIENCE)
                     return
                 except Empty:
-                    spare = True
-                if main and self._worker.item_limit is None:
-                    with self._worker.undisturbed():
-                        self._worker.channel.send((protocol.SPARE, True))
+                    pass
+                spare = True
+                if main:
+                    self._say_spare(True)
         finally:
-            if spare and main and self._worker.item_limit is None and not self._closed:
-                with self._worker.undisturbed():
-                    self._worker.channel.send((protocol.SPARE, False))
+            if spare and main and not self._closed:
+                self._say_spare(False)
         if self._closed:
             raise Closed
+        if inner.failed is not None:
+            raise inner.failed
+
+    def _say_spare(self, spare: bool) -> None:
+        """Tell that others' chunks are welcome, or not; with a time limit they never are."""
+        if self._worker.item_limit is None:
+            with self._worker.undisturbed():
+                number = self._worker.words[protocol.CHUNK_BEGUN]
+                self._worker.channel.send((protocol.SPARE, spare, number))
 
     def nudge(self) -> None:
-        """End a wait: there may be something to do."""
-        self._events.put(None)
+        """End all waits: there may be something to do."""
+        for inner in list(self._inners.values()):
+            inner.events.put(None)
 
     def close(self, inner: Inner) -> None:
         """End an inner call; what is still out is run here, should the call go on."""
@@ -242,9 +253,11 @@ class Link:
             if not self._inners:  # let nobody else read the channel from now on
                 self._needed.clear()
                 self._wake()
-                with self._reading:
-                    pass
+                if threading.current_thread() is not self._thread:
+                    with self._reading:
+                        pass
             inner.go_on_alone()
+            inner.events.put(None)
             if inner.seeking or inner.task_sent:
                 self._tell("settled", inner.number)
 
@@ -260,7 +273,7 @@ class Link:
         """Remember that a helper is there for a chunk."""
         inner = self._inners.get(number)
         if inner is not None:
-            inner.grants += 1
+            inner.grants.append(None)
             self._wake()
 
     def answered(
@@ -296,10 +309,13 @@ class Link:
             self._worker.take()
             for inner in list(self._inners.values()):
                 while inner.grants:
-                    inner.grants -= 1
+                    inner.grants.popleft()
                     self._hand_out(inner)
         except Closed:
             self._closed = True
+        except Exception as error:  # noqa: BLE001 - such as no memory: who waits must know
+            for inner in list(self._inners.values()):
+                inner.failed = error
         self.nudge()
 
     def _hand_out(self, inner: Inner) -> None:

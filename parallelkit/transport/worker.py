@@ -78,6 +78,27 @@ def serve(channel: Channel) -> None:
 _this: _Worker | None = None
 
 
+def _after_fork() -> None:
+    """In a child that an item has forked: what belongs to the worker's parent is not ours."""
+    if _this is not None:
+        _this.channel = _Nobody()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Nobody(Channel):
+    """The channel of a process that is no worker any more."""
+
+    def __init__(self) -> None:
+        pass
+
+    def send(self, body: tuple[Any, ...], fds: Sequence[int] = ()) -> None:
+        """Say nothing."""
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def link() -> Link:
     """Return the link of this worker process to idle ones."""
     assert _this is not None
@@ -207,7 +228,7 @@ class _Worker:
                         self.link.answered(*body[1:7])
                 else:
                     if body[0] == CHUNK:
-                        *packed, task = body[8:]
+                        *packed, _, task = body[8:]
                         rest = self._adopt(packed, message.fds)
                         if task is not None:
                             self.task_inbox.adopt(task[0], rest, private=True)
@@ -229,12 +250,17 @@ class _Worker:
         if calls:
             let_go()
 
-    def _load(self, call: int, packet: Packet, around: Any, over: list[int]) -> None:
+    def _prepare(self, call: int, around: Any, task: tuple[Packet, list[int]] | None) -> None:
+        """Enter the surroundings of a call, where they have changed, and make its task, if new."""
+        if around is not None:
+            Surroundings(*around).enter()
+        if task is not None:
+            self._load(call, *task)
+
+    def _load(self, call: int, packet: Packet, over: list[int]) -> None:
         """Make the task of a call whose first chunk has come."""
         self._forget(over)
         try:
-            if around is not None:
-                Surroundings(*around).enter()
             data, buffers = self.task_inbox.unpack(packet, copy=False)
             self.tasks[call] = Task(*pickling.loads(data, buffers))
             if not buffers:
@@ -247,8 +273,7 @@ class _Worker:
         inner = 0 if self.link is None else self.link.opened
         watch = self._watching(order)
         self.words[CHUNK_BEGUN] = order.number
-        if rest[-1] is not None:
-            self._load(order.call, *rest[-1])
+        self._prepare(order.call, *rest[-2:])
         self.take()
         task = self.tasks.get(order.call)
         columns: list[tuple[Any, ...]] = []
@@ -361,7 +386,7 @@ class _Worker:
 
     def run_meanwhile(self) -> bool:
         """Run a chunk that another worker has lent, while an item here waits; false without one."""
-        message = next((m for m in self.queue if m.body[0] == CHUNK and m.body[7]), None)
+        message = next((m for m in list(self.queue) if m.body[0] == CHUNK and m.body[7]), None)
         if message is None:
             return False
         self.queue.remove(message)
@@ -370,7 +395,8 @@ class _Worker:
         self.running = None
         try:
             order = _Order(*message.body[1:8])
-            self.outside.copy().run(self._chunk, order, *message.body[8:])
+            with seeds.kept():
+                self.outside.copy().run(self._chunk, order, *message.body[8:])
         finally:
             self.running, self.item, self.words[CHUNK_BEGUN], standing = before
             self.item_limit = limit
@@ -464,17 +490,17 @@ class _Worker:
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Within this the item that runs is not torn apart by an interrupt."""
-        main = threading.current_thread() is threading.main_thread()
-        before = self.holding
-        self.holding = before or main
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals are the main thread's
+            return
+        before, self.holding = self.holding, True
         try:
             yield
         finally:
-            if main:
-                self.holding = before
-        if main and not before and self.interrupted:
+            self.holding = before
+        if self.interrupted and not before:
             self.interrupted = False
-            self._on_interrupt()
+            self._on_interrupt(frame=sys._getframe(2))  # noqa: SLF001 - that of who left this
 
     def _index(self) -> int | None:
         """Index of the item that runs, in the input of its call."""
@@ -489,10 +515,13 @@ class _Worker:
             return
         if _importing(frame) or _entering(frame):  # would be torn apart; the parent will kill us
             return
+        self.holding = True  # a second one must not find the first at work
         try:
             self.take()
         except Closed:
             raise Interrupted from None
+        finally:
+            self.holding = False
         self.leave_if_aborted()
 
 
