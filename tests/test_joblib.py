@@ -243,6 +243,19 @@ def test_tasks_have_arrays_of_their_own(processes):
     assert array[0] == 0.0
 
 
+@pytest.mark.parametrize("batch_size", [2, 5])
+def test_tasks_of_a_batch_have_arrays_of_their_own(processes, batch_size):
+    """Nor does a task see what another one of its own batch wrote, wherever the array lies."""
+    array = np.ones(LARGE)
+
+    def use(thing, i):
+        thing["a"][i] = 5
+        return thing["a"].sum() - thing["a"].size
+
+    results = Parallel(batch_size=batch_size)(delayed(use)({"a": array}, i) for i in range(6))
+    assert results == [4.0] * 6
+
+
 @pytest.mark.parametrize(
     "array",
     [

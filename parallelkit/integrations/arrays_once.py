@@ -9,6 +9,8 @@ array that is changed while a call draws its tasks is not safe with any of its b
 
 from __future__ import annotations
 
+import copy
+import io
 import mmap
 import os
 import pickle
@@ -52,15 +54,17 @@ class Once:
         self._folder = folder
         self._seen: dict[int, _Seen] = {}
 
-    def find(self, array: Array) -> Shared | None:
-        """Shared copy of the memory of `array`, if it was met before in this call."""
+    def concerns(self, array: Array) -> bool:
+        """Whether `array` is one of those that cross once."""
         least = self._least
         if least is None or type(array) is not np.ndarray or array.nbytes < max(1, least):
-            return None
+            return False
         if not array.flags.forc or array.dtype.kind not in PLAIN or array.dtype.hasobject:
-            return None
-        if isinstance(home(array), mmap.mmap):
-            return None  # it has a name already
+            return False
+        return not isinstance(home(array), mmap.mmap)  # else it has a name already
+
+    def find(self, array: Array) -> Shared | None:
+        """Shared copy of the memory of a large `array`, if it was met before in this call."""
         key = id(array)
         seen = self._seen.get(key)
         if seen is None or seen.ref() is not array:
@@ -97,15 +101,22 @@ def _copied(array: Array, folder: str | None) -> Shared | None:
 
 
 class Packed:
-    """Stands in a pickle for a task, which it is when it is unpickled."""
+    """Stands in a pickle for a batch of tasks, which it is when it is unpickled.
+
+    A pickle holds an object once, however many tasks have it. So where there are large arrays the
+    tasks of a batch are pickled one by one: each gets arrays of its own.
+    """
 
     def __init__(self, task: Callable[[], Any], once: Once) -> None:
-        pieces: list[bytes] = []
-        pickler = _Pickler(pieces, once)
+        items = getattr(task, "items", ())
         try:
-            pickler.dump(task)
+            pieces, pickler = _pickled([task], once)
+            if pickler.large and len(items) > 1:
+                shell: Any = copy.copy(task)
+                shell.items = []
+                pieces, pickler = _pickled([shell, *items], once)
         except Exception as error:
-            reason = refusal("the task", getattr(task, "items", task), error)
+            reason = refusal("the task", items or task, error)
             raise UnpicklableTask(
                 f"Could not pickle the task to send to the workers: {reason}"
             ) from error
@@ -118,18 +129,34 @@ class Packed:
         return _unpacked, self._state
 
 
+def _pickled(parts: list[Any], once: Once) -> tuple[list[bytes], _Pickler]:
+    """Pickles of `parts`, one behind the other, that share no objects."""
+    pieces: list[bytes] = []
+    pickler = _Pickler(pieces, once)
+    for part in parts:
+        pickler.clear_memo()
+        pickler.dump(part)
+    return pieces, pickler
+
+
 def _unpacked(data: Any, buffers: list[Any], shared: list[Shared]) -> Any:  # noqa: ARG001 - held
-    return pickle.loads(data, buffers=buffers)
+    stream, rest = io.BytesIO(data), iter(buffers)
+    task = pickle.load(stream, buffers=rest)
+    while stream.tell() < len(stream.getbuffer()):
+        task.items.append(pickle.load(stream, buffers=rest))
+    return task
 
 
 class _Pickler(ArrayPickler):
     def __init__(self, pieces: list[bytes], once: Once) -> None:
         super().__init__(_Sink(pieces), APART)
         self._once = once
+        self.large = False  # whether there was a large array
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce large arrays that were met before to the name of their copy."""
-        if isinstance(obj, np.ndarray):
+        if isinstance(obj, np.ndarray) and self._once.concerns(obj):
+            self.large = True
             memory = self._once.find(obj)
             if memory is not None:
                 writeable = obj.flags.writeable
