@@ -31,6 +31,7 @@ from .options import Options
 __all__ = ["Plan", "plan"]
 
 log = logging.getLogger("parallelkit")
+_told: set[str] = set()  # warnings that this process has given
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,12 @@ def plan(options: Options, here: Nesting, takes_rng: bool = False) -> Plan:
     if here.level > 0 and backend == "process":
         if options.nested == "process" and fellows() > 1:
             return _outer(options, here, fellows())
+        if options.timeout is not None and "timeout" not in _told:
+            _told.add("timeout")
+            log.warning(
+                "timeout= has no effect on a call inside an item: it runs on threads or in place, "
+                "which cannot be ended from outside; give timeout= to the outer pool"
+            )
         log.debug("a call below level 0 runs on threads instead of processes")
         backend = "thread"
     if backend == "process" and sys.platform == "win32":

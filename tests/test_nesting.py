@@ -320,3 +320,13 @@ def test_iterators_that_end_in_any_order_give_threads_back(monkeypatch, first):
     assert libraries[0].threads == (1 if first == "outer" else 4)
     (inner if first == "outer" else outer).__exit__(None, None, None)
     assert [library.threads for library in libraries] == [8, 8]
+
+
+def test_a_timeout_inside_an_item_is_told_of(monkeypatch, caplog):
+    """It has no effect there; a warning says so, once."""
+    from parallelkit import plan
+
+    monkeypatch.setattr(plan, "_told", set())
+    with pk.Pool(2, "thread") as pool:
+        pool.map(lambda x: pk.Pool(2, "process", timeout=9).map(abs, [x]), [1, 2, 3])
+    assert [r.levelname for r in caplog.records if "timeout=" in r.getMessage()] == ["WARNING"]
