@@ -186,7 +186,8 @@ class Submissions(Source):
         super().__init__(_OneByOne(self._plan.workers, 1), lazy=False)
         self._options = options
         self._translate = translate
-        self._queue: deque[tuple[Delayed, Future[Any]]] = deque()
+        self._queue: deque[tuple[int, Delayed, Future[Any]]] = deque()
+        self._count = 0  # what was submitted; cancelled calls count, so no number depends on time
         self._futures: dict[int, Future[Any]] = {}
         self._ended: BaseException | None = None
         self._ending = threading.Lock()
@@ -207,7 +208,8 @@ class Submissions(Source):
         future: Future[Any] = Future()
         with self._ending:
             if self.alive:
-                self._queue.append((call, future))
+                self._queue.append((self._count, call, future))
+                self._count += 1
             else:
                 future.set_exception(self._ended or ParallelError("the pool is closed"))
         self._changed.set()
@@ -243,18 +245,18 @@ class Submissions(Source):
         with self._lock:
             free = max(0, self._plan.workers - len(self._futures))
             while len(self._queue) > free:
-                futures.append(self._queue.pop()[1])
+                futures.append(self._queue.pop()[2])
         for future in futures:
             future.cancel()
             future.set_running_or_notify_cancel()  # for those that wait for several futures
 
     def _draw(self, size: int) -> Chunk | None:  # noqa: ARG002 - one call at a time
         while self._queue:
-            call, future = self._queue.popleft()
+            index, call, future = self._queue.popleft()
             if future.set_running_or_notify_cancel():
-                begin, self.drawn = self.drawn, self.drawn + 1
-                self._futures[begin] = future
-                return Chunk(begin, 1, ([call],))
+                self.drawn = index + 1
+                self._futures[index] = future
+                return Chunk(index, 1, ([call],))
         return None
 
     def take(self) -> Chunk | None:
@@ -297,7 +299,7 @@ class Submissions(Source):
         """Give what nobody will run any more the error that ended this."""
         error = self._ended
         with self._ending:
-            begun, queued = list(self._futures.values()), [f for _, f in self._queue]
+            begun, queued = list(self._futures.values()), [f for _, _, f in self._queue]
             self._futures.clear()
             self._queue.clear()
         begun += [future for future in queued if future.set_running_or_notify_cancel()]

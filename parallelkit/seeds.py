@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import operator
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -66,8 +67,11 @@ def root(seed: Any) -> Seed:
     """Place of a call that was given `seed`: a whole number, or a SeedSequence."""
     if hasattr(seed, "spawn_key"):
         entropy = seed.entropy
-        whole = isinstance(entropy, int)
-        return Seed(entropy if whole else tuple(map(int, entropy)), tuple(seed.spawn_key))
+        try:
+            entropy = operator.index(entropy)  # numpy's whole numbers too
+        except TypeError:
+            entropy = tuple(map(int, entropy))
+        return Seed(entropy, tuple(seed.spawn_key))
     return Seed(int(seed))
 
 

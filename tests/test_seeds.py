@@ -172,3 +172,14 @@ def test_wrong_rows_fail_as_they_do_without_a_seed(pool, rows):
     with pytest.raises(TypeError) as seeded:
         pool(seed=7).starmap(draw_keyword, rows, scale=1)
     assert type(plain.value) is type(seeded.value)
+
+
+def test_seed_sequence_of_a_numpy_number():
+    """The entropy of a SeedSequence may be a whole number of numpy."""
+    from numpy.random import SeedSequence
+
+    def draw(_, rng):
+        return float(rng.random())
+
+    drawn = [pk.Pool(2, seed=SeedSequence(n)).map(draw, [0, 1]) for n in (5, np.int64(5))]
+    assert drawn[0] == drawn[1]
