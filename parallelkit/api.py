@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 from . import engine
 from .call import Call, Delayed, apply_call, apply_row
 from .chunking import Source
-from .errors import ParallelError
+from .errors import ParallelError, StaysHere
 from .futures import Desk, in_thread
 from .levels import nesting
 from .options import Options, Resolver
@@ -62,6 +62,7 @@ class Pool:
         given = {"workers": workers, "backend": backend}
         self._resolve = Resolver({**{k: v for k, v in given.items() if v is not None}, **options})
         self._closed = False
+        self._ended: ParallelError | None = None  # what calls get that were not done
         self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
         self._desk = Desk(self._resolve)
         self._lock = threading.Lock()
@@ -189,7 +190,7 @@ class Pool:
     def terminate(self) -> None:
         """Take no more calls, and end those that run: they fail with :class:`ParallelError`."""
         self._closed = True
-        error = ParallelError("the pool was terminated")
+        error = self._ended = ParallelError("the pool was terminated")
         with self._lock:
             sources = list(self._sources)
         for source in sources:
@@ -218,13 +219,15 @@ class Pool:
         return f"<parallelkit.Pool workers={options.workers}, backend={options.backend!r}{state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError(
+        raise StaysHere(
             "a Pool cannot be sent to a worker; call pk.map there, or make a Pool there"
         )
 
     def _watch(self, source: Source) -> None:
         with self._lock:
             self._sources.add(source)
+        if self._ended is not None:  # by who may have looked just before
+            source.abort(self._ended)
 
     def _options(self) -> Options:
         if self._closed:

@@ -20,6 +20,7 @@ __all__ = [
     "IN_INITIALIZER",
     "ParallelError",
     "RemoteTraceback",
+    "StaysHere",
     "StoreError",
     "TaskTimeout",
     "TransportError",
@@ -54,3 +55,7 @@ class RemoteTraceback(Exception):
 
     def __str__(self) -> str:
         return f"\n\n{self.args[0]}"
+
+
+class StaysHere(TypeError):
+    """Raised by what cannot be pickled on purpose; its message says what to do instead."""

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from .call import Delayed
-from .errors import IN_INITIALIZER, WorkerDied
+from .errors import IN_INITIALIZER, StaysHere, WorkerDied
 from .futures import Desk, Submissions
 from .jobs import ENGINE, Job, snapshot, start
 from .levels import nesting
@@ -174,11 +174,11 @@ class PoolExecutor(Executor):
         options = self._resolve()
         if plan(options, nesting()).backend not in ENGINE:
             rows = zip(*iterables, strict=False)
-            return self._through_futures(fn, rows, deadline, buffersize)
+            return self._through_futures(fn, rows, deadline, buffersize, timeout)
         if buffersize is not None:
             chunks = _chunks(zip(*iterables, strict=False), chunksize or 1)
             work = partial(_run_chunk, fn)
-            return _flat(self._through_futures(work, chunks, deadline, buffersize))
+            return _flat(self._through_futures(work, chunks, deadline, buffersize, timeout))
         columns = snapshot(iterables)
         if not columns:
             return iter(())
@@ -188,7 +188,7 @@ class PoolExecutor(Executor):
         job = start(fn, columns, options, self._desk, ordered=True, translate=translate)
         self._jobs.add(job)
         _open.add(job)
-        return _taken(job, deadline)
+        return _taken(job, deadline, timeout)
 
     def _through_futures(
         self,
@@ -196,6 +196,7 @@ class PoolExecutor(Executor):
         rows: Iterator[tuple[Any, ...]],
         deadline: float | None,
         buffersize: int | None,
+        timeout: float | None,
     ) -> Iterator[Any]:
         futures = deque(self.submit(fn, *row) for row in islice(rows, buffersize))
         if buffersize is None:
@@ -210,7 +211,7 @@ class PoolExecutor(Executor):
                         futures.extend(executor.submit(fn, *row) for row in islice(rows, 1))
                     del executor
                     # No name here refers to what is yielded.
-                    yield _result_or_cancel(futures.popleft(), deadline)
+                    yield _result_or_cancel(futures.popleft(), deadline, timeout)
             finally:
                 for future in futures:
                     future.cancel()
@@ -258,7 +259,9 @@ class PoolExecutor(Executor):
         return f"<parallelkit.PoolExecutor max_workers={workers}, backend={backend!r}{state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("an executor cannot be sent to a worker; make another one there")
+        raise StaysHere(
+            "an executor cannot be sent to a worker; make one there, or use pk.map inside"
+        )
 
 
 class _Health:
@@ -294,9 +297,9 @@ def _check_size(name: str, size: int | None) -> None:
         raise ValueError(f"{name} must be at least 1, not {size}")
 
 
-def _taken(job: Job, deadline: float | None) -> Iterator[Any]:
+def _taken(job: Job, deadline: float | None, timeout: float | None) -> Iterator[Any]:
     try:
-        while job.more(_left(deadline)):
+        while job.more(_left(deadline), timeout):
             yield job.pop()
     finally:
         job.cancel()
@@ -306,9 +309,13 @@ def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(0.0, deadline - time.monotonic())
 
 
-def _result_or_cancel(future: Future[Any], deadline: float | None) -> Any:
+def _result_or_cancel(future: Future[Any], deadline: float | None, timeout: float | None) -> Any:
     try:
         return future.result(_left(deadline))
+    except TimeoutError:
+        if future.done():  # then it is an error of the call
+            raise
+        raise TimeoutError(f"no result within {timeout} seconds") from None
     finally:
         future.cancel()
         del future  # whose exception refers to this frame

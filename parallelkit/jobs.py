@@ -54,7 +54,7 @@ class Job:
     def __init__(self, ordered: bool, translate: Translate) -> None:
         self._ordered = ordered
         self._translate = translate
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()  # held by who takes in two steps
         self._due: deque[Any] = deque()  # results that can be taken
         self._early: dict[int, Sequence[Any]] = {}  # chunks that came before their turn, by index
         self._turn = 0
@@ -74,24 +74,26 @@ class Job:
 
     def next(self, timeout: float | None = None) -> Any:
         """Return the next result, where there is :meth:`more`; else raise StopIteration."""
-        with self._changed:
+        with self.changed:
             if self.more(timeout):
                 return self.pop()
             raise StopIteration
 
-    def more(self, timeout: float | None = None) -> bool:
+    def more(self, timeout: float | None = None, given: float | None = None) -> bool:
         """Wait for the next result; tell whether there is one.
 
         Raises
         ------
         TimeoutError
-            If there is none within `timeout` seconds. There may be one later.
+            If there is none within `timeout` seconds. There may be one later. The message tells
+            `given` instead, where `timeout` is what is left of that.
         BaseException
             What has ended the map early; ``CancelledError`` where the rest was cancelled.
         """
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._due or self._over, timeout):
-                raise TimeoutError(f"no result within {timeout} seconds")
+        with self.changed:
+            if not self.changed.wait_for(lambda: self._due or self._over, timeout):
+                told = timeout if given is None else given
+                raise TimeoutError(f"no result within {told} seconds")
             if not self._due and self._error is not None:
                 error, self._error = self._error, None
                 raise error
@@ -106,7 +108,7 @@ class Job:
 
     def cancel(self) -> None:
         """Begin no more items; those that run are finished."""
-        with self._changed:
+        with self.changed:
             self.cancelled = True
             source, futures = self._source, list(self._futures)
         if source is not None:
@@ -119,8 +121,9 @@ class Job:
     def abort(self, error: BaseException) -> None:
         """End with `error`, without waiting for the items that run."""
         self.cancel()
-        if self._source is not None:
-            self._source.abort(error)
+        source = self._source  # looked at once: it is forgotten when the map is over
+        if source is not None:
+            source.abort(error)
 
     def join(self) -> None:
         """Wait until nothing of it runs any more."""
@@ -154,24 +157,24 @@ class Job:
             error = self._translate(problem)
         if error is None and self.cancelled:
             error = CancelledError()
-        with self._changed:
+        with self.changed:
             self._over, self._error, self._source = True, error, None
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def give(self, values: Sequence[Any]) -> None:
         """Take in results in the order in which they are to be taken."""
-        with self._changed:
+        with self.changed:
             self._due.extend(values)
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def give_at(self, index: int, values: Sequence[Any]) -> None:
         """Take in the results of the chunk with this index."""
-        with self._changed:
+        with self.changed:
             self._early[index if self._ordered else self._turn] = values
             while self._turn in self._early:
                 self._due.extend(self._early.pop(self._turn))
                 self._turn += 1
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def watch(self, source: Source) -> None:
         """Remember where the input comes from."""
@@ -179,14 +182,14 @@ class Job:
 
     def follow(self, index: int, future: Future[Any], done: Callable[[], object]) -> None:
         """Give the result of `future` when it is there, and call `done`."""
-        with self._changed:
+        with self.changed:
             self._futures.add(future)
         future.add_done_callback(partial(self._settle, index, done))
         if self.cancelled:
             future.cancel()
 
     def _settle(self, index: int, done: Callable[[], object], future: Future[Any]) -> None:
-        with self._changed:
+        with self.changed:
             self._futures.discard(future)
         if not future.cancelled():
             error = future.exception()
@@ -242,7 +245,13 @@ def _from_desk(job: Job, chunks: Iterator[Delayed], desk: Desk, ahead: int) -> N
             if job.cancelled:
                 room.release()
                 return
-            job.follow(index, desk.here().put(chunk), room.release)
+            try:
+                future = desk.here().put(chunk)
+            except BaseException:
+                room.release()
+                raise
+            job.follow(index, future, room.release)
+            del future
             del chunk
     finally:
         for _ in range(ahead):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import threading
+import time
 import weakref
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
@@ -381,3 +382,20 @@ def test_where_the_gate_is(folder):
     """Paths cross as they are (what the gates of these tests are made of)."""
     with pk.PoolExecutor(1) as own:
         assert own.submit(identity, Path(folder)).result() == folder
+
+
+def test_an_executor_in_its_own_items_is_refused_with_advice():
+    """What is sent along by mistake is named by what to do instead."""
+    with pk.PoolExecutor(2, "process") as executor:
+        future = executor.submit(lambda: executor.submit(abs, 1))
+        with pytest.raises(pk.TransportError, match=r"use pk\.map inside"):
+            future.result()
+
+
+@pytest.mark.parametrize("backend", ["process", "thread"])
+def test_timeout_of_map_tells_the_number_that_was_given(backend):
+    """Not what was left of it when the wait began."""
+    with pk.PoolExecutor(2, backend) as executor:
+        results = executor.map(time.sleep, [0.3], timeout=0.01)
+        with pytest.raises(TimeoutError, match=r"within 0\.01 seconds"):
+            next(results)

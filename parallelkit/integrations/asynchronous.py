@@ -17,6 +17,7 @@ import multiprocess
 
 from .. import engine
 from ..call import Call, Delayed
+from ..chunking import Source
 from ..errors import ParallelError
 from ..futures import Desk, in_thread
 from ..jobs import ENGINE, Job, chunks_of, snapshot, start
@@ -28,6 +29,7 @@ from ..plan import plan
 __all__ = ["AsyncPool", "AsyncResult", "Results", "Timeout"]
 
 RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
+TERMINATED = "the pool was terminated"
 
 
 class Timeout(multiprocessing.TimeoutError, multiprocess.TimeoutError, builtins.TimeoutError):
@@ -103,15 +105,16 @@ class Results:
 
     def next(self, timeout: float | None = None) -> Any:
         """Return the next result; :class:`Timeout` if there is none within `timeout` seconds."""
-        try:
-            more = self._job.more(timeout)
-        except builtins.TimeoutError as error:
-            if self._job.over:
-                raise
-            raise Timeout(*error.args) from None
-        if not more:
-            raise StopIteration
-        return self._job.pop()
+        with self._job.changed:  # others may take as well
+            try:
+                more = self._job.more(timeout)
+            except builtins.TimeoutError as error:
+                if self._job.over:
+                    raise
+                raise Timeout(*error.args) from None
+            if not more:
+                raise StopIteration
+            return self._job.pop()
 
     def __next__(self) -> Any:
         return self.next()
@@ -133,6 +136,7 @@ class AsyncPool:
         self._sources: weakref.WeakSet[Any] = weakref.WeakSet()
         self._maps: set[Future[Any]] = set()
         self._state = RUN
+        self._lock = threading.Lock()
 
     def close(self) -> None:
         """Take no more calls."""
@@ -142,10 +146,12 @@ class AsyncPool:
     def terminate(self) -> None:
         """Take no more calls and end those that run: they fail with ``ParallelError``."""
         self._state = TERMINATE
-        error = ParallelError("the pool was terminated")
-        for source in list(self._sources):
+        error = ParallelError(TERMINATED)
+        with self._lock:
+            sources, jobs = list(self._sources), list(self._jobs)
+        for source in sources:
             source.abort(error)
-        for job in list(self._jobs):
+        for job in jobs:
             job.abort(error)
         for stream in self._desk.streams():
             stream.abort(error)
@@ -200,7 +206,7 @@ class AsyncPool:
             if not columns:  # iterators that gave nothing
                 return list
             call = Call(func, tuple(columns), {})
-            return lambda: _values(engine.gather(call, options, self._sources.add))
+            return lambda: _values(engine.gather(call, options, self._begun))
         shortest = min(map(len, columns), default=0)
         size = chunksize or max(1, -(-shortest // (4 * planned.workers)))
         chunks = chunks_of(func, zip(*columns, strict=False), size)
@@ -225,8 +231,17 @@ class AsyncPool:
         self.check_running()
         options = replace(self._resolve(), chunksize=chunksize)
         job = start(func, inputs, options, self._desk, ordered=ordered)
-        self._jobs.add(job)
+        with self._lock:
+            self._jobs.add(job)
+        if self._state == TERMINATE:
+            job.abort(ParallelError(TERMINATED))
         return Results(job)
+
+    def _begun(self, source: Source) -> None:
+        with self._lock:
+            self._sources.add(source)
+        if self._state == TERMINATE:  # which may have looked just before
+            source.abort(ParallelError(TERMINATED))
 
 
 def _joined(futures: Sequence[Future[list[Any]]]) -> list[Any]:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import TransportError
+from ..errors import StaysHere, TransportError
 from .byvalue import ByValuePickler
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def loads(data: Any, buffers: Sequence[Any] = ()) -> Any:
 
 def refusal(what: str, obj: object, error: BaseException) -> TransportError:
     """Error for `obj` that cannot be pickled, naming the path to the part that cannot."""
+    if isinstance(error, StaysHere):  # no path through its private parts would help
+        return TransportError(f"{what} cannot be sent between processes: {error}")
     path, culprit = _culprit(obj, what)
     reason = f"{type(error).__name__}: {error}"
     where = "" if culprit is obj else f" because of {path} (a {type(culprit).__name__})"
