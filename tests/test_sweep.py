@@ -1,7 +1,9 @@
 """Sweeps in memory: points, the table, seeds, failures."""
 
+import collections
 import csv
 import datetime as dt
+import functools
 import io
 import itertools
 import math
@@ -16,7 +18,8 @@ import pytest
 from sklearn.model_selection import ParameterGrid
 
 import parallelkit as pk
-from parallelkit.sweeps import values
+from parallelkit.sweeps.canonical import canonical
+from parallelkit.sweeps.values import NotPlain
 
 SERIAL = {"backend": "serial"}
 
@@ -368,7 +371,7 @@ def test_a_seeded_sweep_leaves_the_generators_alone():
 )
 def test_equal_parameters_are_one(one, other):
     """What is the same value has the same canonical form."""
-    assert values.canonical(one) == values.canonical(other)
+    assert canonical(one) == canonical(other)
 
 
 def test_different_parameters_are_told_apart():
@@ -379,15 +382,100 @@ def test_different_parameters_are_told_apart():
         *(np.float32(0.1), math.inf, -math.inf, math.nan, len, abs, int, "int", range(3)),
         *(dt.date(2026, 1, 1), dt.datetime(2026, 1, 1, tzinfo=dt.UTC), [[]], [()], {"~t": [1]}),
     ]
-    assert len({values.canonical(value) for value in different}) == len(different)
+    assert len({canonical(value) for value in different}) == len(different)
 
 
 def test_models_are_parameters():
-    """Objects with get_params, as scikit-learn's models, are known by their settings."""
+    """Objects with get_params, as scikit-learn's models, are known by their settings and state."""
+    from sklearn.linear_model import Ridge
+    from sklearn.tree import DecisionTreeRegressor
+
+    for model, other in ((Ridge, {"alpha": 3}), (DecisionTreeRegressor, {"max_depth": 1})):
+        x, y = np.arange(8.0).reshape(-1, 1), np.arange(8.0)
+        fitted = [model(), model(), model().fit(x, y), model().fit(x, y), model().fit(x, y * y)]
+        forms = [canonical(one) for one in [*fitted, model(**other)]]
+        assert forms[0] == forms[1]
+        assert forms[2] == forms[3]
+        assert len(set(forms)) == 4
+
+
+def test_models_that_were_fitted_are_points_of_their_own():
+    """Two models that differ only in what they have learned give two rows."""
     from sklearn.linear_model import Ridge
 
-    assert values.canonical(Ridge(alpha=2)) == values.canonical(Ridge(alpha=2))
-    assert values.canonical(Ridge(alpha=2)) != values.canonical(Ridge(alpha=3))
+    x = np.arange(4.0).reshape(-1, 1)
+    models = [Ridge().fit(x, x.ravel() * scale) for scale in (1, 2)]
+    for options in ({}, {"seed": 1}):
+        table = pk.Sweep(**SERIAL, **options).run(lambda m: m.coef_[0], [{"m": m} for m in models])
+        assert len({row["value"] for row in table}) == 2
+
+
+def local_class(base):
+    class Local:
+        value = base
+
+    return Local
+
+
+class Quantity(np.ndarray):
+    """An array that differs from others by more than its numbers."""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.zeros(2, [("a", "i4"), ("b", "i4")]), np.zeros(2, [("a", "i4"), ("c", "i4")])),
+        (np.zeros((), [("a", "i4")])[()], np.zeros((), [("b", "i4")])[()]),
+        (np.longdouble(1) / 3, float(np.longdouble(1) / 3)),
+        (np.matrix([[1]]), np.array([[1]])),
+        (collections.defaultdict(int), collections.defaultdict(list)),
+        (collections.OrderedDict(a=1, b=2), collections.OrderedDict(b=2, a=1)),
+        (collections.namedtuple("Pair", "a")(1), (1,)),
+    ],
+)
+def test_nearly_equal_parameters_are_two_points(one, other):
+    """What differs by names, precision, type or order is not taken for the same."""
+    table = pk.Sweep(**SERIAL).run(lambda x: 1, [{"x": one}, {"x": other}, {"x": other}])
+    assert len(table) >= 2
+    assert told(one) != told(other)
+
+
+def told(value):
+    try:
+        return canonical(value)
+    except NotPlain:
+        return None
+
+
+def test_frames_are_told_apart():
+    """Frames and series differ by names and types of columns, not by values alone."""
+    import pandas as pd
+
+    series = pd.Series(["a", "b"])
+    category = pd.CategoricalDtype(["b", "a"])
+    different = [
+        *(series, series.rename("n"), series.astype("category"), series.astype(category)),
+        *(series.to_frame(), series.to_frame("n"), pd.Index(["a", "b"]), series[::-1]),
+    ]
+    assert len({canonical(value) for value in different}) == len(different)
+    assert canonical(series) == canonical(series.copy())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [local_class(1), local_class(2)],
+        [functools.partial(local_class(1)), functools.partial(local_class(2))],
+        [np.zeros(1).view(Quantity), np.ones(1).view(Quantity)],
+        [[].append, [1].append],
+    ],
+)
+def test_what_cannot_be_told_apart_runs_without_a_store(values):
+    """Points that may be equal or not all run; with a seed they are refused."""
+    points = [{"x": value} for value in values]
+    assert len(pk.Sweep(**SERIAL).run(lambda x: 1, points)) == 2
+    with pytest.raises(TypeError, match="'x'"):
+        pk.Sweep(seed=1, **SERIAL).run(lambda x: 1, points)
 
 
 @pytest.mark.parametrize("value", [object(), lambda: 0, threading.Lock(), [object()]])

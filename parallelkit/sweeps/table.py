@@ -161,7 +161,7 @@ class Table:
             text = io.StringIO()
             self._write_csv(text)
             return text.getvalue()
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             self._write_csv(file)
         return None
 
