@@ -430,7 +430,7 @@ class Quantity(np.ndarray):
         (np.matrix([[1]]), np.array([[1]])),
         (collections.defaultdict(int), collections.defaultdict(list)),
         (collections.OrderedDict(a=1, b=2), collections.OrderedDict(b=2, a=1)),
-        (collections.namedtuple("Pair", "a")(1), (1,)),
+        (time.gmtime(0), tuple(time.gmtime(0))),
     ],
 )
 def test_nearly_equal_parameters_are_two_points(one, other):
@@ -642,3 +642,57 @@ def test_pictures_of_what_is_not_there(table):
         table.plot("rate", "kind")
     with pytest.raises(ValueError, match="number"):
         table.heatmap("rate", "depth", "error")
+
+
+def test_pictures_of_dates_and_odd_texts(tmp_path):
+    """Dates are an axis, None has a name, a dollar is no formula, many cells stay a picture."""
+    pytest.importorskip("matplotlib")
+    days = [dt.date(2026, 1, 1) + dt.timedelta(i) for i in range(100)]
+    table = pk.Sweep(**SERIAL).run(lambda x: x.toordinal(), pk.grid(x=days))
+    assert len(table.plot("x", "value", path=tmp_path / "a.png").axes[0].get_xticks()) < 20
+    table = pk.Sweep(**SERIAL).run(lambda x: 1, pk.grid(x=[None, "$a_{$", "b"]))
+    figure = table.plot("x", "value", path=tmp_path / "b.png")
+    assert "None" in [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    table = pk.Sweep(**SERIAL).run(lambda x, y: x, pk.grid(x=range(200), y=["a", "b"]))
+    assert table.heatmap("x", "y", "value", path=tmp_path / "c.png").get_figwidth() <= 16
+    table = pk.Sweep(**SERIAL).run(lambda x: 10**400, pk.grid(x=[1]))
+    with pytest.raises(ValueError, match="too large"):
+        table.plot("x", "value")
+
+
+# ---- points of their own -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["serial", "thread", "process"])
+def test_points_may_change_their_parameters(backend):
+    """A point that changes a list changes its own, not the others' or the table's."""
+    shared = [1]
+    points = [{"x": shared, "i": i} for i in range(4)]
+    sweep = pk.Sweep(backend=backend, workers=2, chunksize=2)
+    table = sweep.run(lambda x, i: x.append(i) or len(x), points)
+    assert [(r["x"], r["value"]) for r in table] == [([1], 2)] * 4
+
+
+def test_a_nested_sweep_inherits_its_streams():
+    """Inside a seeded item a sweep without a seed draws the same each time."""
+
+    def outer(x):
+        return [r["value"] for r in pk.sweep(draw, pk.grid(x=[1, 2]))]
+
+    def once(seed):
+        return [r["value"] for r in pk.Sweep(seed=seed, **SERIAL).run(outer, pk.grid(x=[1, 2]))]
+
+    assert once(1) == once(1) != once(2)
+
+
+def test_rng_needs_a_seed():
+    """A function that must have a generator is refused without a seed."""
+    with pytest.raises(TypeError, match=r"seed=1.*--seed"):
+        pk.Sweep(**SERIAL).run(draw, pk.grid(x=[1]))
+
+
+def test_long_ranges_are_not_made():
+    """The first points of a billion come at once; more than can be counted are refused."""
+    assert next(iter(pk.grid(x=range(10**9), y=range(10**9)))) == {"x": 0, "y": 0}
+    with pytest.raises(ValueError, match="more points than can be counted"):
+        pk.grid(x=range(10**9), y=range(10**9), z=range(10**9))

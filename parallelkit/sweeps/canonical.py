@@ -72,8 +72,8 @@ class _Describing(Encoder):
                 if not isinstance(value, pathlib.PurePath):
                     return self.other(value)
                 return _is(f"{self.named(kind)} {value}")
-            if hasattr(value, "_fields"):
-                return _is(f"{self.named(kind)} {dumps([self.of(v) for v in value])}")
+            if isinstance(value, tuple) and hasattr(value, "_fields"):
+                return _is(f"{self.named(kind)} {dumps([self.of(v) for v in tuple(value)])}")
         return super().container(value)
 
     def scalar(self, value: Any) -> Any:
