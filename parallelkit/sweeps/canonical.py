@@ -174,7 +174,7 @@ class _Learned(_Describing):
             made = value.__reduce_ex__(2)
         except RecursionError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a user's own may raise anything
             raise NotPlain(f"{short(value)} has no state that can be read: {error}") from None
         if isinstance(made, str):
             return _is(f"{self.named(type(value))} {made}")

@@ -62,11 +62,7 @@ def lines(
         if _is_geometric(places):
             axes.set_xscale("log")
     elif timed:
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-
-        locator: Any = cast("Any", AutoDateLocator)()
-        axes.xaxis.set_major_locator(locator)
-        axes.xaxis.set_major_formatter(cast("Any", ConciseDateFormatter)(locator))
+        _dated(axes.xaxis)
     else:
         _named(axes.set_xticks, places, 20, turned=True)
     axes.set_xlabel(_plain(x))
@@ -93,6 +89,15 @@ def _named(set_ticks: Any, names: list[Any], most: int, turned: bool = False) ->
     turned = turned and sum(map(len, told)) > 60
     style = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     set_ticks(range(0, len(names), step), told, **style)
+
+
+def _dated(axis: Any) -> None:
+    """Name dates as briefly as they can be told apart."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator: Any = cast("Any", AutoDateLocator)()
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(cast("Any", ConciseDateFormatter)(locator))
 
 
 def _line(

@@ -65,6 +65,7 @@ _sorting = json.JSONEncoder(
 
 
 def dumps(tree: Any, sort: bool = True) -> str:
+    """JSON, as short as it can be."""
     return (_sorting if sort else _as_it_is).encode(tree)
 
 
@@ -72,6 +73,7 @@ class Encoder:
     """What the canonical form and stored results have in common."""
 
     def of(self, value: Any) -> Any:
+        """A value as JSON has it."""
         kind = type(value)
         if value is None or kind is int or kind is str or kind is bool:
             return value
@@ -89,6 +91,7 @@ class Encoder:
         return self.container(value)
 
     def container(self, value: Any) -> Any:
+        """What holds others, or derives from what is plain."""
         if isinstance(value, enum.Enum):  # also where it is a number or a text
             return self.other(value)
         if isinstance(value, tuple):  # also named ones
@@ -113,6 +116,7 @@ class Encoder:
         return self.other(value)
 
     def mapping(self, value: Mapping[Any, Any]) -> Any:
+        """A dict and its like."""
         of = self.of
         tree = {}
         for name, v in value.items():
@@ -133,6 +137,7 @@ class Encoder:
         return self.other(value)
 
     def scalar(self, value: Any) -> Any:
+        """A number of numpy's."""
         if value.dtype.kind in "mM":
             return {"~np": [value.dtype.str, str(value.astype("i8"))]}
         plain = value.item()
@@ -141,9 +146,11 @@ class Encoder:
         return self.of(plain) if type(plain) is not type(value) else self.other(value)
 
     def array(self, value: Any) -> Any:
+        """An array of numpy."""
         raise NotImplementedError
 
     def other(self, value: Any) -> Any:
+        """Anything else."""
         raise NotImplementedError
 
 
@@ -275,6 +282,7 @@ _SIMPLE: dict[str, Callable[[Any], Any]] = {
 
 
 def short(value: Any) -> str:
+    """A value for a message."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
