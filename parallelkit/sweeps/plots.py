@@ -58,13 +58,7 @@ def lines(
         if not (numeric or timed) and len(names) > 1:
             xs = [at + 0.12 * (i - (len(names) - 1) / 2) for at in xs]  # side by side
         _line(axes, xs, means, spread, numeric or timed, style)
-    if numeric:
-        if _is_geometric(places):
-            axes.set_xscale("log")
-    elif timed:
-        _dated(axes.xaxis)
-    else:
-        _named(axes.set_xticks, places, 20, turned=True)
+    _scale(axes, places, numeric, timed)
     axes.set_xlabel(_plain(x))
     axes.set_ylabel(_plain(y))
     axes.grid(**GRID)
@@ -98,6 +92,16 @@ def _dated(axis: Any) -> None:
     locator: Any = cast("Any", AutoDateLocator)()
     axis.set_major_locator(locator)
     axis.set_major_formatter(cast("Any", ConciseDateFormatter)(locator))
+
+
+def _scale(axes: Any, places: list[Any], numeric: bool, timed: bool) -> None:
+    """Let the x axis fit what stands on it: numbers, dates, or names."""
+    if numeric and _is_geometric(places):
+        axes.set_xscale("log")
+    elif timed:
+        _dated(axes.xaxis)
+    elif not numeric:
+        _named(axes.set_xticks, places, 20, turned=True)
 
 
 def _line(
