@@ -1,7 +1,9 @@
 """Sweeps in memory: points, the table, seeds, failures."""
 
+import collections
 import csv
 import datetime as dt
+import functools
 import io
 import itertools
 import math
@@ -16,7 +18,8 @@ import pytest
 from sklearn.model_selection import ParameterGrid
 
 import parallelkit as pk
-from parallelkit.sweeps import values
+from parallelkit.sweeps.canonical import canonical
+from parallelkit.sweeps.values import NotPlain
 
 SERIAL = {"backend": "serial"}
 
@@ -368,7 +371,7 @@ def test_a_seeded_sweep_leaves_the_generators_alone():
 )
 def test_equal_parameters_are_one(one, other):
     """What is the same value has the same canonical form."""
-    assert values.canonical(one) == values.canonical(other)
+    assert canonical(one) == canonical(other)
 
 
 def test_different_parameters_are_told_apart():
@@ -379,15 +382,100 @@ def test_different_parameters_are_told_apart():
         *(np.float32(0.1), math.inf, -math.inf, math.nan, len, abs, int, "int", range(3)),
         *(dt.date(2026, 1, 1), dt.datetime(2026, 1, 1, tzinfo=dt.UTC), [[]], [()], {"~t": [1]}),
     ]
-    assert len({values.canonical(value) for value in different}) == len(different)
+    assert len({canonical(value) for value in different}) == len(different)
 
 
 def test_models_are_parameters():
-    """Objects with get_params, as scikit-learn's models, are known by their settings."""
+    """Objects with get_params, as scikit-learn's models, are known by their settings and state."""
+    from sklearn.linear_model import Ridge
+    from sklearn.tree import DecisionTreeRegressor
+
+    for model, other in ((Ridge, {"alpha": 3}), (DecisionTreeRegressor, {"max_depth": 1})):
+        x, y = np.arange(8.0).reshape(-1, 1), np.arange(8.0)
+        fitted = [model(), model(), model().fit(x, y), model().fit(x, y), model().fit(x, y * y)]
+        forms = [canonical(one) for one in [*fitted, model(**other)]]
+        assert forms[0] == forms[1]
+        assert forms[2] == forms[3]
+        assert len(set(forms)) == 4
+
+
+def test_models_that_were_fitted_are_points_of_their_own():
+    """Two models that differ only in what they have learned give two rows."""
     from sklearn.linear_model import Ridge
 
-    assert values.canonical(Ridge(alpha=2)) == values.canonical(Ridge(alpha=2))
-    assert values.canonical(Ridge(alpha=2)) != values.canonical(Ridge(alpha=3))
+    x = np.arange(4.0).reshape(-1, 1)
+    models = [Ridge().fit(x, x.ravel() * scale) for scale in (1, 2)]
+    for options in ({}, {"seed": 1}):
+        table = pk.Sweep(**SERIAL, **options).run(lambda m: m.coef_[0], [{"m": m} for m in models])
+        assert len({row["value"] for row in table}) == 2
+
+
+def local_class(base):
+    class Local:
+        value = base
+
+    return Local
+
+
+class Quantity(np.ndarray):
+    """An array that differs from others by more than its numbers."""
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (np.zeros(2, [("a", "i4"), ("b", "i4")]), np.zeros(2, [("a", "i4"), ("c", "i4")])),
+        (np.zeros((), [("a", "i4")])[()], np.zeros((), [("b", "i4")])[()]),
+        (np.longdouble(1) / 3, float(np.longdouble(1) / 3)),
+        (np.matrix([[1]]), np.array([[1]])),
+        (collections.defaultdict(int), collections.defaultdict(list)),
+        (collections.OrderedDict(a=1, b=2), collections.OrderedDict(b=2, a=1)),
+        (time.gmtime(0), tuple(time.gmtime(0))),
+    ],
+)
+def test_nearly_equal_parameters_are_two_points(one, other):
+    """What differs by names, precision, type or order is not taken for the same."""
+    table = pk.Sweep(**SERIAL).run(lambda x: 1, [{"x": one}, {"x": other}, {"x": other}])
+    assert len(table) >= 2
+    assert told(one) != told(other)
+
+
+def told(value):
+    try:
+        return canonical(value)
+    except NotPlain:
+        return None
+
+
+def test_frames_are_told_apart():
+    """Frames and series differ by names and types of columns, not by values alone."""
+    import pandas as pd
+
+    series = pd.Series(["a", "b"])
+    category = pd.CategoricalDtype(["b", "a"])
+    different = [
+        *(series, series.rename("n"), series.astype("category"), series.astype(category)),
+        *(series.to_frame(), series.to_frame("n"), pd.Index(["a", "b"]), series[::-1]),
+    ]
+    assert len({canonical(value) for value in different}) == len(different)
+    assert canonical(series) == canonical(series.copy())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [local_class(1), local_class(2)],
+        [functools.partial(local_class(1)), functools.partial(local_class(2))],
+        [np.zeros(1).view(Quantity), np.ones(1).view(Quantity)],
+        [[].append, [1].append],
+    ],
+)
+def test_what_cannot_be_told_apart_runs_without_a_store(values):
+    """Points that may be equal or not all run; with a seed they are refused."""
+    points = [{"x": value} for value in values]
+    assert len(pk.Sweep(**SERIAL).run(lambda x: 1, points)) == 2
+    with pytest.raises(TypeError, match="'x'"):
+        pk.Sweep(seed=1, **SERIAL).run(lambda x: 1, points)
 
 
 @pytest.mark.parametrize("value", [object(), lambda: 0, threading.Lock(), [object()]])
@@ -554,3 +642,57 @@ def test_pictures_of_what_is_not_there(table):
         table.plot("rate", "kind")
     with pytest.raises(ValueError, match="number"):
         table.heatmap("rate", "depth", "error")
+
+
+def test_pictures_of_dates_and_odd_texts(tmp_path):
+    """Dates are an axis, None has a name, a dollar is no formula, many cells stay a picture."""
+    pytest.importorskip("matplotlib")
+    days = [dt.date(2026, 1, 1) + dt.timedelta(i) for i in range(100)]
+    table = pk.Sweep(**SERIAL).run(lambda x: x.toordinal(), pk.grid(x=days))
+    assert len(table.plot("x", "value", path=tmp_path / "a.png").axes[0].get_xticks()) < 20
+    table = pk.Sweep(**SERIAL).run(lambda x: 1, pk.grid(x=[None, "$a_{$", "b"]))
+    figure = table.plot("x", "value", path=tmp_path / "b.png")
+    assert "None" in [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    table = pk.Sweep(**SERIAL).run(lambda x, y: x, pk.grid(x=range(200), y=["a", "b"]))
+    assert table.heatmap("x", "y", "value", path=tmp_path / "c.png").get_figwidth() <= 16
+    table = pk.Sweep(**SERIAL).run(lambda x: 10**400, pk.grid(x=[1]))
+    with pytest.raises(ValueError, match="too large"):
+        table.plot("x", "value")
+
+
+# ---- points of their own -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ["serial", "thread", "process"])
+def test_points_may_change_their_parameters(backend):
+    """A point that changes a list changes its own, not the others' or the table's."""
+    shared = [1]
+    points = [{"x": shared, "i": i} for i in range(4)]
+    sweep = pk.Sweep(backend=backend, workers=2, chunksize=2)
+    table = sweep.run(lambda x, i: x.append(i) or len(x), points)
+    assert [(r["x"], r["value"]) for r in table] == [([1], 2)] * 4
+
+
+def test_a_nested_sweep_inherits_its_streams():
+    """Inside a seeded item a sweep without a seed draws the same each time."""
+
+    def outer(x):
+        return [r["value"] for r in pk.sweep(draw, pk.grid(x=[1, 2]))]
+
+    def once(seed):
+        return [r["value"] for r in pk.Sweep(seed=seed, **SERIAL).run(outer, pk.grid(x=[1, 2]))]
+
+    assert once(1) == once(1) != once(2)
+
+
+def test_rng_needs_a_seed():
+    """A function that must have a generator is refused without a seed."""
+    with pytest.raises(TypeError, match=r"seed=1.*--seed"):
+        pk.Sweep(**SERIAL).run(draw, pk.grid(x=[1]))
+
+
+def test_long_ranges_are_not_made():
+    """The first points of a billion come at once; more than can be counted are refused."""
+    assert next(iter(pk.grid(x=range(10**9), y=range(10**9)))) == {"x": 0, "y": 0}
+    with pytest.raises(ValueError, match="more points than can be counted"):
+        pk.grid(x=range(10**9), y=range(10**9), z=range(10**9))

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import functools
 import gc
 import json
 import math
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -314,6 +316,73 @@ def test_frozen_arrays_are_compared(path):
     data[7] += 1
     with pytest.raises(pk.ParallelError, match="data changed"):
         sweep(path).run(work, pk.grid(x=[2]), data=data)
+
+
+def test_frozen_models_are_compared_by_what_they_learned(path):
+    """A model that was fitted anew is another frozen value."""
+    from sklearn.linear_model import Ridge
+
+    x = np.arange(4.0).reshape(-1, 1)
+    for scale, refused in ((1, False), (1, False), (2, True)):
+        model = Ridge().fit(x, x.ravel() * scale)
+        with pytest.raises(pk.ParallelError, match="model changed") if refused else nullcontext():
+            sweep(path).run(lambda x, model: model.coef_[0] * x, pk.grid(x=[1]), model=model)
+
+
+class Scaled:
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, x):
+        return x * self.scale
+
+    def method(self, x):
+        return x * self.scale
+
+
+def closure(scale):
+    def inner(x):
+        return x * scale
+
+    return inner
+
+
+def by_default(scale):
+    def inner(x, scale=scale):
+        return x * scale
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (Scaled, "self"),
+        (lambda scale: Scaled(scale).method, "self"),
+        (closure, "scale"),
+        (by_default, "scale"),
+        (lambda scale: lambda x, y=scale: x * y, "y"),
+        (lambda scale: closure(closure(scale)(2)), "scale"),
+        (lambda scale: functools.partial(Scaled(scale).method), "self"),
+    ],
+)
+def test_what_a_function_computes_with_is_compared(path, make, part):
+    """State of an object, closure and defaults: another value is refused, the same goes on."""
+    sweep(path).run(make(2), pk.grid(x=[1]))
+    assert len(sweep(path).run(make(2), pk.grid(x=[1, 2]))) == 2
+    with pytest.raises(pk.ParallelError, match=f"{part} changed.*version="):
+        sweep(path).run(make(3), pk.grid(x=[1]))
+
+
+def test_a_lambda_is_the_same_in_another_process(path, tmp_path, command):
+    """Its code is compared by content, also that of functions within it."""
+    (tmp_path / "same.py").write_text(
+        "import parallelkit as pk\n"
+        "f = lambda x: sum(y for y in [x]) if x in {'a', 'b', 1} else [z for z in (x,)]\n"
+        f"print(len(pk.Sweep(store={path!r}, backend='serial').run(f, pk.grid(x=[1]))))\n"
+    )
+    for _ in range(2):
+        assert command(["same.py"], cwd=tmp_path, files=False).out.split() == ["1"]
 
 
 def test_a_second_writer(path):

@@ -32,6 +32,10 @@ values:
   rate=0.1:1.0:log5     5 numbers from 0.1 to 1.0, evenly spaced by factors; lin5: by differences
   name='"5"','"a,b"'    texts that look like something else
 
+functions:
+  The module or script is imported, so what stands at its top level runs, but for what is under
+  `if __name__ == "__main__":`. Keywords that are the same for all points: --frozen rows=100
+
 examples:
   python -m parallelkit sweep package.module:train depth=3,5,7 rate=0.1:1.0:log5
   python -m parallelkit sweep train.py:train depth=3,5,7 --store run.db --workers -1 --timeout 60
@@ -51,6 +55,8 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal may lack some letters
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(_parser(), given)
         sys.stdout.flush()
@@ -143,7 +149,14 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FUNCTION NAME=VALUES",
         help="package.module:function or script.py:function, then parameters and their values",
     )
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a keyword for all points")
+    add(
+        "--set",
+        "--frozen",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a keyword for all points",
+    )
     add("--store", metavar="FILE", help="keep results there; the same command goes on after a kill")
     add("--resume", metavar="FILE", help="go on with the sweep of this store")
     add("--retry-failed", action="store_true", help="run points again that are stored as failed")
@@ -168,10 +181,17 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
     _table_arguments(parser)
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be 0 or more")
+    return number
+
+
 def _table_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--best", metavar="COLUMN", help="sort by this column, the best first")
     add("--mode", choices=("max", "min"), default="max", help="which is best (default: max)")
-    add("--top", type=int, metavar="N", help="how many rows to show")
+    add("--top", type=_count, metavar="N", help="how many rows to show")
     add("--csv", metavar="FILE", help="write the table there; - is standard output")
     add("--plot", metavar="FILE", help="draw the --best column, or the first result, there")

@@ -67,6 +67,8 @@ def _range(text: str) -> list[int | float] | None:
     if len(parts) not in (2, 3) or None in ends:
         return None
     begin, end = (number for number in ends if number is not None)
+    if len(parts) == 2 and not (isinstance(begin, int) and isinstance(end, int)):
+        raise Usage(f"{text!r}: between these a step is needed: {text}:0.1, {text}:lin5 or :log5")
     how = parts[2] if len(parts) == 3 else "1"
     spaced = re.fullmatch(r"(lin|log)(\d+)", how)
     if spaced:

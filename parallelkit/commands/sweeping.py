@@ -26,8 +26,7 @@ def sweep(options: argparse.Namespace, folder: str, note: str) -> Table:
     lists = _once(named(text) for text in options.values)
     frozen = _once(named(text) for text in options.set)
     points = grid(**{name: values(text) for name, text in lists.items()})
-    if options.plot:
-        needed("matplotlib", "matplotlib")  # now, not when hours have passed
+    _check_files(options)  # now, not when hours have passed
     func = function(options.function, folder)
     given = {name: getattr(options, name) for name in OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
@@ -70,6 +69,7 @@ def _without(arguments: list[str], option: str) -> list[str]:
 
 def show(options: argparse.Namespace) -> None:
     """Show the table of a store."""
+    _check_files(options)
     table = open_sweep(options.store, pickle=options.pickle)
     if options.failed:
         for row in table.failed:
@@ -77,6 +77,26 @@ def show(options: argparse.Namespace) -> None:
             print(f"{point}\n{row['traceback']}")
         return
     _out(table, options)
+
+
+def _check_files(options: argparse.Namespace) -> None:
+    """Refuse files that cannot be written later."""
+    for name in ("csv", "plot"):
+        path = getattr(options, name)
+        if path and (name, path) != ("csv", "-"):
+            folder = os.path.dirname(path) or "."
+            if not os.path.isdir(folder):
+                raise Usage(f"--{name} {path}: there is no folder {folder!r}")
+            if os.path.isdir(path):
+                raise Usage(f"--{name} {path}: this is a folder; name a file in it")
+    if options.plot:
+        needed("matplotlib", "matplotlib")
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        known = FigureCanvasBase.get_supported_filetypes()
+        suffix = os.path.splitext(options.plot)[1][1:].lower()
+        if suffix and suffix not in known:
+            raise Usage(f"--plot {options.plot}: write one of .{', .'.join(sorted(known))}")
 
 
 def _out(table: Table, options: argparse.Namespace) -> None:

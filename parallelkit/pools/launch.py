@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tempfile
 
 from multiprocess import resource_tracker, spawn, util
 
@@ -51,8 +52,18 @@ def command_line(code: str, *args: str) -> list[str]:
     """Command that runs `code` in an interpreter with the flags of this one."""
     # -P also keeps 3.13.0 from stumbling over a working directory that has been removed.
     flags = [*util._args_from_interpreter_flags(), "-P"]
-    guarded = f"import sys; sys.path[:] = {first_path()!r}; {code}"
+    guarded = f"import sys; sys.path[:] = {first_path()!r}; {_temporary_folder()}{code}"
     return [spawn.get_executable(), *flags, "-c", guarded, *args]
+
+
+def _temporary_folder() -> str:
+    """Code that names the folder for temporary files as this process knows it.
+
+    dill asks for it when it is imported, and Python finds out by writing a file there, which stays
+    behind where a worker is killed at that moment.
+    """
+    known = tempfile.gettempdir()
+    return f"import tempfile; tempfile.tempdir = {known!r}; "
 
 
 def start_tracker() -> None:

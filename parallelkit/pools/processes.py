@@ -15,6 +15,7 @@ from ..chunking import Source
 from ..options import Options
 from ..outcome import Lost, Reply
 from ..transport import pickling
+from ..transport.surroundings import current
 from . import hosting
 from .base import Done, Task
 from .crew import Crew
@@ -129,6 +130,8 @@ class ProcessPool:
                     error = pickling.refusal(f"argument of item {chunk.start}", told, error)
                 call.inbox.append(Answer(chunk, lost=Lost(error)))
                 continue
+            if source.endless:  # what was submitted just now finds what is around it now
+                call.around = current()
             if not crew.send(call, worker, chunk, pickled):
                 source.put_back(chunk)
         crew.sated(call)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -81,7 +80,13 @@ class Points:
 class _Grid(Points):
     def __init__(self, lists: Mapping[str, Sequence[Any]]) -> None:
         self._lists = lists
-        self._length = math.prod(map(len, lists.values()))
+        try:
+            self._length = math.prod(map(len, lists.values()))
+            range(self._length).__len__()
+        except OverflowError:
+            raise ValueError(
+                "the grid has more points than can be counted: fewer values, or pk.sample"
+            ) from None
 
     def __len__(self) -> int:
         return self._length
@@ -93,11 +98,6 @@ class _Grid(Points):
             index, at = divmod(index, len(values))
             point[name] = values[at]
         return {name: point[name] for name in self._lists}
-
-    def __iter__(self) -> Iterator[Point]:
-        names = list(self._lists)
-        for combination in itertools.product(*self._lists.values()):
-            yield dict(zip(names, combination, strict=True))
 
     def __repr__(self) -> str:
         told = ", ".join(f"{name}: {len(values)}" for name, values in self._lists.items())

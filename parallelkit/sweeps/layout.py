@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-import math
 import numbers
 from typing import Any
 
 from .records import Names, Record, result_columns
 
-__all__ = ["Layout", "is_number"]
+__all__ = ["Layout", "as_float", "is_number"]
 
 OWN = ("status", "error", "seconds", "started", "worker", "attempt", "seed")
 
@@ -59,4 +58,12 @@ def _free(name: str, prefix: str, taken: set[str]) -> str:
 
 def is_number(value: Any) -> bool:
     """Whether a value can be ranked and drawn."""
-    return isinstance(value, numbers.Real) and not math.isnan(value)
+    return isinstance(value, numbers.Real) and value == value  # noqa: PLR0124 - NaN is not
+
+
+def as_float(value: Any, column: str) -> float:
+    """A number for means and pictures."""
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"a number in the column {column!r} is too large for a mean") from None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import math
 import os
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from .layout import is_number
+from .layout import as_float, is_number
 from .show import label, needed, ordered, short
 
 if TYPE_CHECKING:
@@ -38,37 +39,69 @@ def lines(
     for row in rows:
         if is_number(row[y]):
             group = groups.setdefault(label(row[hue]) if hue else None, {})
-            group.setdefault(label(row[x]), []).append(float(row[y]))
+            group.setdefault(label(row[x]), []).append(as_float(row[y], y))
     if not groups:
         raise ValueError(f"no row has a number in the column {y!r}")
     places = ordered(at for group in groups.values() for at in group)
     numeric = all(is_number(at) and not isinstance(at, bool) for at in places)
+    timed = len({type(at) for at in places}) == 1 and isinstance(places[0], dt.date)
     figure, axes = _figure()
     names = ordered(groups)
     for i, name in enumerate(names):
         group = groups[name]
         at = [place for place in places if place in group]
-        xs = at if numeric else [places.index(place) for place in at]
+        xs = at if numeric or timed else [places.index(place) for place in at]
         means = [math.fsum(group[place]) / len(group[place]) for place in at]
         color = _colors()(i / max(1, len(names) - 1) * 0.9) if len(names) > 1 else "C0"
         spread = [statistics.stdev(v) if len(v := group[p]) > 1 else 0.0 for p in at]
-        style = {"color": color, "label": short(name), "marker": "o", "markersize": 4}
-        if not numeric and len(names) > 1:
+        style = {"color": color, "label": _plain(name), "marker": "o", "markersize": 4}
+        if not (numeric or timed) and len(names) > 1:
             xs = [at + 0.12 * (i - (len(names) - 1) / 2) for at in xs]  # side by side
-        _line(axes, xs, means, spread, numeric, style)
-    if numeric:
-        if _is_geometric(places):
-            axes.set_xscale("log")
-    else:
-        axes.set_xticks(range(len(places)), [short(place) for place in places])
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+        _line(axes, xs, means, spread, numeric or timed, style)
+    _scale(axes, places, numeric, timed)
+    axes.set_xlabel(_plain(x))
+    axes.set_ylabel(_plain(y))
     axes.grid(**GRID)
     if hue and len(names) <= MOST_LINES:
-        axes.legend(title=hue, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.legend(title=_plain(hue), frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     elif hue:
-        axes.set_title(f"a line for each of {len(names)} values of {hue}", fontsize="medium")
+        axes.set_title(
+            f"a line for each of {len(names)} values of {_plain(hue)}", fontsize="medium"
+        )
     return _saved(figure, path)
+
+
+def _plain(value: Any) -> str:
+    """A value as text that matplotlib does not take for a formula."""
+    return ("None" if value is None else short(value)).replace("$", r"\$")
+
+
+def _named(set_ticks: Any, names: list[Any], most: int, turned: bool = False) -> None:
+    """Name places along an axis: as many as there is room for."""
+    step = math.ceil(len(names) / most)
+    told = [_plain(name) for name in names[::step]]
+    turned = turned and sum(map(len, told)) > 60
+    style = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    set_ticks(range(0, len(names), step), told, **style)
+
+
+def _dated(axis: Any) -> None:
+    """Name dates as briefly as they can be told apart."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
+    locator: Any = cast("Any", AutoDateLocator)()
+    axis.set_major_locator(locator)
+    axis.set_major_formatter(cast("Any", ConciseDateFormatter)(locator))
+
+
+def _scale(axes: Any, places: list[Any], numeric: bool, timed: bool) -> None:
+    """Let the x axis fit what stands on it: numbers, dates, or names."""
+    if numeric and _is_geometric(places):
+        axes.set_xscale("log")
+    elif timed:
+        _dated(axes.xaxis)
+    elif not numeric:
+        _named(axes.set_xticks, places, 20, turned=True)
 
 
 def _line(
@@ -92,13 +125,15 @@ def heatmap(table: Table, x: str, y: str, value: str, path: str | os.PathLike[st
         raise ValueError(f"no row has a number in the column {value!r}")
     known = [mean for row in means for mean in row if not math.isnan(mean)]
     low, high = min(known), max(known)
-    figure, axes = _figure(max(4.5, 1.6 + 0.75 * len(across)), max(3.0, 1.2 + 0.5 * len(down)))
+    figure, axes = _figure(
+        min(16.0, max(4.5, 1.6 + 0.75 * len(across))), min(12.0, max(3.0, 1.2 + 0.5 * len(down)))
+    )
     image = axes.imshow(means, aspect="auto", origin="lower", cmap=COLORS)
-    figure.colorbar(image, label=value)
-    axes.set_xticks(range(len(across)), [short(name) for name in across])
-    axes.set_yticks(range(len(down)), [short(name) for name in down])
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    figure.colorbar(image, label=_plain(value))
+    _named(axes.set_xticks, across, 20, turned=True)
+    _named(axes.set_yticks, down, 25)
+    axes.set_xlabel(_plain(x))
+    axes.set_ylabel(_plain(y))
     if len(down) * len(across) <= 150:
         middle = (low + high) / 2
         for i, row in enumerate(means):
@@ -136,7 +171,7 @@ def coordinates(
         for place, told in scales[name].ticks():
             box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}
             axes.text(at + 0.03, place, told, fontsize=7, va="center", bbox=box)
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), [_plain(name) for name in names])
     axes.set_yticks([])
     axes.set_xlim(-0.15, len(names) - 0.6)
     for side in axes.spines.values():
@@ -145,7 +180,7 @@ def coordinates(
     from matplotlib.colors import Normalize
 
     figure.colorbar(
-        ScalarMappable(Normalize(shades.low, shades.high), COLORS), ax=axes, label=color
+        ScalarMappable(Normalize(shades.low, shades.high), COLORS), ax=axes, label=_plain(color)
     )
     return _saved(figure, path)
 
@@ -175,7 +210,7 @@ class _Scale:
         if len(names) > 7:
             names = [names[round(i * (len(names) - 1) / 4)] for i in range(5)]
         return [
-            (self.place(name), short(name if not self._numeric else _rounded(name)))
+            (self.place(name), _plain(name if not self._numeric else _rounded(name)))
             for name in names
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from ..seeds import Seed, kept, run
 from ..transport.payload import format_error
 
 __all__ = ["Item", "Measured", "Problem", "Ran"]
+
+
+_FIXED = (int, float, str, bool, bytes, type(None))
 
 
 class Problem(NamedTuple):
@@ -53,19 +57,29 @@ class Measured:
         What is not to be recorded here, but goes up: what is to be tried again.
     alone : bool
         Whether one point runs at a time, so that it may have `random` and `numpy.random`.
+    together : bool
+        Whether several points come in a message, so that they may share values.
     """
 
     def __init__(
-        self, func: Callable[..., Any], passing: tuple[type[BaseException], ...], alone: bool
+        self,
+        func: Callable[..., Any],
+        passing: tuple[type[BaseException], ...],
+        alone: bool,
+        together: bool,
     ) -> None:
         self._func = func
         self._passing = passing
         self._alone = alone
+        self._together = together
+        self._home = os.getpid()
 
     def __call__(self, item: Item, /, **frozen: Any) -> Ran:
         """Run a point."""
         if item.seed is not None:
             import numpy.random  # noqa: F401 - takes long, and is not the point's to pay for
+        if self._together or os.getpid() == self._home:
+            item = item._replace(params=_own(item.params))
         value, problem = None, None
         started, begin = time.time(), time.perf_counter()
         try:
@@ -82,6 +96,17 @@ class Measured:
         with kept() if self._alone and not in_worker_process() else nullcontext():
             arguments = {**item.params, **frozen}
             return run(Seed(item.seed), self._func, (), arguments, alone=self._alone)
+
+
+def _own(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters that a point may change: those of others, and of the table, stay as they are."""
+    own = {}
+    for name, value in params.items():
+        try:
+            own[name] = value if type(value) in _FIXED else copy.deepcopy(value)
+        except Exception:  # noqa: BLE001 - what cannot be copied, such as a lock, is shared
+            own[name] = value
+    return own
 
 
 def described(error: BaseException, traceback: str) -> Problem:

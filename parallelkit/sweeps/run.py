@@ -10,7 +10,7 @@ from typing import Any
 
 from ..collect.progress import bar
 from ..options import Resolver
-from ..seeds import root
+from ..seeds import inherited, root
 from .grid import as_points
 from .identity import function_name, identity
 from .records import Kept
@@ -104,6 +104,8 @@ class Sweep:
         self._retry_failed = retry_failed
         self._shuffle = shuffle
         self._version, self._name, self._pickle = version, name, pickle
+        if notes is not None and not isinstance(notes, Mapping):
+            raise TypeError(f"notes must be texts by name, not {notes!r}")
         self._notes = dict(notes or {})
         if seed is not None:
             options["seed"] = seed
@@ -151,18 +153,20 @@ class Sweep:
             raise TypeError(f"the function must be callable, not {func!r}")
         points = as_points(grid)
         first = next(iter(points), None)
-        if first is not None:
-            check_call(func, first, frozen)
         options = self._resolve()
-        seed = None if options.seed is None else root(options.seed)
+        seed = inherited() if options.seed is None else root(options.seed)
+        if first is not None:
+            check_call(func, first, frozen, seed is not None)
         name = self._name or function_name(func)
         with ExitStack() as stack:
             store = None
             if self._store is not None:
-                who = identity(name, self._version, frozen, seed)
+                who = identity(func, name, self._version, frozen, seed)
                 store = Store(self._store, who, self._pickle, self._notes)
                 stack.callback(store.close)
-            run = Run(store, seed, self._on_error, self._repeats, frozen.keys())
+            run = Run(
+                store, seed, options.seed is not None, self._on_error, self._repeats, frozen.keys()
+            )
             if store is not None:
                 again = self._retry_failed or self._on_error == "raise"
                 run.done = store.finished(failed_too=not again)

@@ -25,13 +25,14 @@ from ..options import Options
 from ..outcome import Failure
 from ..plan import plan
 from ..seeds import Seed, takes_rng
-from . import values
+from .canonical import canonical
 from .grid import Point
 from .identity import key_of, seed_of
 from .point import Item, Measured, Problem, Ran, described
 from .records import Record
 from .store import Store
 from .stored import Chosen
+from .values import NotPlain
 
 __all__ = ["Run", "check_call"]
 
@@ -50,9 +51,16 @@ class Run:
     """One sweep on its way: what was sent, what is done, and how many went well."""
 
     def __init__(
-        self, store: Store | None, seed: Seed | None, on_error: str, repeats: int, frozen: Any
+        self,
+        store: Store | None,
+        seed: Seed | None,
+        seeded: bool,
+        on_error: str,
+        repeats: int,
+        frozen: Any,
     ) -> None:
         self._store, self._seed = store, seed
+        self._seeded = seeded  # by its own word, not by the item in which it runs
         self._raising = on_error == "raise"
         self._repeats, self._frozen = repeats, frozen
         self._sent: dict[int, _Sent] = {}
@@ -87,7 +95,10 @@ class Run:
                 names = frozenset((*first.params, *frozen))
                 options, alone = _for_engine(options, takes_rng(func, 0, names))
                 passing = (Exception,) if self._raising else options.retry_on
-                call = Call(Measured(func, passing, alone), (chain([first], feed),), frozen)
+                together = options.chunksize != 1
+                call = Call(
+                    Measured(func, passing, alone, together), (chain([first], feed),), frozen
+                )
                 parts = engine.stream(call, options, _nobody, ordered=False, whole=True)
                 stack.callback(parts.close)
                 for part in parts:
@@ -115,7 +126,9 @@ class Run:
                 key = b"" if text is None else key_of(text, repeat)
                 if key and not self._is_new(key, position):
                     continue
-                seed = None if self._seed is None else seed_of(self._seed, key)
+                # A stream from outside must not fail where no seed was asked for: it is by place.
+                place = key or key_of(f"place {position}", repeat)
+                seed = None if self._seed is None else seed_of(self._seed, place)
                 item = Item(point, seed)
                 self._sent[index] = _Sent(item, position, repeat, text or "", key)
                 index += 1
@@ -136,14 +149,14 @@ class Run:
 
     def _canonical(self, point: Point) -> str | None:
         try:
-            return values.canonical(point)
-        except values.NotPlain:
-            if self._store is None and self._seed is None:
+            return canonical(point)
+        except NotPlain:
+            if self._store is None and not self._seeded:
                 return None
         for name, value in point.items():
             try:
-                values.canonical(value)
-            except values.NotPlain as error:
+                canonical(value)
+            except NotPlain as error:
                 raise TypeError(
                     f"parameter {name!r} of a sweep with a store or a seed: {error}"
                 ) from None
@@ -161,7 +174,7 @@ class Run:
         if self._store is not None and outcome.problem is None:
             try:
                 encoded = self._store.encode(outcome.value)
-            except values.NotPlain as error:
+            except NotPlain as error:
                 told = TypeError(
                     f"the result of the point ({sent.item!r}) cannot be stored: {error}. Return "
                     "these, or allow pickles: Sweep(store=..., pickle=True)"
@@ -216,7 +229,9 @@ def _nobody(source: Source) -> None:
     """Watch a call for a pool that is terminated: a sweep has none."""
 
 
-def check_call(func: Callable[..., Any], point: Point, frozen: Mapping[str, Any]) -> None:
+def check_call(
+    func: Callable[..., Any], point: Point, frozen: Mapping[str, Any], seeded: bool
+) -> None:
     """Refuse, before anything runs, parameters that the function does not have."""
     both = sorted(point.keys() & frozen.keys())
     if both:
@@ -240,14 +255,17 @@ def check_call(func: Callable[..., Any], point: Point, frozen: Mapping[str, Any]
         needed = parameter.default is parameter.empty and name not in bound.arguments
         if (
             needed
-            and name != "rng"
+            and not (name == "rng" and seeded)
             and parameter.kind
             not in (
                 parameter.VAR_POSITIONAL,
                 parameter.VAR_KEYWORD,
             )
         ):
+            how = "make it a parameter of the grid, or give it by keyword"
+            if name == "rng":
+                how = "give a seed, Sweep(seed=1, ...), or --seed 1 on the command line"
             raise TypeError(
                 f"the function {getattr(func, '__name__', func)}{signature} also needs {name!r}: "
-                "make it a parameter of the grid, or give it by keyword"
+                f"{how}"
             )

@@ -151,9 +151,15 @@ def cell(value: Any) -> Any:
     if isinstance(value, (list, tuple, dict)):
         try:
             return json.dumps(value, default=str)
-        except (TypeError, ValueError):
-            return str(value)
-    return value.isoformat() if hasattr(value, "isoformat") else value
+        except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+            return short(value, 10**6)
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    try:
+        str(value)
+    except Exception:  # noqa: BLE001 - likewise
+        return f"<{type(value).__name__}>"
+    return value
 
 
 def label(value: Any) -> Any:

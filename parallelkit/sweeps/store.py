@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..pools.shield import Shield
 from .database import Lock, meta_of, refuse_pickles, translated, writable
 from .identity import check
 from .records import Record, result_columns
@@ -161,16 +162,17 @@ class Store:
             self._last = time.monotonic()
 
     def close(self) -> None:
-        """Write what waits, and let others write."""
-        self._ended.set()
-        self._waiting.set()
-        self._thread.join()
-        try:
-            self.flush()
-        finally:
-            self._tidy()
-            self._connection.close()
-            self._lock.release()
+        """Write what waits, and let others write; a second Ctrl-C waits for it, too."""
+        with Shield():
+            self._ended.set()
+            self._waiting.set()
+            self._thread.join()
+            try:
+                self.flush()
+            finally:
+                self._tidy()
+                self._connection.close()
+                self._lock.release()
 
     def _tidy(self) -> None:
         """Leave one plain file, which can be read where nothing may be written."""

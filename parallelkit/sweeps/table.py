@@ -12,7 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 from . import show
-from .layout import Layout, is_number
+from .layout import Layout, as_float, is_number
 from .records import Record, Rows
 from .stored import Stored
 
@@ -161,7 +161,7 @@ class Table:
             text = io.StringIO()
             self._write_csv(text)
             return text.getvalue()
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             self._write_csv(file)
         return None
 
@@ -213,7 +213,7 @@ class Table:
         for row in self:
             if is_number(row[values]):
                 place = show.label(row[index]), show.label(row[columns])
-                found.setdefault(place, []).append(float(row[values]))
+                found.setdefault(place, []).append(as_float(row[values], values))
         down = show.ordered(place[0] for place in found)
         across = show.ordered(place[1] for place in found)
         means = [

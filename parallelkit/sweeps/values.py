@@ -1,11 +1,8 @@
-"""Values as text: parameters in one canonical form, results as JSON with arrays beside it.
+"""Values as text: results as JSON with arrays beside it, and how to read them.
 
 What JSON has is itself. Everything else is an object with a single key that begins with ``~``.
 Reading never runs code: pickles are read only by who says so, functions and classes in a
-canonical form come back as a :class:`Described` text.
-
-The canonical form of parameters is the same for the same values, in whatever order a dict was
-filled, for numpy's scalars and Python's; and differs for ``1``, ``1.0``, ``True`` and ``"1"``.
+canonical form (see canonical.py) come back as a :class:`Described` text.
 """
 
 from __future__ import annotations
@@ -16,18 +13,15 @@ import datetime as dt
 import decimal
 import enum
 import fractions
-import functools
-import hashlib
 import io
 import json
 import pathlib
 import sys
-import types
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["Described", "Encoded", "NotPlain", "canonical", "decode", "encode", "function_name"]
+__all__ = ["Described", "Encoded", "Encoder", "NotPlain", "decode", "dumps", "encode", "short"]
 
 
 class Described(str):
@@ -50,31 +44,17 @@ class Encoded(NamedTuple):
     blobs: list[tuple[str, bytes]]  # "npy" or "pickle", and the bytes
 
 
-def canonical(value: Any) -> str:
-    """Text that is the same for the same value, and another one for any other.
-
-    Raises
-    ------
-    NotPlain
-        If it holds something that cannot be told apart from others reliably.
-    """
-    try:
-        return _dumps(_Describing().of(value))
-    except RecursionError:
-        raise NotPlain("it contains itself, or is nested too deeply") from None
-
-
 def encode(value: Any, pickle: bool) -> Encoded:
     """A result as text; what has no such form is pickled if that is allowed, else `NotPlain`."""
     writer = _Writing(pickle)
     try:
-        return Encoded(_dumps(writer.of(value), False), writer.blobs)
+        return Encoded(dumps(writer.of(value), False), writer.blobs)
     except RecursionError:
         raise NotPlain("it contains itself, or is nested too deeply") from None
 
 
 def decode(text: str, blobs: Mapping[int, tuple[str, bytes]], pickle: bool = False) -> Any:
-    """What :func:`encode` or :func:`canonical` made text of."""
+    """What :func:`encode`, or ``canonical``, made text of."""
     return _Reading(blobs, pickle).of(json.loads(text))
 
 
@@ -84,14 +64,16 @@ _sorting = json.JSONEncoder(
 )
 
 
-def _dumps(tree: Any, sort: bool = True) -> str:
+def dumps(tree: Any, sort: bool = True) -> str:
+    """JSON, as short as it can be."""
     return (_sorting if sort else _as_it_is).encode(tree)
 
 
-class _Encoder:
-    """What canonical form and stored results have in common."""
+class Encoder:
+    """What the canonical form and stored results have in common."""
 
     def of(self, value: Any) -> Any:
+        """A value as JSON has it."""
         kind = type(value)
         if value is None or kind is int or kind is str or kind is bool:
             return value
@@ -99,27 +81,28 @@ class _Encoder:
             # Only infinities and NaN differ from themselves when taken off.
             return value if value - value == 0 else {"~f": repr(value)}
         if kind is dict:
-            return self._mapping(value)
+            return self.mapping(value)
         if kind is list:
             return [self.of(v) for v in value]
         write = _PLAIN.get(kind)
         if write is not None:
             tag, plain = write
             return {tag: plain(value)}
-        return self._container(value)
+        return self.container(value)
 
-    def _container(self, value: Any) -> Any:
+    def container(self, value: Any) -> Any:
+        """What holds others, or derives from what is plain."""
         if isinstance(value, enum.Enum):  # also where it is a number or a text
             return self.other(value)
         if isinstance(value, tuple):  # also named ones
             return {"~t": [self.of(v) for v in value]}
         if isinstance(value, (set, frozenset)):
             tag = "~s" if isinstance(value, set) else "~fs"
-            return {tag: sorted((self.of(v) for v in value), key=_dumps)}
-        if type(value) in (collections.OrderedDict, collections.defaultdict) or (
+            return {tag: sorted((self.of(v) for v in value), key=dumps)}
+        if type(value) in _DICTS or (
             isinstance(value, Mapping) and type(value).__name__ in ("Bunch", "mappingproxy")
         ):
-            return self._mapping(value)
+            return self.mapping(value)
         if isinstance(value, (dt.datetime, dt.timedelta)):
             return self._time(value)
         if isinstance(value, pathlib.PurePath):
@@ -127,12 +110,13 @@ class _Encoder:
         numpy = sys.modules.get("numpy")
         if numpy is not None:
             if isinstance(value, numpy.generic):
-                return self._scalar(value)
+                return self.scalar(value)
             if isinstance(value, numpy.ndarray) and not isinstance(value, numpy.ma.MaskedArray):
                 return self.array(value)
         return self.other(value)
 
-    def _mapping(self, value: Mapping[Any, Any]) -> Any:
+    def mapping(self, value: Mapping[Any, Any]) -> Any:
+        """A dict and its like."""
         of = self.of
         tree = {}
         for name, v in value.items():
@@ -152,7 +136,8 @@ class _Encoder:
                 return self.of(plain())
         return self.other(value)
 
-    def _scalar(self, value: Any) -> Any:
+    def scalar(self, value: Any) -> Any:
+        """A number of numpy's."""
         if value.dtype.kind in "mM":
             return {"~np": [value.dtype.str, str(value.astype("i8"))]}
         plain = value.item()
@@ -161,12 +146,15 @@ class _Encoder:
         return self.of(plain) if type(plain) is not type(value) else self.other(value)
 
     def array(self, value: Any) -> Any:
+        """An array of numpy."""
         raise NotImplementedError
 
     def other(self, value: Any) -> Any:
+        """Anything else."""
         raise NotImplementedError
 
 
+_DICTS = (collections.OrderedDict, collections.defaultdict, collections.Counter)
 _PLAIN: dict[type, tuple[str, Callable[[Any], Any]]] = {
     bytes: ("~b", lambda v: base64.b64encode(v).decode()),
     bytearray: ("~ba", lambda v: base64.b64encode(v).decode()),
@@ -182,56 +170,7 @@ _PLAIN: dict[type, tuple[str, Callable[[Any], Any]]] = {
 }
 
 
-class _Describing(_Encoder):
-    """The canonical form: what is large or code is described so that it can be told apart."""
-
-    def array(self, value: Any) -> Any:
-        if value.dtype.hasobject:
-            return {"~o": [list(value.shape), [self.of(v) for v in value.ravel().tolist()]]}
-        import numpy as np
-
-        data: Any = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-        digest = hashlib.blake2b(data, digest_size=16)
-        shape = " × ".join(map(str, value.shape))
-        return {"~is": f"array {value.dtype.str} {shape} #{digest.hexdigest()}"}
-
-    def other(self, value: Any) -> Any:
-        if isinstance(value, enum.Enum):
-            return {"~is": f"{function_name(type(value))}.{value.name}"}
-        if isinstance(value, functools.partial):
-            parts = [self.of(value.func), self.of(value.args), self.of(value.keywords)]
-            return {"~is": f"partial {_dumps(parts)}"}
-        if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
-            return {"~is": _named(value)}
-        if isinstance(value, slice):
-            return {"~is": f"slice {_dumps(self.of((value.start, value.stop, value.step)))}"}
-        if hasattr(value, "get_params") and not isinstance(value, type):  # as scikit-learn's models
-            params = _dumps(self.of(value.get_params(deep=False)))
-            return {"~is": f"{function_name(type(value))} {params}"}
-        if type(value).__module__.partition(".")[0] == "pandas" and hasattr(value, "to_numpy"):
-            return {"~is": f"{type(value).__name__} {_dumps(self._frame(value))}"}
-        raise NotPlain(
-            f"{_short(value)} of type {type(value).__qualname__} has no canonical form; use "
-            "numbers, texts, lists, dicts, arrays, functions or classes, such as a name that "
-            "your function looks up"
-        )
-
-    def _frame(self, value: Any) -> Any:
-        """A Series, an Index or a DataFrame, by its columns."""
-        if hasattr(value, "columns"):
-            columns = [value.iloc[:, i].to_numpy() for i in range(value.shape[1])]
-            return self.of([list(value.columns), value.index.to_numpy(), columns])
-        index = getattr(value, "index", None)
-        return self.of([value.to_numpy(), None if index is None else index.to_numpy()])
-
-    def _mapping(self, value: Mapping[Any, Any]) -> Any:
-        tree = super()._mapping(value)
-        if "~d" in tree:
-            tree["~d"].sort(key=_dumps)
-        return tree
-
-
-class _Writing(_Encoder):
+class _Writing(Encoder):
     """Results: what comes back is what was given, or it is refused."""
 
     def __init__(self, pickle: bool) -> None:
@@ -255,7 +194,7 @@ class _Writing(_Encoder):
 
             return self._blob("pickle", cloudpickle.dumps(value))
         raise NotPlain(
-            f"{_short(value)} of type {type(value).__qualname__} is neither a number, text, list, "
+            f"{short(value)} of type {type(value).__qualname__} is neither a number, text, list, "
             "dict nor array"
         )
 
@@ -342,30 +281,8 @@ _SIMPLE: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def function_name(value: Any) -> str:
-    """``module:qualified.name`` of a function or class; a script's module is its file's name."""
-    module = getattr(value, "__module__", None) or "builtins"
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
-        if spec is not None:
-            module = str(spec.name)
-        elif file is not None:
-            module = pathlib.Path(file).stem
-    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
-    return f"{module}:{name or type(value).__qualname__}"
-
-
-def _named(value: Any) -> str:
-    if "<lambda>" in value.__qualname__ or getattr(value, "__closure__", None):
-        raise NotPlain(
-            f"{_short(value)} has no name of its own; write it as a function with def, at the top "
-            "of a module"
-        )
-    return function_name(value)
-
-
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value for a message."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
