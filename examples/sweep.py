@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 GRID = pk.grid(depth=[1, 2, 3, 4, 6], rate=[0.03, 0.1, 0.3])
 REPEATS = 3
-TREES = 80  # few, so that it takes less than a minute, serial run included
+TREES = 250  # few enough that it takes less than a minute, serial run included
 PICTURE = Path("sweep.png")
 
 

@@ -20,6 +20,7 @@ __all__ = ["coordinates", "heatmap", "lines", "varied"]
 
 COLORS = "viridis"  # even in brightness, also for who does not see all colours
 MOST_LINES = 12  # with a legend that can still be read
+MOST_TICKS = 12
 GRID = {"color": "0.9", "linewidth": 0.8}
 
 
@@ -98,6 +99,9 @@ def _scale(axes: Any, places: list[Any], numeric: bool, timed: bool) -> None:
     """Let the x axis fit what stands on it: numbers, dates, or names."""
     if numeric and _is_geometric(places):
         axes.set_xscale("log")
+        if len(places) <= MOST_TICKS:  # the values themselves say more than powers of ten
+            axes.set_xticks(places, [f"{place:g}" for place in places])
+            axes.minorticks_off()
     elif timed:
         _dated(axes.xaxis)
     elif not numeric:

@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(items):
     for module in {item.module for item in items}:
         for name, value in list(vars(module).items()):
             if isinstance(value, str) and IMPORT in value:
-                setattr(module, name, value.replace(IMPORT, f"{IMPORT}\n{OURS}"))
+                setattr(module, name, value.replace(IMPORT, f"{OURS}; {IMPORT}"))
     for entry in tomllib.loads(TABLE.read_text())["excluded"]:
         for item in items:
             if item.nodeid.rpartition("::")[2] in entry["tests"]:
