@@ -64,7 +64,12 @@ class ThreadPool:
             helpers = min(helpers, source.total - helping)
         own = source.endless if self._level == 1 else self._wished
         engaged = self._workers - helping if self._wished or own else helpers
-        crew = _engage(self._level, engaged, self._wished, own) if helpers > 0 else None
+        crew = None
+        if helpers > 0:
+            try:
+                crew = _engage(self._level, engaged, self._wished, own)
+            except RuntimeError:  # Python is ending, and starts no thread any more (3.12)
+                helping, helpers = True, 0
         hand_out = _nobody if crew is None else crew.put
         least = min(range(self._workers), key=task.threads)
         here = helping and not source.endless
