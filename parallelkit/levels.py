@@ -30,7 +30,6 @@ __all__ = [
     "nesting",
     "process_cores",
     "settle",
-    "settled",
 ]
 
 
@@ -122,11 +121,6 @@ def fellows() -> int:
     Only the main thread of a worker may: it is the one that runs the outer items.
     """
     return _fellows if threading.current_thread() is threading.main_thread() else 0
-
-
-def settled() -> tuple[Nesting, Spare | None] | None:
-    """Return what :func:`settle` was given last."""
-    return _process
 
 
 def settle(place: Nesting, spare: Spare | None = None) -> None:

@@ -279,8 +279,11 @@ class Crew:
         The items see it when they make a call. What was handed out so is not taken back from
         inner calls that run when a new outer call begins.
         """
+        tail = all(call.exhausted for call in self.calls.values())
+        if not (tail or self._shared_out):
+            return  # as with nearly every chunk, and without a look at each worker
         busy = [worker for worker in self.workers if worker.load]
-        tail = len(busy) < self.size and all(call.exhausted for call in self.calls.values())
+        tail = tail and len(busy) < self.size
         if not (tail or self._shared_out):
             return
         self._shared_out = tail

@@ -177,19 +177,13 @@ class Router:
         if ticket not in worker.tickets:
             return
         chunk, call = ticket.chunk, ticket.call
-        if offset == WHOLE:
-            whole = chunk.part(ticket.done, chunk.size)
-            self._crew.deliver(call, Answer(whole, lost=Lost(_TIMED_OUT)))
-            worker.retired = True
-            self._crew.close_ticket(worker, ticket)
-            return
-        if ticket.done < offset:
-            left = chunk.part(ticket.done, offset)
-            self._crew.deliver(call, Answer(left, lost=Lost(_NOT_RUN, False)))
-        self._crew.deliver(call, Answer(chunk.part(offset, offset + 1), lost=Lost(_TIMED_OUT)))
-        if offset + 1 < chunk.size:
-            left = chunk.part(offset + 1, chunk.size)
-            self._crew.deliver(call, Answer(left, lost=Lost(_NOT_RUN, False)))
+        begin, end = (ticket.done, chunk.size) if offset == WHOLE else (offset, offset + 1)
+        not_run, too_long = Lost(_NOT_RUN, started=False), Lost(_TIMED_OUT)
+        if ticket.done < begin:
+            self._crew.deliver(call, Answer(chunk.part(ticket.done, begin), lost=not_run))
+        self._crew.deliver(call, Answer(chunk.part(begin, end), lost=too_long))
+        if end < chunk.size:
+            self._crew.deliver(call, Answer(chunk.part(end, chunk.size), lost=not_run))
         worker.retired = True
         self._crew.close_ticket(worker, ticket)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
@@ -116,9 +116,7 @@ class Run:
         """Points that are to be run. Later ones are drawn in a thread of the engine."""
         index = 0
         for position, point in numbered:
-            both = point.keys() & self._frozen
-            if both:
-                raise TypeError(f"{min(both)!r} is a parameter of the grid, and frozen too")
+            _check_frozen(point, self._frozen)
             text = self._canonical(point)
             for repeat in range(self._repeats):
                 if self._ended:
@@ -229,13 +227,17 @@ def _nobody(source: Source) -> None:
     """Watch a call for a pool that is terminated: a sweep has none."""
 
 
+def _check_frozen(point: Point, frozen: Iterable[str]) -> None:
+    both = sorted(point.keys() & frozen)
+    if both:
+        raise TypeError(f"{both[0]!r} is a parameter of the grid, and frozen too")
+
+
 def check_call(
     func: Callable[..., Any], point: Point, frozen: Mapping[str, Any], seeded: bool
 ) -> None:
     """Refuse, before anything runs, parameters that the function does not have."""
-    both = sorted(point.keys() & frozen.keys())
-    if both:
-        raise TypeError(f"{both[0]!r} is a parameter of the grid, and frozen too")
+    _check_frozen(point, frozen)
     try:
         signature = inspect.signature(func)
     except (TypeError, ValueError):  # some built-in functions do not tell
