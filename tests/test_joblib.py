@@ -50,6 +50,21 @@ def test_results_are_those_of_a_loop(backend, batch_size, pre_dispatch):
     assert results == [i * i + i for i in range(100)]
 
 
+@pytest.mark.parametrize("kind", [ours.ParallelkitBackend, ours.ParallelkitThreadsBackend])
+def test_batches_that_are_done_before_joblib_hears_of_them(kind):
+    """A chain of batches, each done as soon as it is submitted, is no recursion."""
+
+    class Prompt(kind):
+        def _started(self, func):
+            future = super()._started(func)
+            concurrent.futures.wait([future])
+            return future
+
+    with parallel_config(backend=Prompt(), n_jobs=2):
+        results = Parallel(pre_dispatch=1, batch_size=1)(delayed(abs)(-i) for i in range(500))
+    assert results == list(range(500))
+
+
 def test_where_tasks_run(backend):
     """Tasks of the one run in other processes, those of the other in threads of this one."""
     pids = set(Parallel()(delayed(os.getpid)() for _ in range(8)))

@@ -19,6 +19,7 @@ import copy
 import os
 import reprlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -90,6 +91,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
         self._pending = 0
         self._idle = threading.Event()
         self._lock = threading.Lock()
+        self._telling = threading.local()
 
     # --- what joblib asks ------------------------------------------------------------------
 
@@ -160,7 +162,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
             self._pending += 1
             self._idle.clear()
         future = self._started(func)
-        future.add_done_callback(lambda done: self._on_done(done, callback))
+        future.add_done_callback(lambda done: self._tell(done, callback))
         return future
 
     def _started(self, func: Callable[[], Any]) -> Future[Any]:
@@ -174,6 +176,22 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
             future: Future[Any] = Future()
             future.set_exception(error)
             return future
+
+    def _tell(self, future: Future[Any], callback: Callable[[Any], Any] | None) -> None:
+        """Tell joblib that a batch is done; it then submits the next, which may be done at once.
+
+        Its end is told when the telling of the first is over: one within the other, as many as
+        there are batches, they would be too deep a recursion.
+        """
+        if getattr(self._telling, "queue", None) is not None:
+            self._telling.queue.append((future, callback))
+            return
+        queue = self._telling.queue = deque([(future, callback)])
+        try:
+            while queue:
+                self._on_done(*queue.popleft())
+        finally:
+            self._telling.queue = None
 
     def _on_done(self, future: Future[Any], callback: Callable[[Any], Any] | None) -> None:
         try:
@@ -224,7 +242,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to the calls of this process."""
-        own = ("parallel", "_pool", "_options", "_once", "_pending", "_idle", "_lock")
+        own = ("parallel", "_pool", "_options", "_once", "_pending", "_idle", "_lock", "_telling")
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
