@@ -88,6 +88,8 @@ class Crew:
         try:
             self.host = Host(workers, start_method, self._add, self.fail)
         except BaseException:
+            for worker in self.workers:
+                worker.kill()
             self._let_go()
             raise
 

@@ -80,11 +80,19 @@ class Host:
         self._pid = os.getpid()
         self.closed = False
         self._context = _Context(start_method, on_start, on_failure)
-        self._pool = ProcessPool(
-            nodes=workers,
-            id=f"parallelkit-{os.getpid()}-{next(_ids)}",
-            context=self._context,
-        )
+        try:
+            self._pool = ProcessPool(
+                nodes=workers,
+                id=f"parallelkit-{os.getpid()}-{next(_ids)}",
+                context=self._context,
+            )
+        except RuntimeError as error:
+            if "at interpreter shutdown" not in str(error):
+                raise
+            raise ParallelError(
+                "Python is ending, and this version of it starts neither threads nor forks then "
+                "(3.11 and 3.13 do): make the call earlier, or use backend='serial'"
+            ) from error
 
     def replace_no_more(self) -> None:
         """Let workers end without others that come in their place."""
