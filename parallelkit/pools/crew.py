@@ -82,7 +82,7 @@ class Crew:
         self.packing = Packing(self.lock, self.workers, settings, initializer, initargs)
         self.router = Router(self)
         self._driver = Driver(self.lock, self._receive, self._bury)
-        self.poke, self.look = self._driver.poke, self._driver.look
+        self.poke, self.wake, self.look = self._driver.poke, self._driver.wake, self._driver.look
         self.pid = os.getpid()
         self.handed_out = 0  # pools on it whose call is yet to be opened
         try:
@@ -231,19 +231,16 @@ class Crew:
         with self.lock:
             if call.number not in self.calls:
                 return None  # it has just been closed, by another thread than the one that feeds
-            free = [
-                w
-                for w in self.workers
-                if not w.retired
-                and (w.load == 0 or (w.load < depth and all(t.call is call for t in w.tickets)))
-            ]
+            free = [w for w in self.workers if not (w.tickets or w.reserved or w.retired)]
+            if not free and depth > 1:
+                free = [w for w in self.workers if w.load < depth and w.serves_only(call)]
             if not free or (self._hungry and self._hungry[0] is not call):
                 if call not in self._hungry:
                     self._hungry.append(call)
                 return None
             if self._hungry:
                 self._hungry.popleft()
-            worker = min(free, key=lambda w: (w.load, not w.ready))
+            worker = next((w for w in free if w.ready), free[0])
             worker.reserved.append(call)
             if len(free) > 1:
                 self.feed_next()
@@ -469,7 +466,7 @@ class Crew:
         """Take a chunk off a worker: it is answered in full, or lost."""
         worker.tickets.remove(ticket)
         ticket.call.tickets -= 1
-        ticket.call.event.set()
+        self.wake(ticket.call)
         self._share_out()
         self.feed_next()
 
@@ -480,7 +477,7 @@ class Crew:
                 self.later(partial(self.lending.relay, call, answer))
                 return
             call.inbox.append(answer)
-            call.event.set()
+            self.wake(call)
         elif answer.worker is not None and answer.packet is not None:
             answer.worker.inbox.done(answer.packet)
 

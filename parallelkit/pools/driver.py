@@ -45,6 +45,7 @@ class Driver:
         self._on_message = on_message
         self._on_end = on_end
         self._leader: Call | None = None
+        self._thread = 0  # that of the leader
         self._waiting: list[Call] = []
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = socket.socketpair()
@@ -74,7 +75,7 @@ class Driver:
                     return
                 leads = self._leader is None
                 if leads:
-                    self._leader = call
+                    self._lead(call)
                 self._waiting.append(call)
             if leads:
                 self._drive(timeout)
@@ -95,11 +96,20 @@ class Driver:
                 # It may turn out to stop waiting too, and then wakes the next one.
                 self._waiting[0].event.set()
 
+    def _lead(self, call: Call) -> None:
+        self._thread = threading.get_ident()
+        self._leader = call
+
     def poke(self, call: Call) -> None:
-        """End the wait of `call`: there may be something to do for it."""
+        """Have `call` look whether there is something to do for it."""
         call.poked = True
-        call.event.set()
-        if self._leader is call:
+        self.wake(call)
+
+    def wake(self, call: Call) -> None:
+        """End the wait of `call`; the thread that drives for it looks by itself after that."""
+        if self._leader is not call:
+            call.event.set()
+        elif self._thread != threading.get_ident():
             self.nudge()
 
     def nudge(self) -> None:
@@ -115,7 +125,7 @@ class Driver:
             with self._lock:
                 if self._leader is not None:
                     return
-                self._leader = call
+                self._lead(call)
             self._drive(0)  # without the lock: what comes may have to be passed on
         finally:
             self.leave(call)

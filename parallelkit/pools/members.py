@@ -104,6 +104,10 @@ class Worker:
         """Chunks that it has or is about to get."""
         return len(self.tickets) + len(self.reserved)
 
+    def serves_only(self, call: Call) -> bool:
+        """Whether it has chunks of no other call, and will take more."""
+        return not self.retired and all(ticket.call is call for ticket in self.tickets)
+
     def ticket(self, number: int) -> Ticket | None:
         """Ticket of a chunk that it has; None if that has been settled."""
         return next((ticket for ticket in self.tickets if ticket.number == number), None)

@@ -115,7 +115,7 @@ class Router:
             failed.__cause__ = error
             call = self._crew.calls[number]
             call.failed = failed
-            call.event.set()
+            self._crew.wake(call)
             if isinstance(call, Loan):
                 self._crew.later(partial(self._crew.lending.refuse, call, failed))
 
@@ -132,7 +132,7 @@ class Router:
             self._crew.told.append((kind, fields))
         else:
             call.told.append((kind, fields))
-            call.event.set()
+            self._crew.wake(call)
 
     def _on_lending(
         self, worker: Worker, fds: list[int], what: str, inner: int, *fields: Any
