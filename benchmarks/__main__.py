@@ -18,18 +18,28 @@ def main(argv=None):
         return 0
     names = _chosen_cases(parser, options)
     libraries, left_out = _chosen_peers(parser, options)
-    plan = harness.Plan(options.size, options.workers, names, libraries, options.rounds)
-    found = results.Results(
-        [], plan.size, plan.workers, results.machine(), results.versions(), left_out
-    )
-    found.records = harness.run(plan, tell=_tell)
-    if _wants_faults(options):
-        found.faults = faults.quickly(options.size != "full", libraries, _tell)
-    text = report.markdown(found)
     folder = pathlib.Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "benchmarks.json"
+    found = results.Results(
+        [], options.size, options.workers, results.machine(), results.versions(), left_out
+    )
+    if options.resume and file.exists():
+        earlier = results.read(file)
+        if (earlier.size, earlier.workers) != (found.size, found.workers):
+            parser.error(f"{file} is of a {earlier.size} run with {earlier.workers} workers")
+        found.records, found.faults = earlier.records, earlier.faults
+        if not options.only:
+            names = tuple(name for name in names if not found.of(name))
+    plan = harness.Plan(options.size, options.workers, names, libraries, options.rounds)
+    for records in harness.run(plan, tell=_tell):
+        found.put(records)
+        found.write(file)
+    if _wants_faults(options) and (options.only or not found.faults):
+        found.faults = faults.quickly(options.size != "full", libraries, _tell)
+    text = report.markdown(found)
     (folder / "benchmarks.md").write_text(text, encoding="utf-8")
-    found.write(folder / "benchmarks.json")
+    found.write(file)
     _draw(found, folder)
     print(text)
     if found.size != "tiny":
@@ -75,6 +85,11 @@ def _parser():
     add("--workers", type=int, default=2, help="workers of every pool (default: 2)")
     add("--rounds", type=int, help="rounds of every case, in place of its own number")
     add("--output", default="bench-results", metavar="DIR", help="default: %(default)s")
+    add(
+        "--resume",
+        action="store_true",
+        help="keep what an earlier run has put into DIR, and measure what is missing, or the cases of --only anew",
+    )
     add("--list", action="store_true", help="show cases and libraries, and run nothing")
     return parser
 

@@ -175,14 +175,12 @@ def contestants(case, plan):
 
 
 def run(plan, tell):
-    """Measure everything in ``plan`` and give the list of records; ``tell`` gets news as text."""
-    records = []
+    """Measure everything in ``plan``, and yield the records of case after case; ``tell`` gets news as text."""
     for name in plan.cases:
         start = time.perf_counter()
         tell(f"{name} ...")
-        records += run_case(cases.ALL[name], plan)
+        yield run_case(cases.ALL[name], plan)
         tell(f"{name}: {time.perf_counter() - start:.1f} s\n")
-    return records
 
 
 def run_case(case, plan):

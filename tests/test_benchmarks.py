@@ -53,6 +53,28 @@ def test_peer_in_a_process_of_its_own():
     ]
 
 
+def test_resume(tmp_path, capsys):
+    """A run that goes on measures what is missing, and keeps the rest; cases that are named are measured anew."""
+    args = ["--tiny", "--peers", "serial,parallelkit", "--output", str(tmp_path)]
+
+    def measured(*more):
+        assert command.main([*args, *more]) == 0
+        return [line.split(":")[0] for line in capsys.readouterr().err.split("...")[1:]]
+
+    assert measured("--only", "list-1k", "--only", "import") == ["list-1k", "import"]
+    first = results.read(tmp_path / "benchmarks.json")
+    assert measured("--only", "stream-1k", "--only", "import", "--resume") == [
+        "stream-1k",
+        "import",
+    ]
+    found = results.read(tmp_path / "benchmarks.json")
+    assert list(dict.fromkeys(r.case for r in found.records)) == ["list-1k", "stream-1k", "import"]
+    assert found.of("list-1k") == first.of("list-1k")
+    with pytest.raises(SystemExit):
+        command.main([*args, "--workers", "3", "--resume"])
+    assert "is of a tiny run with 2 workers" in capsys.readouterr().err
+
+
 def test_wrong_answer_is_an_error(monkeypatch):
     """A contestant whose answer is wrong does not get a figure."""
     case = cases.ALL["list-1k"](peers.ALL["serial"](2), "", "tiny")
