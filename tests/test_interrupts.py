@@ -280,7 +280,11 @@ def test_ctrl_c_in_ipython(program, start_method, monkeypatch, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
 def test_the_end_of_the_parent(program, start_method, number, item):
     """A signal that ends the parent ends its workers and its fork server, and leaves no file and not a word."""
-    run = program("pk.Pool(workers=2, METHOD).map(CALL, range(4))\n", start_method, item)
+    source = """
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
+pk.Pool(workers=2, METHOD).map(CALL, range(4))
+"""
+    run = program(source, start_method, item)
     run.wait_for(2)
     run.kill(number)
     assert run.end(-number) == ("", "")

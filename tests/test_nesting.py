@@ -272,7 +272,7 @@ def test_the_tail_of_a_call_has_all_the_cores(concurrent_pool, monkeypatch):
     results = concurrent_pool(workers=2, chunksize=1).map(cores_at_the_end, range(6))
     cores, inner = results[0]
     assert cores == 5
-    assert inner[0] == (2, 3)  # the other one may be the tail of that call
+    assert {(2, 2), (2, 3)} & set(inner)  # the one that ends last may be the tail of that call
 
 
 def cores_in_the_middle(x, folder):

@@ -46,6 +46,7 @@ class Driver:
         self._on_end = on_end
         self._leader: Call | None = None
         self._thread = 0  # that of the leader
+        self._this_thread = threading.get_ident  # found here even while Python takes modules apart
         self._waiting: list[Call] = []
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = socket.socketpair()
@@ -97,7 +98,7 @@ class Driver:
                 self._waiting[0].event.set()
 
     def _lead(self, call: Call) -> None:
-        self._thread = threading.get_ident()
+        self._thread = self._this_thread()
         self._leader = call
 
     def poke(self, call: Call) -> None:
@@ -109,7 +110,7 @@ class Driver:
         """End the wait of `call`; the thread that drives for it looks by itself after that."""
         if self._leader is not call:
             call.event.set()
-        elif self._thread != threading.get_ident():
+        elif self._thread != self._this_thread():
             self.nudge()
 
     def nudge(self) -> None:
