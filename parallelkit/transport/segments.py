@@ -38,6 +38,7 @@ __all__ = ["INLINE", "Inbox", "Outbox", "Packet", "Segment", "control_block", "t
 INLINE = 1 << 15  # bytes that travel in the message itself
 SMALLEST = 1 << 16
 ALIGN = 64
+_AT_ONCE = getattr(mmap, "MAP_POPULATE", 0)  # half the time of one fault for each page
 
 # What a message says of a pickle: (its bytes, or None and then: segment, its size, spans).
 # A span is (offset, length, read-only); the first is the pickle, the others its buffers. Last come
@@ -88,7 +89,7 @@ class Segment:
         if self.view is None:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self.fd, 0, self.size)
-            self.map = mmap.mmap(self.fd, self.size)
+            self.map = mmap.mmap(self.fd, self.size, flags=mmap.MAP_SHARED | _AT_ONCE)
             self.view = memoryview(self.map)
 
     def close(self) -> None:

@@ -301,7 +301,7 @@ class _Worker:
             self.running = None
             self._send_failure(UNREADABLE, order.number, error)
         finally:
-            self.running = self.item = None
+            self.running = self.item = self.standing = None
             self.words[CHUNK_BEGUN] = 0
             if watch is not None:
                 watch.mark(NOBODY)
