@@ -69,7 +69,7 @@ class Floor:
     figure : callable
         The floor, from a function that gives the median of a part.
     parts : tuple of str
-        What is measured for it; what is no part of a floor stands beside the others in the table.
+        What is measured for it, and what is worth knowing beside it.
     peers : tuple of str
         The nearest ones.
     beside : tuple of str
@@ -142,7 +142,7 @@ FLOORS = (
         "array-frozen",
         "one copy into recycled shared memory",
         part("floor-frozen"),
-        ("floor-frozen",),
+        ("floor-frozen", "array-frozen-recycled"),
         ("joblib",),
     ),
     Floor(

@@ -200,6 +200,21 @@ class FrozenAnew(arrays.Frozen):
         self.warm()
 
 
+class FrozenRecycled(arrays.Frozen):
+    """After so many calls with other arrays that the shared memory has been written to, and mapped."""
+
+    name = "array-frozen-recycled"
+    title = "parallelkit: one frozen array of {mb} MB, {n} light tasks, first call with it, the sixth of its kind"
+    peers = ("parallelkit",)
+    tuned = {}
+
+    def warm(self):
+        super().warm()
+        for _ in range(5):
+            self.prepare()
+            self.check(self.run())
+
+
 # ---- lists -------------------------------------------------------------------------------------------------------------
 
 
@@ -461,6 +476,7 @@ PARTS = {
         FrozenCopied,
         FrozenWritten,
         FrozenAnew,
+        FrozenRecycled,
         *TEMPORARIES,
         OneByOne,
         BareInterpreters,
