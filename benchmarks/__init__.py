@@ -4,6 +4,7 @@
     python -m benchmarks --quick             # under two minutes
     python -m benchmarks --only stream       # cases whose name contains "stream"
     python -m benchmarks.faults              # what a dead worker, Ctrl-C and a dead parent cost
+    python -m benchmarks.floors              # what no design like ours can leave out, beside what the goals ask for
 
 How a figure comes about::
 

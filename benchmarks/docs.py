@@ -1,6 +1,6 @@
 """Put the figures of a run into the documentation.
 
-    python -m benchmarks.docs bench-results        # benchmarks.json and, where there is one, scaling.json of that folder
+    python -m benchmarks.docs bench-results    # benchmarks.json, floors.json, scaling.json: what there is in that folder
 
 Writes the marked regions of ``docs/benchmarks.md`` and ``docs/scaling.md``, and the chart beside them. What stands
 outside the marks is written by hand, and stays. A region "speed" in README.md gets one line for each case.
@@ -10,7 +10,7 @@ import argparse
 import json
 import pathlib
 
-from benchmarks import chart, goals, report, results, scaling
+from benchmarks import chart, floors, goals, report, results, scaling
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
 BEGIN, END = "<!-- {}: written by python -m benchmarks.docs -->", "<!-- end of {} -->"
@@ -35,7 +35,9 @@ def update(page, **regions):
 def write(folder, docs=DOCS):
     """Bring the results in a folder into the pages; give the names of the pages that were written."""
     written = []
-    figures, ceiling = folder / "benchmarks.json", folder / "scaling.json"
+    figures, below, ceiling = (
+        folder / f"{name}.json" for name in ("benchmarks", "floors", "scaling")
+    )
     if figures.exists():
         found = results.read(figures)
         update(
@@ -50,11 +52,15 @@ def write(folder, docs=DOCS):
         if readme.exists() and BEGIN.format("speed") in readme.read_text(encoding="utf-8"):
             update(readme, speed=report.summary(found))
             written.append(readme.name)
+    if below.exists():
+        content = json.loads(below.read_text(encoding="utf-8"))
+        update(docs / "benchmarks.md", floors=floors.markdown(content))
+        written.append("benchmarks.md")
     if ceiling.exists():
         content = json.loads(ceiling.read_text(encoding="utf-8"))
         update(docs / "scaling.md", ceiling=scaling.markdown(content))
         written.append("scaling.md")
-    return written
+    return list(dict.fromkeys(written))
 
 
 def main(argv=None):
@@ -63,7 +69,7 @@ def main(argv=None):
     options = parser.parse_args(argv)
     written = write(options.folder)
     if not written:
-        parser.error(f"neither benchmarks.json nor scaling.json in {options.folder}")
+        parser.error(f"no benchmarks.json, floors.json or scaling.json in {options.folder}")
     print("written: " + ", ".join(written))
 
 

@@ -8,10 +8,14 @@ from benchmarks import peers
 
 
 class Verdict(NamedTuple):
-    """What was found: a figure in words, and whether the goal is met (None: not measured)."""
+    """What was found: a figure in words, and whether the goal is met (None: not measured).
+
+    ``limits`` says, for each case, with how many seconds parallelkit would just meet the goal.
+    """
 
     found: str
     met: bool | None
+    limits: dict = {}
 
 
 NOT_MEASURED = Verdict("not in this run", None)
@@ -51,8 +55,9 @@ def ahead(least, *names, among=bool):
         ratio, best = min(leads, key=lambda lead: lead[0])
         variant = f", {best.variant}" if best.variant else ""
         where = f", {best.case}" if len(names) > 1 else ""
+        limits = {record.case: record.seconds / least for _, record in leads}
         return Verdict(
-            f"{ratio:.2f} × {peers.ALL[best.peer].title}{variant}{where}", ratio >= least
+            f"{ratio:.2f} × {peers.ALL[best.peer].title}{variant}{where}", ratio >= least, limits
         )
 
     return judge
@@ -68,7 +73,8 @@ def of_ideal(least, *names, variant=""):
         worst = min(ours, key=lambda record: record.ideal / record.seconds)
         share = worst.ideal / worst.seconds
         where = f", {worst.case}" if len(names) > 1 else ""
-        return Verdict(f"{100 * share:.1f} %{where}", share >= least)
+        limits = {record.case: record.ideal / least for record in ours}
+        return Verdict(f"{100 * share:.1f} %{where}", share >= least, limits)
 
     return judge
 
@@ -81,8 +87,12 @@ def against(least, case, other, ours="", label=""):
         theirs = results.get(*other)
         if not (mine and theirs):
             return None
-        ratio = (theirs.seconds / theirs.items) / (mine.seconds / mine.items)
-        return Verdict(f"{ratio:.2f} × {label or peers.ALL[theirs.peer].title}", ratio >= least)
+        equal = theirs.seconds / theirs.items * mine.items
+        ratio = equal / mine.seconds
+        limits = {} if ours else {case: equal / least}
+        return Verdict(
+            f"{ratio:.2f} × {label or peers.ALL[theirs.peer].title}", ratio >= least, limits
+        )
 
     return judge
 
@@ -204,9 +214,9 @@ def table(results):
     """The goals in Markdown."""
     lines = ["| goal | asked | found | |", "|---|---|---|---|"]
     for goal in GOALS:
-        found, met = goal.verdict(results)
-        word = {True: "met", False: "**missed**", None: "–"}[met]
-        lines.append(f"| {goal.what} | {goal.asked} | {found} | {word} |")
+        verdict = goal.verdict(results)
+        word = {True: "met", False: "**missed**", None: "–"}[verdict.met]
+        lines.append(f"| {goal.what} | {goal.asked} | {verdict.found} | {word} |")
     return "\n".join(lines)
 
 

@@ -184,8 +184,11 @@ def run(plan, tell):
 
 
 def run_case(case, plan):
-    records = contestants(case, plan)
-    rounds = plan.rounds_of(case)
+    return in_turns(contestants(case, plan), plan.rounds_of(case), plan)
+
+
+def in_turns(records, rounds, plan):
+    """Fill records, round by round, each contestant in a process of its own."""
     with contextlib.ExitStack() as stack:
         everyone = []
         for record in records:

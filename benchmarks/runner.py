@@ -15,7 +15,7 @@ def main(request):
     try:
         from benchmarks import cases, peers
 
-        kind = cases.ALL[request["case"]]
+        kind = cases.find(request["case"])
         peer = peers.ALL[request["peer"]](request["workers"])
         case = kind(peer, request["variant"], request["size"])
         case.setup()

@@ -3,12 +3,29 @@
 Nothing here looks at how long anything takes.
 """
 
+import dataclasses
 import json
+import sys
+import uuid
 
+import helpers
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import cases, chart, check, docs, goals, peers, report, results, scaling, work
+from benchmarks import (
+    cases,
+    chart,
+    check,
+    docs,
+    floors,
+    goals,
+    harness,
+    peers,
+    report,
+    results,
+    scaling,
+    work,
+)
 from benchmarks.harness import Plan, contestants, run_case
 
 OURS = [
@@ -273,6 +290,107 @@ def test_command_refuses_what_it_does_not_know(capsys):
         assert "there are: " in capsys.readouterr().err
     assert command.main(["--list"]) == 0
     assert "list-10m" in capsys.readouterr().out
+
+
+# ---- what the goals are up against ---------------------------------------------------------------
+
+
+@pytest.fixture
+def mark(monkeypatch):
+    """Marks all processes of the contestants of a test; none of them is left at its end."""
+    name = uuid.uuid4()
+    monkeypatch.setattr(harness.uuid, "uuid4", lambda: name)
+    yield
+    helpers.wait_until(lambda: not harness.marked(name.hex), "the end of what was measured")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the parts are made for Linux")
+@pytest.mark.parametrize("floor", floors.FLOORS, ids=lambda floor: floor.case)
+def test_floor(floor, mark, monkeypatch):
+    """Each floor is measured beside parallelkit on the same work, and all answers are right."""
+    alone = dataclasses.replace(floor, peers=())
+    monkeypatch.setattr(floors, "FLOORS", (alone,))
+    found = floors.measure("tiny", tell=lambda text: None)
+    assert [record.error for record in found.records] == [""] * len(found.records)
+    for row in floors.as_json(found)["rows"]:
+        assert row["case"] == floor.case
+        assert row["floor"] > 0
+        assert row["ours"] > 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the parts are made for Linux")
+def test_floors_command(mark, tmp_path, capsys):
+    """The command leaves the figures as JSON and as Markdown, the goal and the nearest peer among them."""
+    floors.main(["--tiny", "--only", "round-trip", "--output", str(tmp_path)])
+    content = json.loads((tmp_path / "floors.json").read_text(encoding="utf-8"))
+    (row,) = content["rows"]
+    assert (row["peer_title"], row["goal"]) == ("multiprocessing.Pool", "the fastest of all")
+    assert row["limit"] == row["peer"]
+    assert row["verdict"]
+    assert (tmp_path / "floors.md").read_text(encoding="utf-8").strip() in capsys.readouterr().out
+
+
+def _floors_found():
+    """All that the floors need, as if everything took as long, but what parallelkit does twice as long."""
+    records = [
+        dataclasses.replace(record, rounds=[0.2 if record.peer == "parallelkit" else 0.1])
+        for floor in floors.FLOORS
+        for record in floors.contestants(floor, Plan(peers=("parallelkit", *floor.peers)))
+    ]
+    for record in records:
+        record.ideal = 0.09 if record.case == "milliseconds" else None
+    where = {**results.machine(), "load_before": 0.0, "cores": 2}
+    return results.Results(records, machine=where)
+
+
+def test_floors_have_their_goals():
+    """A floor has a row for each goal that is about its case; Markdown has them all, and all parts."""
+    content = floors.as_json(_floors_found())
+    rows = content["rows"]
+    assert list(dict.fromkeys(row["case"] for row in rows)) == [f.case for f in floors.FLOORS]
+    asked = {goal.asked for goal in goals.GOALS}
+    assert {row["goal"] for row in rows} <= {*asked, ""}
+    text = floors.markdown(content)
+    for name in {*(row["case"] for row in rows), *floors.PARTS}:
+        assert cases.find(name).heading("full") in text
+    for row in rows:
+        assert row["made_of"] in text
+        assert f"| {row['goal'] or '–'} |" in text
+    arrays_in = [row for row in rows if row["case"] == "arrays-in"]
+    assert [(row["goal"], round(row["limit"], 6)) for row in arrays_in] == [
+        ("10 × the best fork-safe peer", 0.01),
+        ("5 × the best peer", 0.02),
+        ("faster than `[a.copy() for a in arrays]`", 0.1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "ours", "floor", "verdict"),
+    [
+        (0.2, 0.1, 0.05, "met"),
+        (0.2, 0.3, 0.1, "missed, above the floor"),
+        (0.1, 0.3, 0.2, "out of reach here"),
+        (0.1, 0.2, 0.3, "undecided: a floor that was not below parallelkit tells of noise"),
+        (None, 0.3, 0.2, ""),
+        (0.1, 0.3, None, ""),
+    ],
+)
+def test_verdict_on_a_goal(limit, ours, floor, verdict):
+    """A goal below the floor is out of reach, one above it is not, and nothing is said without figures."""
+    row = {"ours": ours, "floor": floor}
+    assert floors.verdict(floors.FLOORS[0], row, limit) == verdict
+
+
+def test_page_with_floors(tmp_path):
+    """The floors of a run get into the page, where a region waits for them."""
+    page = (docs.DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    (tmp_path / "benchmarks.md").write_text(page, encoding="utf-8")
+    content = floors.as_json(_floors_found())
+    (tmp_path / "floors.json").write_text(json.dumps(content), encoding="utf-8")
+    assert docs.write(tmp_path, tmp_path) == ["benchmarks.md"]
+    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    assert floors.markdown(content) in text
+    assert text.split("<!-- end of floors")[1] == page.split("<!-- end of floors")[1]
 
 
 # ---- the ceiling of one dispatcher ---------------------------------------------------------------

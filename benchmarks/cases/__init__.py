@@ -55,3 +55,12 @@ ALL = {
     )
 }
 GROUPS = tuple(dict.fromkeys(case.group for case in ALL.values()))
+
+
+def find(name):
+    """A case of the benchmarks, or a part of ``benchmarks.floors``, which only those need that run one."""
+    if name in ALL:
+        return ALL[name]
+    from benchmarks.cases import floors
+
+    return floors.PARTS[name]
