@@ -38,7 +38,7 @@ class _Server:
                 try:
                     # numpy is dear to import, and dearer in every worker.
                     code = (
-                        "from parallelkit.transport.nursery import main; "
+                        "import gc; gc.disable(); from parallelkit.transport.nursery import main; "
                         f"main({theirs.fileno()}, {'numpy' in sys.modules})"
                     )
                     self._process = launch.run(code, [theirs.fileno()])

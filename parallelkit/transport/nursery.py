@@ -14,6 +14,7 @@ closes its end of the socket pair, or is gone.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -33,6 +34,8 @@ def main(fd: int, with_numpy: bool) -> None:
     birth.settle()
     if with_numpy:
         from . import preload  # noqa: F401
+    gc.freeze()  # what is imported stays; no worker is to look through it, or to copy its pages
+    gc.enable()
     with socket.socket(fileno=fd) as requests:
         worker = _Server(requests).run()
     if worker is not None:
