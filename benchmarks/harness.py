@@ -158,9 +158,13 @@ def marked(mark):
 
 
 def environment(**more):
-    """The environment of a child: this one, with the folder of this project importable."""
+    """The environment of a child: this one, with the folder of this project importable.
+
+    And compiled, as what is installed is, so that the cases about start-up do not measure Python's compiler.
+    """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": os.pathsep.join(paths), **more}
 
 
 def contestants(case, plan):

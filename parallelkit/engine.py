@@ -32,7 +32,6 @@ from .pools.base import Pool, Setup
 from .pools.serial import SerialPool
 from .seeds import draws, inherited, root
 from .streams import source_of
-from .transport.payload import Task
 
 __all__ = ["Watch", "gather", "run_source", "shutdown", "stream"]
 
@@ -157,6 +156,10 @@ def run_source(
     call: Call, options: Options, plan_: Plan, source: Source
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
+    if plan_.backend == "process":
+        _head_start(options)
+    from .transport.payload import Task
+
     below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
     if options.nested != "thread":  # the pool's own word for all that is below it
         below["nested"] = options.nested
@@ -191,7 +194,20 @@ def _pool(options: Options, plan_: Plan) -> Pool:
         return ThreadPool(plan_.workers, plan_.level, setup, plan_.wished)
     from .pools.processes import process_pool
 
-    return process_pool(options, plan_.workers, options.start_method or default_start_method())
+    return process_pool(options, plan_.workers, _start_method(options))
+
+
+def _start_method(options: Options) -> str:
+    return options.start_method or default_start_method()
+
+
+def _head_start(options: Options) -> None:
+    """Before the first call's imports, start the fork server: it has imports of its own."""
+    first = f"{__package__}.pools.processes" not in sys.modules
+    if first and _start_method(options) == "forkserver":
+        from .pools import forking
+
+        forking.start()
 
 
 _streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
@@ -224,7 +240,7 @@ def shutdown() -> None:
     >>> import parallelkit as pk
     >>> pk.shutdown()
     """
-    for name in ("processes", "threads"):
+    for name in ("processes", "threads", "forking"):
         module = sys.modules.get(f"{__package__}.pools.{name}")
         end = getattr(module, "shutdown", None)  # a thread may be importing it at this moment
         if end is not None:

@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from .host import cpu_count
@@ -96,6 +95,8 @@ def _siblings() -> int:
 
 def _count_siblings() -> int:
     try:
+        from pathlib import Path
+
         tasks = Path(f"/proc/{os.getppid()}/task").glob("*/children")
         children = [pid for task in tasks for pid in task.read_text().split()]
         return sum(_command(pid) == _command("self") for pid in children)
@@ -106,6 +107,7 @@ def _count_siblings() -> int:
 def _command(pid: str) -> bytes:
     """Command line without numbers: descriptors, and counts in names."""
     try:
-        return re.sub(rb"\d+", b"", Path(f"/proc/{pid}/cmdline").read_bytes())
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return re.sub(rb"\d+", b"", file.read())
     except OSError:  # it has ended meanwhile
         return b""

@@ -7,7 +7,6 @@ import math
 import os
 import sys
 import sysconfig
-from pathlib import Path
 
 __all__ = ["cpu_count", "default_start_method", "has_gil", "start_methods"]
 
@@ -55,7 +54,7 @@ def default_start_method() -> str:
 
 
 @functools.cache  # read once: it takes longer than a small call
-def _cgroup_quota(proc: Path = Path("/proc/self/cgroup"), root: Path | None = None) -> float | None:
+def _cgroup_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup") -> float | None:
     """Cores that the cgroups of this process grant, or None where nothing limits them.
 
     A limit may be set on any ancestor, so every group up to the root is asked. In a container
@@ -63,41 +62,45 @@ def _cgroup_quota(proc: Path = Path("/proc/self/cgroup"), root: Path | None = No
     """
     if not sys.platform.startswith("linux"):
         return None
-    root = root or Path("/sys/fs/cgroup")
     try:
-        lines = proc.read_text().splitlines()
+        lines = _text(proc).splitlines()
     except OSError:
         return None
     quotas = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2
-            mounts, read = [root, root / "unified"], _quota_v2
+            mounts, read = [root, f"{root}/unified"], _quota_v2
         elif "cpu" in controllers.split(","):
-            mounts, read = [root / controllers, root / "cpu"], _quota_v1
+            mounts, read = [f"{root}/{controllers}", f"{root}/cpu"], _quota_v1
         else:
             continue
-        parts = Path(path.lstrip("/")).parts
+        parts = path.strip("/").split("/")
         for mount in mounts:
             for depth in range(len(parts), -1, -1):
-                quota = read(mount.joinpath(*parts[:depth]))
+                quota = read("/".join([mount, *parts[:depth]]))
                 if quota is not None:
                     quotas.append(quota)
     return min(quotas, default=None)
 
 
-def _quota_v2(group: Path) -> float | None:
+def _quota_v2(group: str) -> float | None:
     try:
-        quota, period = (group / "cpu.max").read_text().split()
+        quota, period = _text(f"{group}/cpu.max").split()
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError, ZeroDivisionError):
         return None
 
 
-def _quota_v1(group: Path) -> float | None:
+def _quota_v1(group: str) -> float | None:
     try:
-        quota = int((group / "cpu.cfs_quota_us").read_text())
-        period = int((group / "cpu.cfs_period_us").read_text())
+        quota = int(_text(f"{group}/cpu.cfs_quota_us"))
+        period = int(_text(f"{group}/cpu.cfs_period_us"))
         return quota / period if quota > 0 else None
     except (OSError, ValueError, ZeroDivisionError):
         return None
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read()

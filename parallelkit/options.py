@@ -6,7 +6,6 @@ as a plain call, ``with configure(...)``, and what a ``Pool`` is given.
 
 from __future__ import annotations
 
-import difflib
 import operator
 import os
 import threading
@@ -94,6 +93,8 @@ def check_names(names: Mapping[str, Any]) -> None:
     """Refuse a name that is no option, with the nearest one that is."""
     for name in names:
         if name not in NAMES:
+            import difflib
+
             near = difflib.get_close_matches(name, [*NAMES, "n_jobs", "nodes", "processes"], n=1)
             near = ["workers" if n in ("n_jobs", "nodes", "processes") else n for n in near]
             hint = f"; did you mean {near[0]!r}?" if near else f"; options are {', '.join(NAMES)}"
@@ -256,6 +257,8 @@ def _check_names_of_variables() -> None:
     for variable in os.environ:
         if not variable.startswith(PREFIX) or variable in (*_VARIABLES, *_OTHERS):
             continue
+        import difflib
+
         near = difflib.get_close_matches(variable, [*_VARIABLES, *_OTHERS], n=1, cutoff=0.75)
         hint = f"did you mean {near[0]}?" if near else f"those are {', '.join(_VARIABLES)}"
         if not levels.in_worker_process():  # which has them from its parent
@@ -332,6 +335,8 @@ def _folder(name: str, value: str | None) -> None:
 
 def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
+        import difflib
+
         near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown {name} {value!r}{hint} (one of {', '.join(map(repr, known))})")

@@ -5,6 +5,7 @@ import re
 import signal
 
 import pytest
+from backends import START_METHODS
 from helpers import (
     deadly_set_up,
     die,
@@ -170,3 +171,28 @@ def test_a_death_while_an_argument_is_loaded(process_pool):
 class Deadly:
     def __reduce__(self):
         return os._exit, (4,)
+
+
+@pytest.mark.skipif("forkserver" not in START_METHODS, reason="there is none")
+def test_a_fork_server_that_is_killed():
+    """A fork server takes its workers along; the calls after that find others, of another server."""
+    with pk.configure(workers=2, start_method="forkserver"):
+        server, *_ = pk.map(lambda _: os.getppid(), range(4))
+        assert server != os.getpid()
+        os.kill(server, signal.SIGKILL)
+        wait_until(lambda: ended([server]), "the end of the fork server")
+        assert server not in pk.map(lambda _: os.getppid(), range(4))
+
+
+def test_a_cold_call_starts_the_workers_and_little_else(script, start_method):
+    """Beside the workers of a first call there is a fork server, and no other process."""
+    ran = script(
+        f"""
+import psutil
+import parallelkit as pk
+with pk.configure(workers=2, start_method={start_method!r}):
+    pk.map(abs, range(4))
+print(len(psutil.Process().children(recursive=True)))
+"""
+    )
+    assert ran.out == ("3\n" if start_method == "forkserver" else "2\n")

@@ -15,36 +15,23 @@ that the pool makes for itself need no semaphores.
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
-import pickle
 import socket
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
-from multiprocess import (
-    context,
-    forkserver,
-    popen_fork,
-    popen_forkserver,
-    popen_spawn_posix,
-    queues,
-    reduction,
-    resource_tracker,
-    util,
-)
+from multiprocess import context, forkserver, popen_fork, popen_forkserver, queues, util
 from multiprocess import process as mp_process
+from pathos.multiprocessing import ProcessPool
 
 from ..errors import ParallelError
-from ..transport.birth import Newborn, live
+from ..transport.birth import live
 from ..transport.ending import PATIENCE, forget_exit_handlers, kill_with_children
-from . import launch
+from . import forking, launch
 
 __all__ = ["Host"]
 
@@ -73,10 +60,6 @@ class Host:
     def __init__(
         self, workers: int, start_method: str, on_start: OnStart, on_failure: OnFailure
     ) -> None:
-        if start_method == "forkserver":
-            _server.start()  # it imports while this process does
-        from pathos.multiprocessing import ProcessPool
-
         self._pid = os.getpid()
         self.closed = False
         self._context = _Context(start_method, on_start, on_failure)
@@ -208,19 +191,19 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
     def run(self) -> None:
         """In a forked child: close what belongs to the parent, and serve."""
         assert self._ours is not None
-        assert self._theirs is not None
         self._ours.close()
         forget_exit_handlers()
         self._config["daemon"] = False  # pathos', of its own workers; items may start processes
-        live(socket.socket(fileno=self._theirs.detach()))
+        live(socket.socket(fileno=self.theirs.detach()))
 
     def _Popen(self, process: Any) -> Any:  # noqa: N802 - the base's name
         return self._popen_class(process)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    @property
+    def theirs(self) -> socket.socket:
+        """The worker's end of its socket, while it is being started."""
         assert self._theirs is not None
-        handle = reduction.DupFd(self._theirs.fileno())
-        return Newborn, (self.name, handle, launch.standard_modules())
+        return self._theirs
 
 
 class _Polled:
@@ -242,196 +225,39 @@ class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
     """Start by fork."""
 
 
-class _Passing(_Polled):
-    """What spawn and forkserver share: the newborn crosses as a pickle, without `__main__`."""
-
-    def __init__(self, process: Any) -> None:
-        self._fds: list[int] = []
-        super().__init__(process)
-
-    def _cargo(self, process: Any) -> bytes:
-        """What the child reads: how to prepare, and itself."""
-        preparation = {
-            "name": process.name,
-            "sys_path": launch.first_path(),
-            "sys_argv": sys.argv,
-        }
-        cargo = io.BytesIO()
-        context.set_spawning_popen(self)
-        try:
-            pickle.dump(preparation, cargo)
-            pickle.dump(process, cargo)
-        finally:
-            context.set_spawning_popen(None)
-        return cargo.getvalue()
-
-    def _own(self, sentinel: int, pipe: int, cargo: bytes) -> None:
-        """Keep the sentinel and the parent's end of the child's pipe, and send the cargo."""
-        self.sentinel = sentinel
-        self.finalizer = util.Finalize(self, util.close_fds, (sentinel, pipe))
-        with open(pipe, "wb", closefd=False) as stream:
-            stream.write(cargo)
-
-
-def _room_for(descriptors: int) -> None:
-    """Raise OSError if there is none, before a fork server is asked that would stumble over it."""
-    spare: list[int] = []
-    try:
-        for _ in range(descriptors):
-            spare.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401 - all are to be closed
-    finally:
-        for fd in spare:
-            os.close(fd)
-
-
-class _ForkServerPopen(_Passing, popen_forkserver.Popen):  # type: ignore[misc]
+class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
     """Start by a fork server of our own, which has loaded what every worker needs."""
 
-    def _launch(self, process: Any) -> None:
-        cargo = self._cargo(process)
-        _room_for(6)
-        sentinel, pipe = _server.connect_to_new_process(self._fds)
-        self._own(sentinel, pipe, cargo)
-        self.pid = forkserver.read_signed(sentinel)
+    def _launch(self, process: _Process) -> None:
+        self.sentinel = forking.fork(process.theirs)
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+        try:
+            self.pid = forkserver.read_signed(self.sentinel)
+        except EOFError:
+            raise ParallelError("the fork server could not start a worker") from None
 
 
-class _SpawnPopen(_Passing, popen_spawn_posix.Popen):  # type: ignore[misc]
+class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
     """Start in a fresh interpreter."""
 
-    def _launch(self, process: Any) -> None:
-        launch.start_tracker()
-        tracker = resource_tracker.getfd()
-        cargo = self._cargo(process)
-        sentinel, child_end = os.pipe()
-        child_pipe, pipe = os.pipe()
+    def _launch(self, process: _Process) -> None:
+        self.sentinel, end = os.pipe()  # the worker's end of it is closed when it ends
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+        theirs = process.theirs.fileno()
         try:
-            code = (
-                "from multiprocess.spawn import spawn_main; "
-                f"spawn_main(tracker_fd={tracker}, pipe_handle={child_pipe})"
-            )
-            command = launch.command_line(code, "--multiprocessing-fork")
-            fds = [*self._fds, tracker, child_pipe, child_end]
-            self.pid = util.spawnv_passfds(command[0], command, fds)
-        except BaseException:
-            os.close(sentinel)
-            os.close(pipe)
-            raise
+            code = f"from parallelkit.transport.birth import spawned; spawned({theirs}, {end})"
+            started = launch.run(code, [theirs, end])
+            self.pid, started.returncode = started.pid, 0  # its end is waited for here
         finally:
-            os.close(child_end)
-            os.close(child_pipe)
-        self._own(sentinel, pipe, cargo)
+            os.close(end)
 
 
 _POPEN = {"fork": _ForkPopen, "spawn": _SpawnPopen, "forkserver": _ForkServerPopen}
 
 
-# --- the fork server --------------------------------------------------------------------------
-
-
-class _ForkServer(forkserver.ForkServer):  # type: ignore[misc]
-    """A fork server of our own: with our preloads, and with nothing in the file system."""
-
-    _door: int | None = None  # Linux: a descriptor that stands for the socket's file
-    _forkserver_alive_fd: int | None
-    _forkserver_pid: int | None
-    _forkserver_address: str | None
-
-    def start(self) -> None:
-        """Start it if it does not run; do not wait for it."""
-        # numpy is dear to import, and dearer in every worker: the server has it if the parent has.
-        modules = ["birth", "preload"] if "numpy" in sys.modules else ["birth"]
-        self.set_forkserver_preload([f"parallelkit.transport.{name}" for name in modules])
-        self.ensure_running()
-
-    def stop(self) -> None:
-        """End it. It must have no workers any more."""
-        with self._lock:
-            if self._forkserver_pid is not None:
-                pid = self._forkserver_pid
-                self.disown()
-                try:
-                    os.waitpid(pid, 0)
-                except ChildProcessError:
-                    pass  # the user ignores SIGCHLD: the kernel has taken its exit code
-
-    def disown(self) -> None:
-        """Forget the server; it ends when nobody else holds its pipe."""
-        for fd in (self._forkserver_alive_fd, self._door):
-            if fd is not None:
-                os.close(fd)
-        self._forkserver_alive_fd = self._forkserver_pid = self._door = None
-        self._forkserver_address = None
-
-    def ensure_running(self) -> None:
-        """Start the server if there is none."""
-        with self._lock:
-            launch.start_tracker()
-            if self._forkserver_pid is not None:
-                if _runs(self._forkserver_pid):
-                    return
-                self.disown()
-            alive, self._forkserver_alive_fd = os.pipe()
-            try:
-                with socket.socket(socket.AF_UNIX) as listener:
-                    self._bind(listener)
-                    listener.listen(64)
-                    fds = [listener.fileno(), alive]
-                    code = (
-                        "from multiprocess.forkserver import main; "
-                        f"main({fds[0]}, {fds[1]}, {self._preload_modules!r})"
-                    )
-                    command = launch.command_line(code)
-                    self._forkserver_pid = util.spawnv_passfds(command[0], command, fds)
-            except BaseException:
-                self.disown()
-                raise
-            finally:
-                os.close(alive)
-
-    def _bind(self, listener: socket.socket) -> None:
-        """Give the listener an address that no stranger can reach, and that leaves nothing behind.
-
-        On Linux the socket's file is removed at once; an O_PATH descriptor still leads to it. (An
-        abstract address has no file either, but every user of the machine may connect to it.)
-        """
-        error: OSError | None = None
-        for place in (None, "/dev/shm", "/var/tmp", "."):  # noqa: S108 - for a moment
-            try:
-                with tempfile.TemporaryDirectory(prefix="parallelkit-", dir=place) as folder:
-                    self._bind_in(listener, folder)
-            except OSError as problem:
-                error = error or problem
-            else:
-                return
-        raise ParallelError(
-            f"no folder for the socket of the fork server ({error}); set TMPDIR to one that can "
-            "be written, or use start_method='spawn'"
-        )
-
-    def _bind_in(self, listener: socket.socket, folder: str) -> None:
-        path = os.path.join(folder, "fork")
-        if not hasattr(os, "O_PATH") or not os.path.isdir("/proc/self/fd"):
-            path = os.path.join(util.get_temp_dir(), f"fork-{next(_ids)}")
-        listener.bind(path)
-        if os.path.dirname(path) == folder:
-            self._door = os.open(path, os.O_PATH | os.O_CLOEXEC)
-            path = f"/proc/self/fd/{self._door}"
-        self._forkserver_address = path
-
-
-def _runs(pid: int) -> bool:
-    """Whether a child of this process is still there."""
-    try:
-        return os.waitpid(pid, os.WNOHANG)[0] == 0
-    except ChildProcessError:  # reaped by somebody else, or SIGCHLD is ignored
-        return os.path.exists(f"/proc/{pid}")
-
-
 def _after_fork() -> None:
-    """In a forked child: the server is the parent's, which could not end while we held its pipe."""
-    global _server, _starting
-    _server.disown()
-    _server = _ForkServer()
+    """In a forked child: the thread that holds the lock may not exist here."""
+    global _starting
     _starting = threading.RLock()
 
 
@@ -442,11 +268,5 @@ def end() -> None:
         _ending = True
 
 
-def stop_server() -> None:
-    """End the fork server."""
-    _server.stop()
-
-
-_server = _ForkServer()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

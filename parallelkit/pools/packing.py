@@ -6,6 +6,8 @@ when the call is over and the last of them has let go of it.
 
 from __future__ import annotations
 
+import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from ..transport import pickling
 from ..transport import worker as protocol
 from ..transport.channel import Closed
 from ..transport.segments import Outbox, take_all
+from . import launch
 from .members import Call, Worker
 
 __all__ = ["Packing"]
@@ -63,7 +66,8 @@ class Packing:
     def greet(self, worker: Worker) -> None:
         """Send a new worker its first message."""
         assert worker.around is not None
-        body = protocol.HELLO, self._hello, tuple(worker.around), self._settings
+        origin = sys.argv, tempfile.tempdir, launch.standard_modules()
+        body = protocol.HELLO, self._hello, tuple(worker.around), self._settings, origin
         try:
             worker.channel.send(body, [worker.control_fd, *self._hello_fds])
         except Closed:

@@ -16,7 +16,7 @@ from ..options import Options
 from ..outcome import Lost, Reply
 from ..transport import pickling
 from ..transport.surroundings import current
-from . import hosting
+from . import forking
 from .base import Done, Task
 from .crew import Crew
 from .members import Answer, Call
@@ -201,13 +201,13 @@ def process_pool(options: Options, workers: int, start_method: str) -> ProcessPo
 
 
 def shutdown() -> None:
-    """End all crews and the fork server."""
+    """End all crews, and the fork server."""
     with _lock:
         crews = list(_crews.values())
         _crews.clear()
     for crew in crews:
         crew.close()
-    hosting.stop_server()
+    forking.shutdown()
 
 
 def _after_fork() -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import gc
 import importlib
-import secrets
+import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -102,7 +102,7 @@ def _imported(cls: type) -> bool:
 def _token(cls: type) -> str:
     token = _tokens.get(cls)
     if token is None:
-        token = _tokens[cls] = secrets.token_hex(8)
+        token = _tokens[cls] = os.urandom(8).hex()
         _sent[token] = cls
     return token
 
@@ -287,7 +287,7 @@ _UNSET = "parallelkit: this context variable is not set"
 def _token_of(variable: ContextVar[Any]) -> str:
     token = _variable_tokens.get(variable)
     if token is None:
-        token = _variable_tokens[variable] = secrets.token_hex(8)
+        token = _variable_tokens[variable] = os.urandom(8).hex()
         _variables[token] = variable
     return token
 

@@ -1,4 +1,4 @@
-"""Imported once by the fork server, so that no worker has to: keep it to what every one needs.
+"""numpy, imported once by the fork server, so that no worker has to.
 
 The BLAS that comes with numpy starts its threads when it is loaded; a fork server must not have
 any. Workers set the number that their share allows later.
@@ -18,5 +18,3 @@ for _name, _value in _before.items():
         del os.environ[_name]
     else:
         os.environ[_name] = _value
-
-from . import birth  # noqa: E402, F401

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 import sys
 import tempfile
 import weakref
@@ -110,7 +109,7 @@ class Shared(mmap.mmap):
             raise MemoryError(
                 f"no room for {size} bytes of shared memory{where}: {error}"
             ) from None
-        return cls(fd, size, secrets.token_hex(8))
+        return cls(fd, size, os.urandom(8).hex())
 
 
 def _available() -> int:

@@ -27,11 +27,13 @@ import mmap
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib.machinery import PathFinder
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -181,12 +183,14 @@ class _Worker:
             self.channel.wait()
             self.take()
         message = self.queue.popleft()
-        _, packet, around, self.options = message.body
+        _, packet, around, self.options, origin = message.body
         control = message.fds[0]
         self.control = memoryview(mmap.mmap(control, CONTROL_BYTES))
         self.words = self.control.cast("Q")
         self.times = self.control.cast("d")
         os.close(control)
+        sys.argv, tempfile.tempdir, standard = origin
+        sys.meta_path.insert(0, _StandardFinder(standard, list(sys.path)))
         Surroundings(*around).enter()
         self.max_items = self.options["tasks_per_worker"]
         self.outbox = Outbox(folder=self.options["temp_folder"])
@@ -523,6 +527,22 @@ class _Worker:
         finally:
             self.holding = False
         self.leave_if_aborted()
+
+
+class _StandardFinder:
+    """Finds those modules in the standard library that the parent has from there.
+
+    A file of the user's that is called like one hides it in the worker only if it does so in the
+    parent, where it may have come too late.
+    """
+
+    def __init__(self, names: Sequence[str], path: list[str]) -> None:
+        self._names = frozenset(names)
+        self._path = path  # begins with the standard library
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:  # noqa: ARG002 - the protocol's
+        """Find a module, or leave it to the next finder."""
+        return PathFinder.find_spec(name, self._path) if name in self._names else None
 
 
 def _importing(frame: FrameType | None) -> bool:

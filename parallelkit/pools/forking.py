@@ -1,0 +1,108 @@
+"""The fork server as this process sees it.
+
+It is started by the first call, before that call's own imports, and imports while this process
+does; so this module itself needs to be imported fast.
+
+The two are connected by a socket pair. There is no address, and the server ends when this end of
+it is closed, by whatever ends this process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+
+from ..errors import ParallelError
+from . import launch
+
+__all__ = ["fork", "shutdown", "start"]
+
+
+class _Server:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._requests: socket.socket | None = None
+
+    def start(self) -> None:
+        """Start it if it does not run; do not wait for it."""
+        with self._lock:
+            if self._process is not None and self._process.poll() is None:
+                return
+            self.disown()
+            ours, theirs = socket.socketpair()
+            with theirs:
+                try:
+                    # numpy is dear to import, and dearer in every worker.
+                    code = (
+                        "import gc; gc.disable(); from parallelkit.transport.nursery import main; "
+                        f"main({theirs.fileno()}, {'numpy' in sys.modules})"
+                    )
+                    self._process = launch.run(code, [theirs.fileno()])
+                except BaseException:
+                    ours.close()
+                    raise
+            self._requests = ours
+
+    def fork(self, theirs: socket.socket) -> int:
+        """Have a worker forked that serves a socket; return where to read its id and exit code."""
+        self.start()
+        status, report = os.pipe()
+        try:
+            with self._lock:
+                if self._requests is None:
+                    raise ParallelError("the fork server was shut down")
+                socket.send_fds(self._requests, [b"w"], [report, theirs.fileno()])
+        except BaseException:
+            os.close(status)
+            raise
+        finally:
+            os.close(report)
+        return status
+
+    def stop(self) -> None:
+        """End it. It must have no workers any more."""
+        with self._lock:
+            process = self._process
+            if process is not None and self._requests is not None:
+                self._requests.close()
+                process.wait()
+            self.disown()
+
+    def disown(self) -> None:
+        """Forget the server; it ends when nobody else holds its socket."""
+        if self._requests is not None:
+            self._requests.close()
+        if self._process is not None:
+            self._process.returncode = 0  # or it would warn that it still runs
+        self._process = self._requests = None
+
+
+def start() -> None:
+    """Start the server if there is none; do not wait for it."""
+    _server.start()
+
+
+def fork(theirs: socket.socket) -> int:
+    """Have a worker forked that serves a socket; return where to read its id and exit code."""
+    return _server.fork(theirs)
+
+
+def shutdown() -> None:
+    """End the server."""
+    _server.stop()
+
+
+def _after_fork() -> None:
+    """In a forked child: the server is the parent's, and could not end while we hold its socket."""
+    global _server
+    _server.disown()
+    _server = _Server()
+
+
+_server = _Server()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
