@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from helpers import ended, identity
+from helpers import ended, identity, wait_until
 
 import parallelkit as pk
 
@@ -285,6 +285,21 @@ def test_results_are_writable_and_their_own(process_pool):
         np.add(result, 1, out=result)
         assert (result == i + 1).all()
         assert (other == -1).all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_workers_let_go_of_frozen_arrays_when_the_call_is_over(process_pool):
+    """An idle worker has nothing mapped of the calls that it has worked for."""
+    large = np.ones(4_000_000)
+    pids = set(process_pool(chunksize=1).map(lambda i, array: os.getpid(), range(8), array=large))
+
+    def mapped():
+        maps = [Path(f"/proc/{pid}/maps").read_text().splitlines() for pid in pids]
+        entries = [line.split() for lines in maps for line in lines]
+        spans = [entry[0].split("-") for entry in entries if "memfd:parallelkit" in entry[-2]]
+        return [span for span in spans if int(span[1], 16) - int(span[0], 16) >= large.nbytes]
+
+    wait_until(lambda: not mapped(), "workers to unmap the array")
 
 
 def test_what_a_worker_keeps_stays(process_pool):
