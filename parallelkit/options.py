@@ -237,13 +237,8 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "strict": lambda text: text.lower() not in ("0", "false", "no"),
 }
 _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
-# os.environ.get takes a microsecond for each variable that is not set; its dictionary does not.
-_raw: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
-_RAW_NAMES = tuple(
-    name if _raw is os.environ else os.environ.encodekey(name) for name in _VARIABLES
-)
-_last_environment: tuple[list[Any], dict[str, Any]] = ([None] * len(_VARIABLES), {})
-
+_read = host.Variables(_VARIABLES).read
+_last_environment: tuple[dict[str, str], dict[str, Any]] = {}, {}
 
 _OTHERS = (PREFIX + "MALLOC",)  # variables that are no options
 _names_checked = False
@@ -267,14 +262,12 @@ def _environment() -> dict[str, Any]:
     global _last_environment
     if not _names_checked:
         _check_names_of_variables()
-    if not _last_environment[1] and _raw.keys().isdisjoint(_RAW_NAMES):
-        return _last_environment[1]
-    seen = [_raw.get(name) for name in _RAW_NAMES]
+    seen = _read()
     if seen == _last_environment[0]:
         return _last_environment[1]
     options = {}
     for (name, read), variable in zip(_FROM_TEXT.items(), _VARIABLES, strict=True):
-        text = os.environ.get(variable)
+        text = seen.get(variable)
         if text:
             try:
                 options[name] = read(text)
