@@ -12,14 +12,14 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Self
 
 from . import host, levels
 
-__all__ = ["Options", "Resolver", "configure", "configured", "inherit", "release"]
+__all__ = ["Options", "Resolver", "configure", "configured", "inherit"]
 
 BACKENDS = ("process", "thread", "serial", "auto")
 ON_ERROR = ("raise", "return", "skip")
@@ -142,16 +142,11 @@ class Resolver:
         return options
 
 
-def inherit(options: Mapping[str, Any]) -> Token[dict[str, Any] | None]:
+def inherit(options: Mapping[str, Any]) -> None:
     """Let this context see `options` as configured: how they reach into workers."""
     # The same dictionary where nothing changes: pools know by it what they have resolved.
     here = _block()
-    return _with_here.set(here if here == options else dict(options))
-
-
-def release(token: Token[dict[str, Any] | None]) -> None:
-    """Undo :func:`inherit`."""
-    _with_here.reset(token)
+    _with_here.set(here if here == options else dict(options))
 
 
 class configure:  # noqa: N801 - reads as the function that it is used as
