@@ -255,6 +255,7 @@ def small_calls(_, times):
         pool.clear()
         return results
 
+    share = pk.nesting().cores
     assert pk.map(increment, items) == by_threads() == [2, 3]
     rounds = [
         (
@@ -264,7 +265,7 @@ def small_calls(_, times):
         )
         for _ in range(5)
     ]
-    return pk.nesting().cores, [statistics.median(column) for column in zip(*rounds, strict=True)]
+    return share, [statistics.median(column) for column in zip(*rounds, strict=True)]
 
 
 def trivial(rounds):
