@@ -379,7 +379,7 @@ PARTS = {"shapes": shapes, "trivial": trivial, "quicksort": recursion, "validati
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.nested", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three rounds in place of seven")
+    parser.add_argument("--quick", action="store_true", help="three rounds in place of five")
     parser.add_argument("--only", choices=PARTS, action="append", help="may be repeated")
     options = parser.parse_args(argv)
     cores = pk.cpu_count()
@@ -387,7 +387,7 @@ def main(argv=None):
         f"{cores} cores, {WORKERS} workers, CPython {sys.version.split()[0]}, numpy {np.__version__}\n"
     )
     for part in options.only or PARTS:
-        for line in PARTS[part](3 if options.quick else 7):
+        for line in PARTS[part](3 if options.quick else 5):
             print(line, flush=True)
         print()
     for pool in _outer:
