@@ -19,7 +19,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from .host import cpu_count
+from .host import Variables, cpu_count
 
 __all__ = ["VARIABLES", "hold", "lent", "settle"]
 
@@ -28,7 +28,8 @@ _OPENMP = "OMP_NUM_THREADS"
 _OWN = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _JOBLIB = "LOKY_MAX_CPU_COUNT"
 VARIABLES = (_OPENMP, *_OWN, _JOBLIB)
-_ALWAYS = (_OPENMP, _OWN[-1]) if sys.platform == "darwin" else (_OPENMP,)
+_ALWAYS = (_OPENMP, _JOBLIB, *(_OWN[-1:] if sys.platform == "darwin" else ()))
+_set_ones = Variables(VARIABLES).read
 
 
 def settle(threads: int, cores: int) -> None:
@@ -111,7 +112,7 @@ class _OfThread:
         elif self._owed is not None:
             (before, was), self._owed, now = self._owed, None, self.now
             for library in libraries:
-                number = before.get(library.filepath, _usual())
+                number = _number_in(before, library)
                 if library.user_api == "openmp" and (number, _looked) != now:
                     _set(library, number)
             self.now = was  # held to by a look that may be an old one: then the next one sets it
@@ -130,7 +131,7 @@ class _OfProcess:
         """Hold to the least share of all."""
         if not self._lent:
             self._before = _numbers(x for x in libraries if x.user_api != "openmp")
-            self._environment = {name: os.environ.get(name) for name in _names()}
+            self._environment = _environment()
         self._lent[one] = None
         self._enforce(libraries)
 
@@ -141,13 +142,14 @@ class _OfProcess:
             self._enforce(libraries)
         elif self._now is not None:  # else a fork within the block has begun anew
             threads, self._now = self._now[0], None
+            now = _set_ones()
             for name, text in self._environment.items():
                 if text is None:
                     os.environ.pop(name, None)
-                elif os.environ.get(name) != text:
+                elif now.get(name) != text:
                     os.environ[name] = text
             for library in libraries:  # those loaded meanwhile get what they would have had
-                number = self._before.get(library.filepath, _usual())
+                number = _number_in(self._before, library)
                 if library.user_api != "openmp" and number != threads:
                     _set(library, number)
 
@@ -182,21 +184,24 @@ def _numbers(libraries: Any) -> dict[str, int]:
     return {library.filepath: library.get_num_threads() for library in libraries}
 
 
-def _usual() -> int:
-    """Threads that a library takes which nobody has told anything."""
+def _number_in(numbers: dict[str, int], library: Any) -> int:
+    """Threads of a library; one that has come since takes what nobody has told it."""
+    if library.filepath in numbers:
+        return numbers[library.filepath]
     text = os.environ.get(_OPENMP, "")
     return int(text) if text.isdecimal() else cpu_count()
 
 
-def _names() -> tuple[str, ...]:
-    return (*_ALWAYS, _JOBLIB, *(name for name in _OWN if name in os.environ))
+def _environment() -> dict[str, str | None]:
+    """Variables that are held to a share, with their values: those that must be, or are set."""
+    return {**dict.fromkeys(_ALWAYS), **_set_ones()}
 
 
 def _set_environment(threads: int, cores: int) -> None:
-    for name in _names():
-        text = str(cores if name == _JOBLIB else threads)
-        if os.environ.get(name) != text:
-            os.environ[name] = text
+    for name, text in _environment().items():
+        wanted = str(cores if name == _JOBLIB else threads)
+        if text != wanted:
+            os.environ[name] = wanted
 
 
 # --- which libraries there are ------------------------------------------------------------------

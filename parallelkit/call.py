@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["Call", "Delayed", "apply_call", "apply_row", "around", "delayed"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """A function, its varying inputs and its frozen keywords.
 

@@ -31,7 +31,7 @@ WINDOW_ITEMS = 64  # per worker, see window()
 WINDOW_CHUNKS = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chunk:
     """Items `start` to `start + size` of the input, as one column for each varying argument."""
 
@@ -116,18 +116,19 @@ class Source:
     error: BaseException | None = None  # what the input raised; after the items before it
     aborted: BaseException | None = None  # why the call is to end at once
 
+    drawn = 0
+    taken = 0  # by the consumer; counts only where lazy
+    wake: Callable[[], object] | None = None  # called when a wait for input is over
+    push: Callable[[], object] | None = None  # instead, where the caller may do the work
+    deliver: Callable[[Chunk, Any], object] | None = None  # takes outcomes in any thread
+    _closed = False
+    _end = sys.maxsize
+
     def __init__(self, sizer: Sizer, lazy: bool) -> None:
         self.sizer = sizer
-        self.drawn = 0
-        self.taken = 0  # by the consumer; counts only where lazy
         self.lazy = lazy
-        self.wake: Callable[[], object] | None = None  # called when a wait for input is over
-        self.push: Callable[[], object] | None = None  # instead, where the caller may do the work
-        self.deliver: Callable[[Chunk, Any], object] | None = None  # takes outcomes in any thread
         self._again: deque[Chunk] = deque()
         self._lock = threading.Lock()
-        self._closed = False
-        self._end = sys.maxsize
 
     def take(self) -> Chunk | None:
         """Return the next chunk, or None if there is none right now."""
@@ -207,7 +208,7 @@ class Table(Source):
 
     def __init__(self, columns: Sequence[Any], length: int, sizer: Sizer, lazy: bool) -> None:
         super().__init__(sizer, lazy)
-        self.total = length
+        self.total = self._length = length
         self._columns = columns
 
     def _draw(self, size: int) -> Chunk | None:
@@ -216,12 +217,8 @@ class Table(Source):
         if size <= 0:
             return None
         self.drawn = begin + size
-        return Chunk(begin, size, tuple(column[begin : begin + size] for column in self._columns))
-
-    @property
-    def _length(self) -> int:
-        assert self.total is not None
-        return self.total
+        end = begin + size
+        return Chunk(begin, size, tuple([column[begin:end] for column in self._columns]))
 
     def _exhausted(self) -> bool:
         return self.drawn >= self._length

@@ -5,8 +5,8 @@
     Call ─► plan ─► Source ─► pool.run(Task) ─► failures ─► bar ─► ordering ─► results
 
 `gather` and `stream` are its two ends, a list and a lazy iterator. Lifetimes are owned here, by
-one stack for each call: the pool's generator, the source and the bar end together, however the
-call ends.
+one generator for each call: the pool's, the source and the bar end together, however the call
+ends.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import atexit
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from typing import Any
 
 from .call import Call
@@ -26,9 +26,8 @@ from .collect.progress import Bar, bar
 from .host import default_start_method
 from .levels import nesting
 from .options import Options, configured
-from .outcome import Lost, Reply
 from .plan import Plan, plan
-from .pools.base import Pool, Setup
+from .pools.base import Done, Pool, Setup
 from .pools.serial import SerialPool
 from .seeds import draws, inherited, root
 from .streams import source_of
@@ -39,6 +38,7 @@ Watch = Callable[[Source], object]  # told of the source of each call when it be
 
 # Seconds to see whether an iterator gives nothing at all, in which case no worker is started.
 FIRST_ITEM_PATIENCE = 0.05
+_BEGUN = Part(0, 0, [])  # stands before the results of a call, when its work has begun
 # What concerns the call at hand, not the calls inside its items.
 _NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads", "seed")
 
@@ -48,19 +48,18 @@ def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy=False)
     watch(source)
-    parts: list[Part] = []
-    with closing(source):
-        if not source.known_empty(None):
-            with (
-                closing(bar(options.progress, source.total)) as opened,
-                closing(run_source(call, options, plan_, source)) as outcomes,
-            ):
-                for part in _settled(outcomes, Failures(options, source, call), opened):
-                    if part.error is not None:
-                        raise part.error
-                    parts.append(part)
+    taken: list[Part] = []
+    parts = _parts(call, options, plan_, source, None)
+    try:
+        next(parts)
+        for part in parts:
+            if part.error is not None:
+                raise part.error
+            taken.append(part)
+    finally:
+        parts.close()
     _raise_if_ended(source)
-    return gathered(parts)
+    return gathered(taken)
 
 
 def stream(
@@ -94,12 +93,8 @@ def _plan(call: Call, options: Options) -> Plan:
 def _stream(
     call: Call, options: Options, plan_: Plan, source: Source, ordered: bool, whole: bool
 ) -> Generator[Any, None, None]:
-    with ExitStack() as stack:
-        stack.callback(source.close)
-        parts: Iterator[Part] = iter(())
-        if not source.known_empty(FIRST_ITEM_PATIENCE):
-            parts = _parts(call, options, plan_, source, stack)
-        yield None
+    with closing(_parts(call, options, plan_, source, FIRST_ITEM_PATIENCE)) as parts:
+        yield next(parts)
         for part in in_order(parts) if ordered else parts:
             if whole:
                 yield part
@@ -113,9 +108,9 @@ def _stream(
 
 def _raise_if_ended(source: Source) -> None:
     """Raise what ended the input early: an error of its own, or that of who ended the call."""
-    for error in (source.aborted, source.error):
-        if error is not None:
-            raise error
+    error = source.error if source.aborted is None else source.aborted
+    if error is not None:
+        raise error
 
 
 def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
@@ -129,22 +124,35 @@ def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
 
 
 def _parts(
-    call: Call, options: Options, plan_: Plan, source: Source, stack: ExitStack
-) -> Iterator[Part]:
-    """Begin a call; what is returned yields parts of its results as they are settled."""
-    opened = bar(options.progress, source.total)
-    stack.callback(opened.close)
-    outcomes = run_source(call, options, plan_, source)
-    stack.enter_context(closing(outcomes))
-    next(outcomes)
-    return _settled(outcomes, Failures(options, source, call), opened)
+    call: Call, options: Options, plan_: Plan, source: Source, patience: float | None
+) -> Generator[Part, None, None]:
+    """Run a call; yield `_BEGUN` when it has begun, then its results as they are settled.
+
+    Pool, bar and source end with it. (A ``with`` for each would take microseconds.)
+    """
+    try:
+        if source.known_empty(patience):
+            yield _BEGUN
+            return
+        opened = bar(options.progress, source.total)
+        try:
+            outcomes = run_source(call, options, plan_, source)
+            try:
+                yield from _settled(outcomes, Failures(options, source, call), opened)
+            finally:
+                outcomes.close()
+        finally:
+            opened.close()
+    finally:
+        source.close()
 
 
 def _settled(
-    outcomes: Iterator[tuple[Any, Reply | Lost] | None], failures: Failures, opened: Bar
-) -> Iterator[Part]:
+    outcomes: Iterator[Done | None], failures: Failures, opened: Bar
+) -> Generator[Part, None, None]:
     for outcome in outcomes:
-        if outcome is None:  # the call has begun
+        if outcome is None:
+            yield _BEGUN
             continue
         for part in failures.settle(*outcome):
             if part.error is None:  # the item that ends the call does not count as done

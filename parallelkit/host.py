@@ -7,8 +7,10 @@ import math
 import os
 import sys
 import sysconfig
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-__all__ = ["cpu_count", "default_start_method", "has_gil", "start_methods"]
+__all__ = ["Variables", "cpu_count", "default_start_method", "has_gil", "start_methods"]
 
 
 def cpu_count() -> int:
@@ -51,6 +53,27 @@ def start_methods() -> tuple[str, ...]:
 def default_start_method() -> str:
     """Return the start method that ``start_method=None`` stands for."""
     return start_methods()[0]
+
+
+class Variables:
+    """Environment variables, to be read often.
+
+    ``os.environ`` takes a microsecond for each that is not set; its dictionary does not.
+    """
+
+    _raw: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+
+    def __init__(self, names: Iterable[str]) -> None:
+        plain = self._raw is os.environ
+        self._keys = {name: name if plain else os.environ.encodekey(name) for name in names}
+        self._decode = str if plain else os.environ.decodevalue
+
+    def read(self) -> dict[str, str]:
+        """Return those that are set, by name."""
+        if self._raw.keys().isdisjoint(self._keys.values()):
+            return {}
+        found = [(name, self._raw.get(key)) for name, key in self._keys.items()]
+        return {name: self._decode(value) for name, value in found if value is not None}
 
 
 @functools.cache  # read once: it takes longer than a small call

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from .foreign import granted
@@ -26,7 +26,6 @@ __all__ = [
     "fellows",
     "in_worker_process",
     "join",
-    "leave",
     "nesting",
     "process_cores",
     "settle",
@@ -52,10 +51,7 @@ class Nesting(NamedTuple):
 Spare = Callable[[], int]  # cores that may be used at this moment; 0 where the share counts
 
 
-class _Standing(NamedTuple):
-    place: Nesting
-    spare: Spare | None
-
+_Standing = tuple[Nesting, Spare | None]
 
 _here: ContextVar[_Standing | None] = ContextVar("parallelkit_nesting", default=None)
 _process: _Standing | None = None
@@ -91,7 +87,7 @@ def nesting() -> Nesting:
 
 def process_cores() -> int:
     """Cores of this process, however they are shared out within."""
-    return (granted() or cpu_count()) if _process is None else _process.place.cores
+    return (granted() or cpu_count()) if _process is None else _process[0].cores
 
 
 def in_worker_process() -> bool:
@@ -99,14 +95,9 @@ def in_worker_process() -> bool:
     return _in_worker_process
 
 
-def enter(place: Nesting, spare: Spare | None = None) -> Token[_Standing | None]:
-    """Stand at `place` in this context, until :func:`leave`."""
-    return _here.set(_Standing(place, spare))
-
-
-def leave(token: Token[_Standing | None]) -> None:
-    """Undo :func:`enter`."""
-    _here.reset(token)
+def enter(place: Nesting, spare: Spare | None = None) -> None:
+    """Stand at `place` in this context."""
+    _here.set((place, spare))
 
 
 def join(workers: int) -> None:
@@ -126,7 +117,7 @@ def fellows() -> int:
 def settle(place: Nesting, spare: Spare | None = None) -> None:
     """Make `place` that of this whole process, from now on a worker."""
     global _process, _in_worker_process
-    _process = _Standing(place, spare)
+    _process = place, spare
     _in_worker_process = True
 
 

@@ -11,14 +11,14 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Self
 
 from . import host, levels
 
-__all__ = ["Options", "Resolver", "configure", "configured", "inherit", "release"]
+__all__ = ["Options", "Resolver", "configure", "configured", "inherit"]
 
 BACKENDS = ("process", "thread", "serial", "auto")
 ON_ERROR = ("raise", "return", "skip")
@@ -143,16 +143,11 @@ class Resolver:
         return options
 
 
-def inherit(options: Mapping[str, Any]) -> Token[dict[str, Any] | None]:
+def inherit(options: Mapping[str, Any]) -> None:
     """Let this context see `options` as configured: how they reach into workers."""
     # The same dictionary where nothing changes: pools know by it what they have resolved.
     here = _block()
-    return _with_here.set(here if here == options else dict(options))
-
-
-def release(token: Token[dict[str, Any] | None]) -> None:
-    """Undo :func:`inherit`."""
-    _with_here.reset(token)
+    _with_here.set(here if here == options else dict(options))
 
 
 class configure:  # noqa: N801 - reads as the function that it is used as
@@ -238,13 +233,8 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "strict": lambda text: text.lower() not in ("0", "false", "no"),
 }
 _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
-# os.environ.get takes a microsecond for each variable that is not set; its dictionary does not.
-_raw: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
-_RAW_NAMES = tuple(
-    name if _raw is os.environ else os.environ.encodekey(name) for name in _VARIABLES
-)
-_last_environment: tuple[list[Any], dict[str, Any]] = ([None] * len(_VARIABLES), {})
-
+_read = host.Variables(_VARIABLES).read
+_last_environment: tuple[dict[str, str], dict[str, Any]] = {}, {}
 
 _OTHERS = (PREFIX + "MALLOC",)  # variables that are no options
 _names_checked = False
@@ -270,14 +260,12 @@ def _environment() -> dict[str, Any]:
     global _last_environment
     if not _names_checked:
         _check_names_of_variables()
-    if not _last_environment[1] and _raw.keys().isdisjoint(_RAW_NAMES):
-        return _last_environment[1]
-    seen = [_raw.get(name) for name in _RAW_NAMES]
+    seen = _read()
     if seen == _last_environment[0]:
         return _last_environment[1]
     options = {}
     for (name, read), variable in zip(_FROM_TEXT.items(), _VARIABLES, strict=True):
-        text = os.environ.get(variable)
+        text = seen.get(variable)
         if text:
             try:
                 options[name] = read(text)

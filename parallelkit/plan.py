@@ -34,7 +34,7 @@ log = logging.getLogger("parallelkit")
 _told: set[str] = set()  # warnings that this process has given
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """What was decided for one call.
 
@@ -67,9 +67,9 @@ class Plan:
         """
         if self.backend == "outer":
             return Nesting(self.level, self.cores)
-        busy = self.workers if items is None else max(1, min(self.workers, items))
+        busy = self.workers if items is None or items > self.workers else items or 1
         base, extra = divmod(self.cores, busy)
-        return Nesting(self.level, max(1, base + (rank % busy < extra)))
+        return Nesting(self.level, base + (rank % busy < extra) or 1)
 
 
 def plan(options: Options, here: Nesting, takes_rng: bool = False) -> Plan:

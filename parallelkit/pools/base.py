@@ -92,8 +92,10 @@ class Setup:
     def __call__(self) -> None:
         """Run it, if this thread has not yet."""
         initializer, *initargs = self._identity
+        if initializer is None:
+            return
         done: list[tuple[Any, ...]] = self._done.__dict__.setdefault("identities", [])
-        if initializer is None or any(_same(self._identity, other) for other in done):
+        if any(_same(self._identity, other) for other in done):
             return
         try:
             initializer(*initargs)

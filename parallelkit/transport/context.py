@@ -10,13 +10,11 @@ from __future__ import annotations
 import contextvars
 import importlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from . import pickling
 
-__all__ = ["carried", "holding"]
+__all__ = ["carried", "enter"]
 
 Carried = tuple[tuple[str, str, Any], ...]  # module, name and value of each variable
 
@@ -35,21 +33,14 @@ def carried() -> Carried:
     return tuple(found)
 
 
-@contextmanager
-def holding(variables: Carried) -> Iterator[None]:
-    """Set the variables for the block."""
-    tokens = []
+def enter(variables: Carried) -> None:
+    """Set the variables in this context."""
     for module, name, value in variables:
         try:
             variable = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):
             continue  # nothing here can ask for it either
-        tokens.append((variable, variable.set(value)))
-    try:
-        yield
-    finally:
-        for variable, token in reversed(tokens):
-            variable.reset(token)
+        variable.set(value)
 
 
 def _find(variable: contextvars.ContextVar[Any]) -> tuple[str, str] | None:

@@ -6,12 +6,13 @@ and the serial pool use it as it is.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import os
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -26,6 +27,7 @@ __all__ = ["Interrupted", "Progress", "Task", "format_error"]
 BUDGET = 0.05  # seconds after which a worker answers for what it has and gives the rest back
 UNCHECKED = 256  # part of a chunk that runs between two looks at the clock
 FLUSH = 0.001  # with a time limit: seconds of finished work at risk when the worker is ended
+_NOTHING = nullcontext()
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
@@ -130,19 +132,34 @@ class Task:
 
         A `KeyboardInterrupt` in the main process is the user's, not the item's, and goes through.
         With `progress` every item is marked there before it starts. `spare` tells how many cores
-        the items may use beyond the share of their place, at the moment of asking.
+        the items may use beyond the share of their place, at the moment of asking. What items set
+        in their context is gone after the chunk.
         """
+        apart = contextvars.copy_context()
+        return apart.run(self._run, chunk, rank, stop, progress or Progress(), spare)
+
+    def _run(
+        self,
+        chunk: Chunk,
+        rank: int,
+        stop: Callable[[], bool] | None,
+        progress: Progress,
+        spare: Callable[[], int] | None,
+    ) -> Reply:
+        place = self.place(rank)
+        levels.enter(place, spare)
+        options.inherit(self._inherited(place))
+        context.enter(self.variables)
         columns, size = chunk.columns, chunk.size
         call = self._callable(chunk.start)
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
         apply = _apply if len(columns) == 1 else _apply_row
-        progress = progress or Progress()
         values, raised, mark = progress.values, progress.raised, progress.mark
         budget = BUDGET if mark is None else FLUSH
         begin = time.perf_counter()
         # A look at the clock for each item; in a large chunk, whose items are short, for a few.
         batch = 1 if mark is not None else max(1, size // UNCHECKED)
-        with self._standing(self.place(rank), spare):
+        with seeds.kept() if self.alone else _NOTHING:
             while len(values) < size:
                 if mark is not None:
                     mark(len(values))
@@ -164,24 +181,6 @@ class Task:
         if self.seed is not None:
             return seeds.Seeded(self.func, self.frozen, self.seed, start, self.alone)
         return functools.partial(self.func, **self.frozen) if self.frozen else self.func
-
-    @contextmanager
-    def _standing(self, place: Nesting, spare: Callable[[], int] | None) -> Iterator[None]:
-        """Stand at `place`, with what is configured around the call."""
-        token = levels.enter(place, spare)
-        inherited = options.inherit(self._inherited(place))
-        try:
-            if self.variables or self.alone:
-                with (
-                    context.holding(self.variables),
-                    seeds.kept() if self.seed is not None and self.alone else nullcontext(),
-                ):
-                    yield
-            else:  # an empty block takes microseconds too
-                yield
-        finally:
-            options.release(inherited)
-            levels.leave(token)
 
     def refusal(self, error: BaseException) -> BaseException:
         """Error that names what of the task could not be pickled."""

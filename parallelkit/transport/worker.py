@@ -32,7 +32,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import partial
 from importlib.machinery import PathFinder
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -339,10 +338,8 @@ class _Worker:
                 watch.items(progress, done)
             self.running = order.call
             rest = tuple(column[done:] for column in columns[0]) if done else columns[0]
-            apart = contextvars.copy_context()  # what an item sets there is gone after the chunk
             chunk = Chunk(order.start + done, size - done, rest)
-            run = partial(task.run, progress=progress, spare=self._spare)
-            reply = apart.run(run, chunk, order.rank)
+            reply = task.run(chunk, order.rank, progress=progress, spare=self._spare)
             del rest, chunk
             if watch is not None:
                 watch.mark(WHOLE)
@@ -555,11 +552,8 @@ def _importing(frame: FrameType | None) -> bool:
 
 
 def _entering(frame: FrameType | None) -> bool:
-    """Whether a context of ours is just being entered or left."""
-    code = frame and frame.f_code
-    return code is not None and (
-        code.co_filename == contextlib.__file__ or code.co_name in ("_standing", "holding")
-    )
+    """Whether a context is just being entered or left."""
+    return frame is not None and frame.f_code.co_filename == contextlib.__file__
 
 
 def _main_imports() -> bool:
