@@ -153,7 +153,7 @@ class _Pickler(ArrayPickler):
         self._once = once
         self.large = False  # whether there was a large array
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reduce(self, obj: Any) -> Any:
         """Reduce large arrays that were met before to the name of their copy."""
         if isinstance(obj, np.ndarray) and self._once.concerns(obj):
             self.large = True
@@ -161,7 +161,7 @@ class _Pickler(ArrayPickler):
             if memory is not None:
                 writeable = obj.flags.writeable
                 return _mapped, (memory, obj.dtype, obj.shape, obj.strides, writeable)
-        return super().reducer_override(obj)
+        return super().reduce(obj)
 
 
 class _Sink:

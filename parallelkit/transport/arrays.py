@@ -68,7 +68,7 @@ class ArrayPickler(ByValuePickler):
         self, file: Any, max_nbytes: int, together: set[int] | None = None, count: bool = False
     ) -> None:
         self._kept = _Kept(max_nbytes)  # not a method: a cycle would keep the buffers alive
-        super().__init__(file, protocol=5, buffer_callback=self._kept)
+        super().__init__(file, self._kept)
         self.buffers = self._kept.buffers
         self.shared: list[Shared] = []
         self.owners: dict[int, int] = {}
@@ -78,7 +78,7 @@ class ArrayPickler(ByValuePickler):
         self._simple = not count and not together
         self._files: dict[tuple[str, str], _File] = {}
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reduce(self, obj: Any) -> Any:
         """Reduce arrays where it pays or matters; leave all else to the base class."""
         if isinstance(obj, np.ndarray):
             if self._simple and obj.base is None and type(obj) is np.ndarray:
@@ -89,7 +89,7 @@ class ArrayPickler(ByValuePickler):
             return attach, (obj.token,)
         if type(obj) is _File:
             return open_file, (obj.path, obj.mode)
-        return super().reducer_override(obj)
+        return super().reduce(obj)
 
     def finish(self) -> None:
         """After the dump: of views with gaps that nothing overlaps with, keep the elements only."""

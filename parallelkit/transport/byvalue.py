@@ -14,10 +14,12 @@ They go by value, by cloudpickle's reducers. What is done on top of those:
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import gc
 import importlib
 import os
+import pickle
 import sys
 import weakref
 from collections.abc import Callable, Mapping
@@ -36,8 +38,20 @@ __all__ = ["ByValuePickler"]
 class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """The C pickler, with reducers for what goes by value."""
 
+    def __init__(
+        self, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], bool] | None = None
+    ) -> None:
+        # One dict: looked into for each object, and cloudpickle's chain of these two is slow.
+        self.dispatch_table = {**copyreg.dispatch_table, **_cp.Pickler._dispatch_table}
+        self._plain: set[type] = set()  # types whose instances are all left to pickle
+        super().__init__(file, protocol=5, buffer_callback=buffer_callback)
+
     def reducer_override(self, obj: Any) -> Any:
-        """Reduce `obj`, or leave it to pickle (NotImplemented)."""
+        """Reduce `obj`, or leave it to pickle (NotImplemented); called for most objects."""
+        return NotImplemented if type(obj) in self._plain else self.reduce(obj)
+
+    def reduce(self, obj: Any) -> Any:
+        """Reduce `obj`, whose type is not known to be plain."""
         kind = type(obj)
         if isinstance(obj, type):
             _by_value_if_made_by_hand(obj.__module__)
@@ -56,7 +70,10 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _MADE_AGAIN[kind](obj)
         if kind.__name__ == "ufunc" and kind.__module__ == "numpy":
             return _ufunc(obj)
-        return NotImplemented if kind in self.dispatch_table else _by_dill(obj)
+        if kind in self.dispatch_table or _never_by_dill(kind):
+            self._plain.add(kind)
+            return NotImplemented
+        return _by_dill(obj)
 
 
 # --- classes ----------------------------------------------------------------------------------
@@ -310,14 +327,20 @@ def _by_dill(obj: Any) -> Any:
     """Reduce by dill what would travel as a bare name of ``__main__``; leave all else alone."""
     if getattr(obj, "__module__", None) != "__main__":
         return NotImplemented
-    kind: Any = type(obj)
-    if kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
-        return NotImplemented
     if not isinstance(obj.__reduce_ex__(5), str):
         return NotImplemented
     import dill
 
     return _undill, (dill.dumps(obj, recurse=True),)
+
+
+def _never_by_dill(kind: Any) -> bool:
+    """Whether no instance of `kind` would travel as a bare name of ``__main__``."""
+    if kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__:
+        return True
+    if kind.__dictoffset__ or type(vars(kind).get("__module__", "")) is not str:
+        return False  # each instance may name a module of its own
+    return bool(kind.__module__ != "__main__")
 
 
 def _undill(data: bytes) -> Any:

@@ -62,7 +62,7 @@ def dumps(obj: object, max_nbytes: int = 1 << 16, together: bool = False) -> Pic
         buffers.append(view)
         return False
 
-    ByValuePickler(_Sink(pieces.append), protocol=5, buffer_callback=keep).dump(obj)
+    ByValuePickler(_Sink(pieces.append), keep).dump(obj)
     return Pickled(pieces, buffers)
 
 
