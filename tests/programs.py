@@ -18,7 +18,7 @@ import parallelkit as pk
 
 AT_ONCE = 15.0  # seconds; items would run for ten minutes, so what is done by then has not waited for them
 
-# Items that never end by themselves, in the ways in which programs do that. Each leaves a file when it runs.
+# Items that do not end by themselves, in the ways in which programs do that. Each leaves a file when it runs.
 ITEMS = """
 import ctypes, fcntl, os, pathlib, signal, sys, termios, threading, time
 import parallelkit as pk
@@ -35,13 +35,15 @@ def sleep(x):
     time.sleep(600)
 def spin(x):
     held(x)
-    while True:
+    end = time.monotonic() + 600
+    while time.monotonic() < end:
         pass
 def lock(x):
     held(x)
     ctypes.PyDLL(None).sleep(600)
 def defy(x):
-    while True:
+    end = time.monotonic() + 600
+    while time.monotonic() < end:
         try:
             held(x)
             time.sleep(600)
