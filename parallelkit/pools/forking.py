@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +20,8 @@ from ..errors import ParallelError
 from . import launch
 
 __all__ = ["fork", "shutdown", "start"]
+
+_NUMBER = struct.Struct("q")  # as the server tells it
 
 
 class _Server:
@@ -30,8 +33,10 @@ class _Server:
     def start(self) -> None:
         """Start it if it does not run; do not wait for it."""
         with self._lock:
-            if self._process is not None and self._process.poll() is None:
-                return
+            if self._process is not None:
+                if not self._is_gone():
+                    return
+                self._process.wait()
             self.disown()
             ours, theirs = socket.socketpair()
             with theirs:
@@ -47,21 +52,43 @@ class _Server:
                     raise
             self._requests = ours
 
-    def fork(self, theirs: socket.socket) -> int:
-        """Have a worker forked that serves a socket; return where to read its id and exit code."""
-        self.start()
-        status, report = os.pipe()
+    def _is_gone(self) -> bool:
+        """Whether it has ended; it never says anything, so there is nothing else to be read."""
+        assert self._requests is not None
         try:
-            with self._lock:
-                if self._requests is None:
-                    raise ParallelError("the fork server was shut down")
-                socket.send_fds(self._requests, [b"w"], [report, theirs.fileno()])
-        except BaseException:
+            self._requests.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    def fork(self, theirs: socket.socket) -> tuple[int, int]:
+        """Have a worker forked that serves a socket; return its id, and where its end is told."""
+        for _ in range(2):  # a server that was killed a moment ago gets a successor
+            self.start()
+            status, report = os.pipe()
+            try:
+                try:
+                    self._ask(report, theirs)
+                finally:
+                    os.close(report)
+                number = os.read(status, _NUMBER.size)
+                if number:
+                    return _NUMBER.unpack(number)[0], status
+            except ConnectionError:
+                pass
+            except BaseException:
+                os.close(status)
+                raise
             os.close(status)
-            raise
-        finally:
-            os.close(report)
-        return status
+        raise ParallelError("the fork server could not start a worker")
+
+    def _ask(self, report: int, theirs: socket.socket) -> None:
+        with self._lock:
+            if self._requests is None:
+                raise ParallelError("the fork server was shut down")
+            socket.send_fds(self._requests, [b"w"], [report, theirs.fileno()])
 
     def stop(self) -> None:
         """End it. It must have no workers any more."""
@@ -86,8 +113,8 @@ def start() -> None:
     _server.start()
 
 
-def fork(theirs: socket.socket) -> int:
-    """Have a worker forked that serves a socket; return where to read its id and exit code."""
+def fork(theirs: socket.socket) -> tuple[int, int]:
+    """Have a worker forked that serves a socket; return its id, and where its end is told."""
     return _server.fork(theirs)
 
 

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
-from multiprocess import context, forkserver, popen_fork, popen_forkserver, queues, util
+from multiprocess import context, popen_fork, popen_forkserver, queues, util
 from multiprocess import process as mp_process
 from pathos.multiprocessing import ProcessPool
 
@@ -172,6 +172,8 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         except (OSError, ParallelError) as error:
             if self._popen is not None:
                 self.kill()
+            if self._ours is not None:
+                self._ours.close()
             if not self._replaces:
                 raise
             self._owner.on_failure(error)
@@ -229,12 +231,8 @@ class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
     """Start by a fork server of our own, which has loaded what every worker needs."""
 
     def _launch(self, process: _Process) -> None:
-        self.sentinel = forking.fork(process.theirs)
+        self.pid, self.sentinel = forking.fork(process.theirs)
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
-        try:
-            self.pid = forkserver.read_signed(self.sentinel)
-        except EOFError:
-            raise ParallelError("the fork server could not start a worker") from None
 
 
 class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
