@@ -151,6 +151,12 @@ FLOORS = (
         part("floor-frozen-anew"),
         ("floor-frozen-anew",),
     ),
+    Floor(
+        "map-blocks",
+        "half of the plain loop, into fresh shared memory",
+        half("floor-blocks"),
+        ("floor-blocks", "map-blocks"),
+    ),
     *(
         Floor(
             case.name,

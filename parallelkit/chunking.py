@@ -20,10 +20,9 @@ from typing import Any
 __all__ = ["Chunk", "Sizer", "Source", "Table"]
 
 TARGET_SECONDS = 0.015  # of work in a chunk: long beside a message (0.1 ms), short beside a wait
-LEAST_SECONDS = (
-    0.002  # towards the end: to wait as long for the last worker costs less than messages
-)
-LARGEST = 8192  # items; keeps latency and memory bounded where items cost nothing
+LEAST_SECONDS = 0.002  # towards the end: such a wait for the last worker costs less than messages
+LARGEST = 32768  # items, where they cost nothing
+LARGEST_LAZY = 8192  # the same where a consumer may pause: bounds what is drawn ahead of it
 LARGEST_BYTES = 8 << 20
 FIRST = 16  # items of the first chunks; a worker gives back what takes too long
 GROWTH = 32  # one measurement is trusted so far
@@ -60,8 +59,9 @@ class Sizer:
     towards the end and all workers finish together. One worker has nobody to finish with.
     """
 
-    def __init__(self, workers: int, fixed: int | None = None) -> None:
+    def __init__(self, workers: int, fixed: int | None = None, largest: int = LARGEST) -> None:
         self._workers = workers
+        self._largest = largest
         self._parts = workers * 3 if workers > 1 else 1
         self._fixed = fixed
         self._size = fixed or FIRST
@@ -77,7 +77,9 @@ class Sizer:
         if nbytes:
             self._bytes = max(self._bytes, nbytes / items)
         if self._fixed is None:
-            wish = min(LARGEST, TARGET_SECONDS / self._cost if self._cost > 0 else LARGEST)
+            wish: float = self._largest
+            if self._cost > 0:
+                wish = min(wish, TARGET_SECONDS / self._cost)
             if self._bytes:
                 wish = min(wish, LARGEST_BYTES / self._bytes)
             self._size = max(1, min(int(wish), max(self._size, items) * GROWTH))

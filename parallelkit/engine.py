@@ -19,7 +19,7 @@ from contextlib import closing
 from typing import Any
 
 from .call import Call
-from .chunking import Sizer, Source
+from .chunking import LARGEST, LARGEST_LAZY, Sizer, Source
 from .collect.failures import Failures
 from .collect.ordering import Part, gathered, in_order
 from .collect.progress import Bar, bar
@@ -116,7 +116,7 @@ def _raise_if_ended(source: Source) -> None:
 def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
     return source_of(
         call.iterables,
-        sizer=Sizer(plan_.workers, options.chunksize),
+        sizer=Sizer(plan_.workers, options.chunksize, LARGEST_LAZY if lazy else LARGEST),
         lazy=lazy,
         strict=options.strict,
         inline=plan_.backend == "serial",

@@ -378,6 +378,21 @@ class FrozenWritten(arrays.Frozen):
         super().check(found)
 
 
+class BlocksFilled(arrays.Blocks):
+    name = "floor-blocks"
+    title = "the plain loop, into fresh shared memory"
+    peers = ("serial",)
+    tuned = {}
+
+    def run(self):
+        np = self.np
+        nbytes = self.y.nbytes * len(self.x)
+        result = np.frombuffer(mmap.mmap(-1, nbytes)).reshape(len(self.y), len(self.x))
+        for i, value in enumerate(self.y):
+            result[i] = value * self.x
+        return result
+
+
 def _kept(case):
     """A case of temporaries in a loop of its own, with the setting of malloc that workers have."""
 
@@ -475,6 +490,7 @@ PARTS = {
         OutCaller,
         FrozenCopied,
         FrozenWritten,
+        BlocksFilled,
         FrozenAnew,
         FrozenRecycled,
         *TEMPORARIES,
