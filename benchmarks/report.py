@@ -86,15 +86,19 @@ def table(results, group):
 
 
 def summary(results):
-    """One line for each case: ours, the best peer at its best settings, and the ratio of the two."""
+    """A line for each case of the quick runs: ours, and the best peer and the best one whose workers are not forked."""
     lines = [
-        "| work | unit | parallelkit | best peer | best peer ÷ ours |",
-        "|---|---|---:|---:|---:|",
+        "| work | unit | parallelkit | best peer | × ours | best fork-safe peer | × ours |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
-    for name, (ratio, best) in results.leads().items():
+    for name in filter(results.lead, cases.ALL):
         case = cases.ALL[name]
+        if not case.quick:
+            continue
         cells = [case.heading(results.size), UNITS[case.unit], figure(results.ours(name))]
-        cells += [f"{figure(best)} ({named(best)})", f"{ratio:.2f}"]
+        for among in (bool, lambda record: not record.forks):
+            ratio, best = results.lead(name, among) or (None, None)
+            cells += [f"{figure(best)} ({named(best)})", f"{ratio:.2f}"] if best else ["–", "–"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

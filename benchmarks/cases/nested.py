@@ -86,26 +86,28 @@ class Deep(_Nested):
 
 
 class Uneven(_Nested):
-    """Half of the machine stands idle unless the inner tasks of the longer call find a way to it."""
+    """Half of the machine stands idle unless the inner tasks of the longer call find a way to it.
+
+    "nested processes": ours, asked to hand them to idle workers.
+    """
 
     name = "nested-uneven"
     title = "2 outer calls of 4 and 36 inner numpy tasks of {ms} ms"
     widths = (4, 36)
-
-
-class Pure(_Nested):
-    """The same with tasks that hold Python's lock: threads cannot help. "nested processes": ours, asked to."""
-
-    name = "nested-python"
-    title = "2 outer calls of 4 and 36 inner tasks in pure Python of {ms} ms"
-    widths = (4, 36)
-    leaf = "churn"
     tuned = {"nested processes": ("parallelkit",), "inner threads": ("executor",)}
 
     def setup(self):
         super().setup()
         if self.variant == "nested processes":
             self.peer.options = {"nested": "process"}
+
+
+class Pure(Uneven):
+    """The same with tasks that hold Python's lock: threads cannot help."""
+
+    name = "nested-python"
+    title = "2 outer calls of 4 and 36 inner tasks in pure Python of {ms} ms"
+    leaf = "churn"
 
 
 class Call(Case):
