@@ -88,6 +88,7 @@ class Crew:
         try:
             self.host = Host(workers, start_method, self._add, self.fail)
         except BaseException:
+            self._closed = True  # for what another thread is starting at this moment
             for worker in self.workers:
                 worker.kill()
             self._let_go()

@@ -21,6 +21,7 @@ from . import launch
 
 __all__ = ["fork", "shutdown", "start"]
 
+PATIENCE = 2.0  # seconds for it to end by itself
 _NUMBER = struct.Struct("q")  # as the server tells it
 
 
@@ -38,7 +39,7 @@ class _Server:
                     return
                 self._process.wait()
             self.disown()
-            ours, theirs = socket.socketpair()
+            ours, theirs = launch.pair()
             with theirs:
                 try:
                     # numpy is dear to import, and dearer in every worker.
@@ -53,15 +54,14 @@ class _Server:
             self._requests = ours
 
     def _is_gone(self) -> bool:
-        """Whether it has ended; it never says anything, so there is nothing else to be read."""
+        """Whether it has ended, and its end of the socket with it."""
         assert self._requests is not None
         try:
-            self._requests.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            return not self._requests.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         except OSError:
-            pass
-        return True
+            return True
 
     def fork(self, theirs: socket.socket) -> tuple[int, int]:
         """Have a worker forked that serves a socket; return its id, and where its end is told."""
@@ -96,7 +96,11 @@ class _Server:
             process = self._process
             if process is not None and self._requests is not None:
                 self._requests.close()
-                process.wait()
+                try:
+                    process.wait(PATIENCE)
+                except subprocess.TimeoutExpired:  # somebody has stopped it
+                    process.kill()
+                    process.wait()
             self.disown()
 
     def disown(self) -> None:

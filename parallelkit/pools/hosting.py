@@ -163,7 +163,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
                 # Other threads may be stopped anywhere now; a user's atexit handlers go on.
                 if _ending and threading.current_thread() is not threading.main_thread():
                     raise ParallelError("Python is ending: no more workers are started")
-                self._ours, self._theirs = socket.socketpair()
+                self._ours, self._theirs = launch.pair()
                 try:
                     super().start()
                 finally:
@@ -240,6 +240,7 @@ class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
 
     def _launch(self, process: _Process) -> None:
         self.sentinel, end = os.pipe()  # the worker's end of it is closed when it ends
+        end = launch.apart(end)
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
         theirs = process.theirs.fileno()
         try:

@@ -8,13 +8,15 @@ its own order, when it is greeted.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable
 
-__all__ = ["run", "standard_modules"]
+__all__ = ["apart", "pair", "run", "standard_modules"]
 
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _ZIPPED = "python{}{}.zip".format(*sys.version_info)
@@ -60,3 +62,19 @@ def run(code: str, fds: Iterable[int]) -> subprocess.Popen[bytes]:
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def apart(fd: int) -> int:
+    """Return a descriptor, or if it is 0, 1 or 2, which may have been closed, another for it."""
+    if fd > 2:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    finally:
+        os.close(fd)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Return a socket pair that no interpreter takes for its standard input or output."""
+    one, other = (socket.socket(fileno=apart(end.detach())) for end in socket.socketpair())
+    return one, other

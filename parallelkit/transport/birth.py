@@ -24,7 +24,12 @@ __all__ = ["live", "settle", "spawned"]
 def settle() -> None:
     """In an interpreter started for workers: take no input, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # see `launch`
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # see `launch`; and the caller may block some
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:  # closed: nothing else is to get this number
+            os.open(os.devnull, os.O_RDWR)
     try:
         if sys.stdin is not None:
             sys.stdin.close()
