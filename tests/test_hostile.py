@@ -151,6 +151,29 @@ STREAMS = {
 }
 
 
+def test_standard_descriptors_that_are_closed(hostile, folder):
+    """Sockets are not taken for standard output where 0, 1 and 2 are free, nor is what is printed for an answer."""
+    (folder / "sitecustomize.py").write_text("print('hello', flush=True)\n")
+    hostile(
+        f"""
+kept = [os.dup(fd) for fd in range(3)]
+for fd in range(3):
+    os.close(fd)
+os.environ["PYTHONPATH"] = {str(folder)!r} + os.pathsep + os.environ.get("PYTHONPATH", "")
+sys.path.insert(0, {str(folder)!r})
+def loud(x):
+    os.write(1, b"out")
+    os.write(2, b"err")
+    return x
+for _ in range(2):
+    assert pk.Pool().map(loud, range(8)) == list(range(8))
+    pk.shutdown()
+for fd, copy in enumerate(kept):
+    os.dup2(copy, fd)
+"""
+    )
+
+
 @pytest.mark.parametrize("stream", STREAMS)
 def test_without_a_standard_stream(hostile, stream):
     """A closed stream, None as in a windowed application, is not replaced by what our descriptors lead to."""
