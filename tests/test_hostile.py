@@ -151,6 +151,21 @@ STREAMS = {
 }
 
 
+def test_a_default_timeout_of_sockets(hostile):
+    """What the program has set for its own sockets does not concern ours."""
+    hostile(
+        """
+import socket
+socket.setdefaulttimeout(0.001)
+pool = pk.Pool()
+every_way(pool)
+assert pool.map(lambda x: time.sleep(0.01) or x, range(4)) == list(range(4))
+pk.shutdown()
+every_way(pk.Pool())
+"""
+    )
+
+
 def test_standard_descriptors_that_are_closed(hostile, folder):
     """Sockets are not taken for standard output where 0, 1 and 2 are free, nor is what is printed for an answer."""
     (folder / "sitecustomize.py").write_text("print('hello', flush=True)\n")

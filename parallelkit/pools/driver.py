@@ -71,13 +71,13 @@ class Driver:
         """Wait until something may have come for `call`, driving if nobody else does."""
         try:
             with self._lock:
-                if call.inbox or call.poked or call.failed or call.told:
-                    call.poked = False
-                    return
                 leads = self._leader is None
                 if leads:
-                    self._lead(call)
+                    self._lead(call)  # before the look: who pokes has no lock
                 self._waiting.append(call)
+                if call.event.is_set() or call.inbox or call.poked or call.failed or call.told:
+                    call.event.clear()
+                    return
             if leads:
                 self._drive(timeout)
             else:

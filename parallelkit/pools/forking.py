@@ -34,12 +34,13 @@ class _Server:
     def start(self) -> None:
         """Start it if it does not run; do not wait for it."""
         with self._lock:
-            if self._process is not None:
+            if self._process is not None and self._requests is not None:
                 if not self._is_gone():
                     return
+                self._requests.close()
                 self._process.wait()
             self.disown()
-            ours, theirs = launch.pair()
+            self._requests, theirs = launch.pair()
             with theirs:
                 try:
                     # numpy is dear to import, and dearer in every worker.
@@ -49,9 +50,8 @@ class _Server:
                     )
                     self._process = launch.run(code, [theirs.fileno()])
                 except BaseException:
-                    ours.close()
+                    self.disown()
                     raise
-            self._requests = ours
 
     def _is_gone(self) -> bool:
         """Whether it has ended, and its end of the socket with it."""
@@ -60,7 +60,7 @@ class _Server:
             return not self._requests.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
-        except OSError:
+        except ConnectionError:
             return True
 
     def fork(self, theirs: socket.socket) -> tuple[int, int]:

@@ -169,12 +169,12 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
                 finally:
                     self._theirs.close()
             self._owner.on_start(self, self._ours)
-        except (OSError, ParallelError) as error:
+        except BaseException as error:
             if self._popen is not None:
                 self.kill()
             if self._ours is not None:
                 self._ours.close()
-            if not self._replaces:
+            if not self._replaces or not isinstance(error, (OSError, ParallelError)):
                 raise
             self._owner.on_failure(error)
             raise SystemExit from None  # ends the pool's own thread without a word

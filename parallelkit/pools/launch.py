@@ -77,4 +77,6 @@ def apart(fd: int) -> int:
 def pair() -> tuple[socket.socket, socket.socket]:
     """Return a socket pair that no interpreter takes for its standard input or output."""
     one, other = (socket.socket(fileno=apart(end.detach())) for end in socket.socketpair())
+    for end in (one, other):
+        end.settimeout(None)  # whatever the program has set as default
     return one, other
