@@ -155,7 +155,7 @@ def test_a_default_timeout_of_sockets(hostile):
     """What the program has set for its own sockets does not concern ours."""
     hostile(
         """
-import socket
+import socket, time
 socket.setdefaulttimeout(0.001)
 pool = pk.Pool()
 every_way(pool)
