@@ -13,9 +13,7 @@ on this machine.
 
 import argparse
 import itertools
-import json
 import operator
-import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -361,12 +359,7 @@ def main(argv=None):
     size = "tiny" if options.tiny else "quick" if options.quick else "full"
     only = tuple(filter(None, options.only.split(",")))
     content = as_json(measure(size, only), only)
-    folder = pathlib.Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "floors.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    text = markdown(content)
-    (folder / "floors.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    results.publish(options.output, "floors", content, markdown(content))
 
 
 if __name__ == "__main__":

@@ -109,6 +109,15 @@ class Results:
         pathlib.Path(path).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
+def publish(folder, name, content, text):
+    """Write what was found as JSON and as Markdown, and print the latter."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    (folder / f"{name}.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
 def read(path):
     """The results in a JSON file; cases and libraries that no longer exist are passed over."""
     content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))

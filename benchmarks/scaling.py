@@ -15,8 +15,6 @@ that rule, and naps in real workers (which need no core) check the simulation.
 
 import argparse
 import heapq
-import json
-import pathlib
 import time
 
 from benchmarks import results, work
@@ -235,12 +233,7 @@ def main(argv=None):
     parser.add_argument("--output", default="bench-results", metavar="DIR")
     options = parser.parse_args(argv)
     found = measure(options.quick)
-    folder = pathlib.Path(options.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scaling.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    text = markdown(found)
-    (folder / "scaling.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
+    results.publish(options.output, "scaling", found, markdown(found))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class Driver:
         self.wake(call)
 
     def wake(self, call: Call) -> None:
-        """End the wait of `call`; the thread that drives for it looks by itself after that."""
+        """End the wait of `call`; its own thread, where that drives just now, looks afterwards."""
         if self._leader is not call:
             call.event.set()
         elif self._thread != self._this_thread():

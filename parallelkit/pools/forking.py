@@ -22,7 +22,7 @@ from . import launch
 __all__ = ["fork", "shutdown", "start"]
 
 PATIENCE = 2.0  # seconds for it to end by itself
-_NUMBER = struct.Struct("q")  # as the server tells it
+_NUMBER = struct.Struct("q")  # as `nursery` writes it; to import that here would take too long
 
 
 class _Server:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.machinery import PathFinder
 from typing import Any, NamedTuple
 
 from .. import blas
 from . import printing, telling
 
-__all__ = ["Surroundings", "current"]
+__all__ = ["StandardFinder", "Surroundings", "current"]
 
 _raw_environment: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
 
@@ -60,6 +61,22 @@ class Surroundings(NamedTuple):
                 os.chdir(self.folder)
             except OSError:
                 pass  # removed meanwhile; the function will tell if it needs it
+
+
+class StandardFinder:
+    """Finds those modules in the standard library that the parent has from there.
+
+    A file of the user's that is called like one hides it in the worker only if it does so in the
+    parent, where it may have come too late.
+    """
+
+    def __init__(self, names: Sequence[str], path: list[str]) -> None:
+        self._names = frozenset(names)
+        self._path = path  # in an interpreter of its own it begins with the standard library
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:  # noqa: ARG002 - the protocol's
+        """Find a module, or leave it to the next finder."""
+        return PathFinder.find_spec(name, self._path) if name in self._names else None
 
 
 def current() -> Surroundings:

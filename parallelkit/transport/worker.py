@@ -32,7 +32,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from importlib.machinery import PathFinder
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,7 +44,7 @@ from .payload import BUDGET, Interrupted, Progress, Task
 from .pickling import Pickled
 from .segments import Inbox, Outbox, Packet, Segment, take_all
 from .shared import let_go
-from .surroundings import Surroundings
+from .surroundings import StandardFinder, Surroundings
 from .watch import NOBODY, WHOLE, Watch
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ class _Worker:
         self.times = self.control.cast("d")
         os.close(control)
         sys.argv, tempfile.tempdir, standard = origin
-        sys.meta_path.insert(0, _StandardFinder(standard, list(sys.path)))
+        sys.meta_path.insert(0, StandardFinder(standard, list(sys.path)))
         Surroundings(*around).enter()
         self.max_items = self.options["tasks_per_worker"]
         self.outbox = Outbox(folder=self.options["temp_folder"])
@@ -524,22 +523,6 @@ class _Worker:
         finally:
             self.holding = False
         self.leave_if_aborted()
-
-
-class _StandardFinder:
-    """Finds those modules in the standard library that the parent has from there.
-
-    A file of the user's that is called like one hides it in the worker only if it does so in the
-    parent, where it may have come too late.
-    """
-
-    def __init__(self, names: Sequence[str], path: list[str]) -> None:
-        self._names = frozenset(names)
-        self._path = path  # begins with the standard library
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:  # noqa: ARG002 - the protocol's
-        """Find a module, or leave it to the next finder."""
-        return PathFinder.find_spec(name, self._path) if name in self._names else None
 
 
 def _importing(frame: FrameType | None) -> bool:
