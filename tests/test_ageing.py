@@ -1,5 +1,6 @@
 """Ageing: thousands of calls and hundreds of pools later nothing has grown, here or in the workers."""
 
+import contextlib
 import functools
 import gc
 import os
@@ -14,8 +15,16 @@ from helpers import identity, increment, mark, pid, refuse
 import parallelkit as pk
 
 MARGIN = 24 << 20  # bytes that a process may have grown by; a leak of 16 KB a call would be more
+SEGMENTS = 8  # that came to be recycled; how many are in use at a time is a matter of chance
 CALLS = 2000
 POOLS = 200
+
+
+def _open(number):
+    """What the descriptors of a process refer to."""
+    for name in os.listdir(f"/proc/{number}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            yield os.readlink(f"/proc/{number}/fd/{name}")
 
 
 class Age:
@@ -24,7 +33,8 @@ class Age:
     def __init__(self, number=None):
         gc.collect()
         process = psutil.Process(number)
-        self.fds = process.num_fds()
+        self.segments = sum("parallelkit" in target for target in _open(process.pid))
+        self.fds = process.num_fds() - self.segments
         self.threads = process.num_threads()
         self.children = len(process.children(recursive=True))
         self.maps = len(process.memory_maps(grouped=False))
@@ -35,6 +45,9 @@ class Age:
         for name in ("fds", "threads", "children"):
             now, before = getattr(older, name), getattr(self, name)
             assert now <= before + spare, f"{name} grew from {before} to {now}"
+        assert older.segments <= self.segments + SEGMENTS, (
+            f"segments grew from {self.segments} to {older.segments}"
+        )
         assert older.maps <= self.maps + 60, f"mappings grew from {self.maps} to {older.maps}"
         assert older.memory <= self.memory + MARGIN, (
             f"memory grew by {(older.memory - self.memory) >> 20} MB"

@@ -203,7 +203,7 @@ def test_kill_9_at_any_moment(tmp_path, path):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
     chance = random.Random(8)
-    count, log = 800, tmp_path / "log"
+    count, log = 900, tmp_path / "log"
     log.touch()
     home = str(Path(pk.__file__).parents[1])
     (tmp_path / "temp").mkdir()
@@ -233,24 +233,26 @@ def test_kill_9_at_any_moment(tmp_path, path):
         connection.close()
         return {json.loads(params)["x"] for (params,) in points}
 
-    killed, before = 0, set()
+    def ran(begun):
+        return {int(x) for x in log.read_bytes()[begun:].split()}
+
+    before = set()
     with server:
-        while killed < 30:
+        for killed in range(30):
             backend = "process" if killed % 6 == 5 else "thread" if killed % 2 else "serial"
             begun = log.stat().st_size
             pid = start(backend)
-            family = psutil.Process(pid)
-            time.sleep(chance.uniform(0, 0.25) + (0.2 if backend == "process" else 0))
-            workers = family.children(recursive=True)
+            points = chance.randrange(30)
+            wait_until(lambda: len(ran(begun)) >= points, f"{points} points")  # noqa: B023
+            workers = psutil.Process(pid).children(recursive=True)
             os.kill(pid, signal.SIGKILL)
-            killed += int(server.stdout.readline()) == -signal.SIGKILL
+            assert int(server.stdout.readline()) == -signal.SIGKILL
             psutil.wait_procs(workers, timeout=30)
-            ran = [int(x) for x in log.read_bytes()[begun:].split()]
-            assert before.isdisjoint(ran), "a point that was stored ran again"
+            assert before.isdisjoint(ran(begun)), "a point that was stored ran again"
             now = stored()
             assert before <= now, "a point that was stored is gone"
             before = now
-            assert len(before) < count, "finished before it was killed often enough"
+        assert before, "nothing was stored before a kill"
         start("serial")
         assert int(server.stdout.readline()) == 0
         server.stdin.close()
