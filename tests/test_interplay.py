@@ -1,8 +1,10 @@
 """Calls in other libraries' workers, and other libraries in ours: right answers, a share of the cores, no hang."""
 
 import asyncio
+import importlib
 import multiprocessing
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 import theirs
 from backends import START_METHODS
+from helpers import meet
 
 import parallelkit as pk
 
@@ -28,6 +31,44 @@ def check(found, cores, here=True):
 # A fork server of the standard library outlives a test, so that one is tried further below.
 METHODS = [method for method in START_METHODS if method != "forkserver"]
 HALF = max(1, pk.cpu_count() // 2)
+
+
+def kinship(folder, module):
+    """What a multiprocessing module says of who runs this, when two workers do so at a time."""
+    meet(os.getpid(), folder, 2)
+    theirs = importlib.import_module(module)
+    own, parent = theirs.current_process(), theirs.parent_process()
+    child = theirs.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    told = own.name, own.ident, own._identity, len(theirs.active_children()), child.name
+    child.kill()
+    child.join()
+    return told, (parent.name, parent.pid, parent.is_alive())
+
+
+@pytest.mark.parametrize("module", ["multiprocessing", "multiprocess"])
+def test_workers_to_multiprocessing(process_pool, folder, module):
+    """To both multiprocessing modules a worker is a child: it has a name, a number and a parent."""
+    running = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    running.start()
+    try:
+        pool = process_pool(
+            chunksize=1, tasks_per_worker=7
+        )  # workers that come to know of the child
+        told, parents = zip(*pool.map(kinship, [folder] * 2, module=module), strict=True)
+        names, pids, numbers, children, grandchildren = zip(*told, strict=True)
+        assert sorted(names) == ["parallelkit-worker-1", "parallelkit-worker-2"]
+        assert sorted(numbers) == [(1,), (2,)]
+        assert len({*pids, os.getpid()}) == 3
+        assert children == (1, 1)
+        assert [name.rpartition("-")[2][:2] for name in grandchildren] == [
+            f"{number}:" for (number,) in numbers
+        ]
+        assert set(parents) == {("MainProcess", os.getpid(), True)}
+        assert running.is_alive()
+    finally:
+        running.kill()
+        running.join()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -48,6 +48,7 @@ def test_records_reach_the_parents_handlers(process_pool, caplog):
     records = [r for r in caplog.records if r.name == LOG.name]
     assert sorted(r.getMessage() for r in records) == sorted(f"item {x}" for x in range(10))
     assert {r.item: r.process for r in records} == dict(enumerate(pids))
+    assert all(r.processName.startswith("parallelkit-worker-") for r in records)
 
 
 def test_levels_are_the_callers(process_pool, caplog):

@@ -6,10 +6,12 @@ when the call is over and the last of them has let go of it.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import current_process
 from typing import Any
 
 from ..transport import pickling
@@ -66,7 +68,8 @@ class Packing:
     def greet(self, worker: Worker) -> None:
         """Send a new worker its first message."""
         assert worker.around is not None
-        origin = sys.argv, tempfile.tempdir, launch.standard_modules()
+        parentage = worker.rank + 1, current_process().name, os.getpid()
+        origin = sys.argv, tempfile.tempdir, launch.standard_modules(), parentage
         body = protocol.HELLO, self._hello, tuple(worker.around), self._settings, origin
         try:
             worker.channel.send(body, [worker.control_fd, *self._hello_fds])

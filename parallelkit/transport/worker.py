@@ -40,6 +40,7 @@ from ..chunking import Chunk
 from ..outcome import Raised, Reply
 from . import malloc, pickling, printing, telling
 from .channel import Channel, Closed, Message
+from .parentage import Parentage
 from .payload import BUDGET, Interrupted, Progress, Task
 from .pickling import Pickled
 from .segments import Inbox, Outbox, Packet, Segment, take_all
@@ -187,8 +188,9 @@ class _Worker:
         self.words = self.control.cast("Q")
         self.times = self.control.cast("d")
         os.close(control)
-        sys.argv, tempfile.tempdir, standard = origin
+        sys.argv, tempfile.tempdir, standard, parentage = origin
         sys.meta_path.insert(0, StandardFinder(standard, list(sys.path)))
+        Parentage(*parentage).settle()
         Surroundings(*around).enter()
         self.max_items = self.options["tasks_per_worker"]
         self.outbox = Outbox(folder=self.options["temp_folder"])
