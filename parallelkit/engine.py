@@ -12,6 +12,7 @@ ends.
 from __future__ import annotations
 
 import atexit
+import importlib
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -29,6 +30,7 @@ from .options import Options, configured
 from .plan import Plan, plan
 from .pools.base import Done, Pool, Setup
 from .pools.serial import SerialPool
+from .pools.shield import Shield
 from .seeds import draws, inherited, root
 from .streams import source_of
 
@@ -39,6 +41,7 @@ Watch = Callable[[Source], object]  # told of the source of each call when it be
 # Seconds to see whether an iterator gives nothing at all, in which case no worker is started.
 FIRST_ITEM_PATIENCE = 0.05
 _BEGUN = Part(0, 0, [])  # stands before the results of a call, when its work has begun
+_MODULES = {"process": ".pools.processes", "thread": ".pools.threads", "outer": ".pools.outer"}
 # What concerns the call at hand, not the calls inside its items.
 _NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads", "seed")
 
@@ -164,8 +167,8 @@ def run_source(
     call: Call, options: Options, plan_: Plan, source: Source
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
-    if plan_.backend == "process":
-        _head_start(options)
+    if plan_.backend not in _imported:
+        _import_for(plan_.backend, options)
     from .transport.payload import Task
 
     below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
@@ -209,13 +212,25 @@ def _start_method(options: Options) -> str:
     return options.start_method or default_start_method()
 
 
-def _head_start(options: Options) -> None:
-    """Before the first call's imports, start the fork server: it has imports of its own."""
-    first = f"{__package__}.pools.processes" not in sys.modules
-    if first and _start_method(options) == "forkserver":
-        from .pools import forking
+_imported: set[str] = set()  # backends whose modules are there
 
-        forking.start()
+
+def _import_for(backend: str, options: Options) -> None:
+    """Import what a backend needs, at its first call.
+
+    Ctrl-C waits until that is done: half-way through, dill and pathos would take it for a module
+    that is missing. The fork server has imports of its own, so it is started before these.
+    """
+    with Shield():
+        if backend == "process" and _start_method(options) == "forkserver":
+            from .pools import forking
+
+            forking.start()
+        from .transport import payload  # noqa: F401
+
+        if backend in _MODULES:
+            importlib.import_module(_MODULES[backend], __package__)
+        _imported.add(backend)
 
 
 _streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()

@@ -120,6 +120,33 @@ def test_ctrl_c_that_nobody_catches(program, start_method):
     assert err.endswith("KeyboardInterrupt\n")
 
 
+INTERRUPTED_IMPORTS = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("dill", "pathos") and name.endswith("__info__"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+import parallelkit as pk
+pool = pk.Pool(2, backend=sys.argv[1])
+try:
+    pool.map(abs, [-1, -2])
+except KeyboardInterrupt:
+    print("interrupted")
+print(pool.map(abs, [-1, -2]))
+"""
+
+
+@pytest.mark.parametrize("backend", ["process", "thread"])
+def test_ctrl_c_during_imports(script, backend):
+    """Struck while the first call imports what it needs, the caller is told, and the next call finds all of it."""
+    ran = script(INTERRUPTED_IMPORTS, backend)
+    assert (ran.out, ran.err) == ("interrupted\n[1, 2]\n", "")
+
+
 def test_ctrl_c_inside_with(program, start_method):
     """A pool that is used as a context manager is ended by the interrupt, and does not wait for its items."""
     source = """

@@ -57,7 +57,7 @@ class Packing:
         self._over: set[int] = set()  # of these, what waits for its last user
         try:
             hello = pickling.dumps((initializer, initargs))
-        except BaseException as error:
+        except Exception as error:
             raise pickling.refusal(
                 "initializer or initargs", (initializer, initargs), error
             ) from error

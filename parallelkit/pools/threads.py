@@ -19,6 +19,7 @@ import contextvars
 import itertools
 import os
 import queue
+import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Generator
@@ -30,6 +31,7 @@ from .. import blas
 from ..chunking import Chunk, Source
 from ..levels import process_cores
 from .base import Done, Setup, Task
+from .shield import Shield
 
 __all__ = ["ThreadPool", "shutdown"]
 
@@ -261,11 +263,12 @@ class _Helpers:
 
     def engage(self, threads: int, most: int) -> None:
         """Have threads for one call more."""
-        self._wanted += threads
-        more = max(threads, min(self._wanted, most)) - self._threads
+        wanted = self._wanted + threads
+        more = max(threads, min(wanted, most)) - self._threads
         if more > 0:
-            self._threads += more
             self._pools.append(_threads(more, self._serve))
+            self._threads += more
+        self._wanted = wanted
 
     def put(self, work: Callable[[], None]) -> None:
         """Let one of the threads run `work`; one of their successors, after a shutdown."""
@@ -309,7 +312,8 @@ class _Helpers:
 
 
 def _threads(number: int, serve: Callable[[], None]) -> Any:
-    from pathos.threading import ThreadPool as PathosThreadPool
+    with Shield("pathos.threading" not in sys.modules):  # see `engine`
+        from pathos.threading import ThreadPool as PathosThreadPool
 
     # The initializer is a helper's whole life: pathos owns the thread, its queue is idle.
     name = f"parallelkit-{os.getpid()}-{next(_ids)}"
