@@ -263,7 +263,7 @@ def shutdown() -> None:
     >>> import parallelkit as pk
     >>> pk.shutdown()
     """
-    for name in ("processes", "threads", "forking"):
+    for name in ("processes", "threads"):
         module = sys.modules.get(f"{__package__}.pools.{name}")
         end = getattr(module, "shutdown", None)  # a thread may be importing it at this moment
         if end is not None:

@@ -17,7 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -137,11 +137,10 @@ class _Line:
     def put(self, work: Callable[[], None]) -> None:
         """Run `work` when there is a thread for it."""
         with self._lock:
+            if self._threads < process_cores():
+                _start(self._serve)  # it looks when it has the lock
+                self._threads += 1
             self._waiting.append(work)
-            if self._threads >= process_cores():
-                return
-            self._threads += 1
-        _start(self._serve)
 
     def _serve(self) -> None:
         while True:
@@ -297,15 +296,15 @@ class Submissions(Source):
 
     def _abandon(self) -> None:
         """Give what nobody will run any more the error that ended this."""
-        error = self._ended
-        with self._ending:
-            begun, queued = list(self._futures.values()), [f for _, _, f in self._queue]
-            self._futures.clear()
-            self._queue.clear()
-        begun += [future for future in queued if future.set_running_or_notify_cancel()]
-        for future in begun:
-            if not future.done():
-                future.set_exception(error)
+        # One by one: what another thread takes at this moment, it answers for.
+        with suppress(KeyError):
+            while True:
+                self._futures.popitem()[1].set_exception(self._ended)
+        with suppress(IndexError):
+            while True:
+                future = self._queue.popleft()[2]
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(self._ended)
 
     def _set(self, future: Future[Any], value: Any) -> None:
         if isinstance(value, Failure):
@@ -316,7 +315,8 @@ class Submissions(Source):
 
 def _in_event_loop() -> bool:
     asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None
+    running = getattr(asyncio, "_get_running_loop", None)  # another thread may be importing it
+    return running is not None and running() is not None
 
 
 def _returning(options: Options) -> Options:

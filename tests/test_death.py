@@ -14,6 +14,7 @@ from helpers import (
     identity,
     increment,
     leave,
+    mark,
     meet,
     wait_for,
     wait_until,
@@ -78,6 +79,29 @@ def test_a_death_in_an_iterator(process_pool, name):
     assert sorted(r for r in results if not isinstance(r, pk.Failure)) == GOOD
     if name == "imap":
         assert results.index(failures[0]) == 5
+
+
+def leave_a_child(x, folder, how):
+    """An item whose worker dies while a process that it has forked lives on."""
+    child = os.fork()
+    if not child:
+        signal.pause()
+    mark(folder, f"child-{child}")
+    return die(x, how)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_death_is_seen_while_a_child_lives(process_pool, folder):
+    """What a worker has forked does not keep its end from being noticed."""
+    own = process_pool(chunksize=1)
+    try:
+        with pytest.raises(pk.WorkerDied):
+            own.map(leave_a_child, [5], folder=folder, how="SIGKILL")
+        (name,) = os.listdir(folder)
+        os.kill(int(name.removeprefix("child-")), 0)  # it is still there
+    finally:
+        for name in os.listdir(folder):
+            os.kill(int(name.removeprefix("child-")), signal.SIGKILL)
 
 
 def test_a_death_is_skipped(process_pool):

@@ -1,9 +1,12 @@
 """What people type, on every backend: map, imap, uimap, starmap, run, parallel, Pool and its futures."""
 
 import os
+import sys
 import threading
+import types
 from concurrent import futures
 
+import faults
 import pytest
 from helpers import (
     add,
@@ -14,9 +17,11 @@ from helpers import (
     hold,
     identity,
     increment,
+    mark,
     meet,
     pid,
     wait_for,
+    wait_until,
 )
 
 import parallelkit as pk
@@ -182,6 +187,12 @@ def test_submit_gives_futures(pool):
     assert [task.result() for task in tasks] == list(range(1, 51))
 
 
+def test_submit_while_asyncio_is_being_imported(pool, monkeypatch):
+    """What another thread has imported half-way is not relied on."""
+    monkeypatch.setitem(sys.modules, "asyncio", types.ModuleType("asyncio"))
+    assert pool().submit(increment, 1).result(60) == 2
+
+
 def test_amap_gives_the_future_of_the_list(pool):
     """amap returns at once; its future holds what map would have returned."""
     task = pool().amap(add_all, range(100), [1] * 100, p=1)
@@ -276,6 +287,29 @@ def test_shutdown_ends_workers_and_the_next_call_starts_new_ones(process_pool):
     pk.shutdown()
     after = set(own.map(pid, range(20)))
     assert before and after and not before & after
+
+
+def test_a_call_that_begins_during_a_shutdown(folder):
+    """Workers that another thread starts while shutdown waits for running items are left to its call."""
+    pk.Pool(2, start_method="forkserver").map(identity, [1])
+    busy = threading.Thread(target=pk.Pool(2, backend="thread").map, args=(hold_here, [folder] * 2))
+    busy.start()
+    wait_until(lambda: len(os.listdir(folder)) == 2, "two threads at work")
+    ending = threading.Thread(target=pk.shutdown)
+    ending.start()
+    wait_until(lambda: not faults.crews(), "the end of the workers")
+    task = pk.Pool(2, start_method="forkserver").submit(hold_here, folder)
+    wait_until(lambda: len(os.listdir(folder)) == 3, "a worker at work")
+    mark(folder, "go")
+    for thread in (busy, ending):
+        thread.join()
+    assert task.result(60) == "released"
+
+
+def hold_here(folder):
+    mark(folder, f"held-{threading.get_ident()}-{os.getpid()}")
+    wait_for(folder / "go")
+    return "released"
 
 
 def test_shutdown_twice_is_harmless():

@@ -268,6 +268,26 @@ assert before & set(pool.map(lambda _: os.getpid(), range(100)))
     hostile(source)
 
 
+def test_a_child_of_fork_goes_on_with_an_iterator(hostile):
+    """Results that workers of the parent were to give are refused in a forked child, and come in the parent."""
+    source = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of os.fork beside threads
+results = pk.Pool(chunksize=1).imap(lambda x: (os.getpid(), x)[1], range(1000))
+assert next(results) == 0
+child = os.fork()
+if child == 0:
+    try:
+        list(results)
+    except pk.ParallelError as error:
+        os._exit(7 if "forked" in str(error) else 1)
+    os._exit(2)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert list(results) == list(range(1, 1000))
+"""
+    hostile(source)
+
+
 # ---- what changes between calls ------------------------------------------------------------------
 
 

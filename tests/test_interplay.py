@@ -4,15 +4,17 @@ import asyncio
 import importlib
 import multiprocessing
 import os
+import signal
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 import theirs
 from backends import START_METHODS
-from helpers import meet
+from helpers import meet, wait_until
 
 import parallelkit as pk
 
@@ -69,6 +71,50 @@ def test_workers_to_multiprocessing(process_pool, folder, module):
     finally:
         running.kill()
         running.join()
+
+
+def test_workers_that_replace_others(process_pool, folder):
+    """One that replaces another has its number, also where that had died while nobody waited for it."""
+    pool = process_pool(chunksize=1)
+    numbered = dict(pool.map(number, [folder] * 2))
+    os.kill(numbered[1], signal.SIGKILL)
+    wait_until(lambda: not psutil.pid_exists(numbered[1]), "the end of worker 1")
+    for name in os.listdir(folder):
+        os.unlink(folder / name)
+    again = dict(pool.map(number, [folder] * 2))
+    assert set(again) == {1, 2}
+    assert again[2] == numbered[2]
+
+
+def number(folder):
+    meet(os.getpid(), folder, 2)
+    return multiprocessing.current_process()._identity[0], os.getpid()
+
+
+ZIPPED = """
+import os, sys, zipfile
+import multiprocess
+folder = os.path.dirname(multiprocess.__file__)
+with zipfile.ZipFile("theirs.zip", "w") as archive:
+    for name in os.listdir(folder):
+        if name.endswith(".py"):
+            archive.write(os.path.join(folder, name), f"multiprocess/{name}")
+for name in [name for name in sys.modules if name.startswith("multiprocess.")]:
+    del sys.modules[name]
+del sys.modules["multiprocess"]
+sys.path.insert(0, os.path.abspath("theirs.zip"))
+import parallelkit as pk
+def item(x):
+    import multiprocess.pool
+    return "zip" in multiprocess.__file__, multiprocess.current_process().name
+print(pk.Pool(1, start_method="spawn").map(item, [1]))
+os.unlink("theirs.zip")
+"""
+
+
+def test_modules_in_an_archive(script):
+    """A worker imports multiprocess from a zip file as from a folder."""
+    assert script(ZIPPED).out == "[(True, 'parallelkit-worker-1')]\n"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -65,6 +65,7 @@ class Crew:
         self.size = workers
         self.settings = dict(settings)
         self.broken: BaseException | None = None
+        self.abandoned: BaseException | None = None  # in a forked child, where locks may be stuck
         self._closed = False
         self.origin: object = None
         self.lock = threading.RLock()
@@ -103,7 +104,9 @@ class Crew:
                 sock.close()
                 process.kill()
                 return
-            taken = {worker.rank for worker in self.workers}
+            # One that has ended while nobody waited is still to be buried.
+            living = [worker for worker in self.workers if worker.process.exitcode is None]
+            taken = {worker.rank for worker in living}
             rank = next(i for i in range(len(taken) + 1) if i not in taken)
             worker = Worker(process, sock, rank, self._folder)
             worker.around = current()
@@ -201,7 +204,9 @@ class Crew:
 
     def abandon(self) -> None:
         """In a forked child: close our copies of what is the parent's, and touch nothing else."""
-        self.broken = ParallelError("these workers belong to the process this one was forked from")
+        self.abandoned = self.broken = ParallelError(
+            "these workers belong to the process this one was forked from"
+        )
         self._closed = True
         for worker in self.workers:
             worker.dead = True

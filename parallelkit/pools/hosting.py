@@ -155,6 +155,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         self._replaces = replaces
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
+        self.end: int | None = None  # a pipe's, in a forked worker: closed when that ends
 
     def start(self) -> None:
         """Start the process and pass our end of its socket on."""
@@ -174,10 +175,10 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
                 self.kill()
             if self._ours is not None:
                 self._ours.close()
-            if not self._replaces or not isinstance(error, (OSError, ParallelError)):
+            if not self._replaces or not isinstance(error, Exception):
                 raise
             self._owner.on_failure(error)
-            raise SystemExit from None  # ends the pool's own thread without a word
+            raise SystemExit from error  # ends the pool's own thread without a word
 
     def terminate(self) -> None:
         """Wait a moment for the end of a process that was hung up on, and end it if it does not."""
@@ -196,7 +197,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         self._ours.close()
         forget_exit_handlers()
         self._config["daemon"] = False  # pathos', of its own workers; items may start processes
-        live(socket.socket(fileno=self.theirs.detach()))
+        live(socket.socket(fileno=self.theirs.detach()), self.end)
 
     def _Popen(self, process: Any) -> Any:  # noqa: N802 - the base's name
         return self._popen_class(process)
@@ -225,6 +226,21 @@ class _Polled:
 
 class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
     """Start by fork."""
+
+    def _launch(self, process: _Process) -> None:
+        self.sentinel, process.end = os.pipe()
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                code = 1
+                try:
+                    os.close(self.sentinel)
+                    code = process._bootstrap()
+                finally:
+                    os._exit(code)
+        finally:
+            os.close(process.end)
 
 
 class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]

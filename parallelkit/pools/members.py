@@ -147,10 +147,12 @@ def exit_code(process: Any) -> int | None:
     for patience in (1.0, 1.0):
         deadline = time.monotonic() + patience
         wait_for([process.sentinel], patience)
-        while time.monotonic() < deadline:
+        while True:
             code: int | None = process.exitcode
             if code is not None:
                 return code
+            if time.monotonic() > deadline:
+                break
             time.sleep(0.001)
         process.kill()  # it lives on without us
     return None

@@ -50,8 +50,9 @@ class ProcessPool:
                 crew.sated(call)  # nobody waits before the first `next`: others shall have workers
             yield None
             while True:
-                if source.aborted is not None:
-                    raise source.aborted
+                end = crew.abandoned or source.aborted
+                if end is not None:
+                    raise end
                 self._feed(call, source)
                 if call.inbox:
                     done = self._open(call.inbox.popleft(), source)
@@ -201,13 +202,15 @@ def process_pool(options: Options, workers: int, start_method: str) -> ProcessPo
 
 
 def shutdown() -> None:
-    """End all crews, and the fork server."""
+    """End all crews; the fork server too, unless another thread has begun a call meanwhile."""
     with _lock:
         crews = list(_crews.values())
         _crews.clear()
     for crew in crews:
         crew.close()
-    forking.shutdown()
+    with _lock:
+        if not _crews:
+            forking.shutdown()
 
 
 def _after_fork() -> None:

@@ -42,17 +42,17 @@ def spawned(fd: int, end: int) -> None:
     """Be the worker that a fresh interpreter was started for; its `end` is seen by a pipe's."""
     os.set_inheritable(end, False)
     settle()
-    live(socket.socket(fileno=fd))
+    live(socket.socket(fileno=fd), end)
 
 
-def live(sock: socket.socket, below_server: bool = False) -> None:
+def live(sock: socket.socket, end: int | None = None, below_server: bool = False) -> None:
     """Be a worker until the parent hangs up or is gone."""
     sock.set_inheritable(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_parent(below_server)
     malloc.keep()
-    serve(Channel(sock))
+    serve(Channel(sock), end)
     ending.leave()
 
 

@@ -2,15 +2,18 @@
 
 Functions ask them whether they run in a worker (``parent_process() is None``, the name
 ``MainProcess``) and in which (``current_process()._identity``), and log records bear the name.
-Neither of them has started our workers, so they are told; one that is yet to be imported, then.
+Most of our workers they have not started, so they are told; one that is yet to be imported, then.
 """
 
 # ruff: noqa: SLF001 - what their own children set of themselves has no public name
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 import threading
+from functools import cached_property
 from importlib.machinery import PathFinder
 from typing import Any
 
@@ -26,6 +29,7 @@ class Parentage:
         self._number = number
         self._parent = parent
         self._parent_pid = parent_pid
+        self._pid = os.getpid()
 
     def settle(self) -> None:
         """Tell it to modules that are there, and to those that come."""
@@ -35,14 +39,17 @@ class Parentage:
         sys.meta_path.insert(0, self)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002 - the protocol's
-        """Find one of the modules as it would be found, and tell it when it has been run."""
-        spec = PathFinder.find_spec(name, path) if name in _MODULES else None
+        """Find one of the modules, in a file or an archive, and tell it when it has been run."""
+        if name not in _MODULES or os.getpid() != self._pid:  # a child of ours is another's
+            return None
+        spec = PathFinder.find_spec(name, path)
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
             def run_and_tell(module: Any) -> None:
                 run(module)
-                self._tell(module)
+                if module.__name__ == name:  # an archive has one loader for all
+                    self._tell(module)
 
             spec.loader.exec_module = run_and_tell  # type: ignore[method-assign]
         return spec
@@ -52,10 +59,16 @@ class Parentage:
         process._name = f"parallelkit-worker-{self._number}"
         process._identity = (self._number,)
         process._parent_pid = self._parent_pid
-        module._children = set()  # a forked worker has a copy of its parent's
+        # A forked worker has copies of its parent's.
+        module._children = set()
+        module._process_counter = itertools.count(1)
 
         class Parent(module._ParentProcess):  # type: ignore[misc]
             """The parent; a worker does not outlive it."""
+
+            @cached_property
+            def sentinel(self) -> int:
+                return os.pidfd_open(self.pid)
 
             def is_alive(self) -> bool:
                 return True

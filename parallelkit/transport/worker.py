@@ -64,10 +64,10 @@ CHUNK_BEGUN, ITEM_OFFSET, ITEM_BEGUN = range(3)
 SPARE_CORES = 3  # written by the parent: cores for calls that an item makes, beyond its share
 
 
-def serve(channel: Channel) -> None:
-    """Run until the parent hangs up."""
+def serve(channel: Channel, end: int | None = None) -> None:
+    """Run until the parent hangs up; `end` is the pipe by whose closing it sees this one's end."""
     global _this
-    _this = _Worker(channel)
+    _this = _Worker(channel, end)
     try:
         _this.run()
     except Closed:
@@ -80,9 +80,13 @@ _this: _Worker | None = None
 
 
 def _after_fork() -> None:
-    """In a child that an item has forked: what belongs to the worker's parent is not ours."""
+    """In a child that an item has forked: the parent is to see the worker's end, not this one's."""
     if _this is not None:
+        _this.channel.close()
         _this.channel = _Nobody()
+        if _this.end is not None:
+            os.close(_this.end)
+            _this.end = None
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -94,6 +98,9 @@ class _Nobody(Channel):
 
     def send(self, body: tuple[Any, ...], fds: Sequence[int] = ()) -> None:
         """Say nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 if hasattr(os, "register_at_fork"):
@@ -135,8 +142,9 @@ class _Order(NamedTuple):
 
 
 class _Worker:
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, end: int | None) -> None:
         self.channel = channel
+        self.end = end
         self.queue: deque[Message] = deque()
         self.tasks: dict[int, Task] = {}
         self.aborted: set[int] = set()
