@@ -25,6 +25,7 @@ __all__ = [
     "TaskTimeout",
     "TransportError",
     "WorkerDied",
+    "put",
 ]
 
 IN_INITIALIZER = "in the initializer of a worker"  # the note on what an initializer raises
@@ -48,6 +49,12 @@ class TransportError(ParallelError):
 
 class StoreError(ParallelError):
     """The file in which a sweep keeps its results cannot be used."""
+
+
+def put(error: BaseException, **attributes: object) -> None:
+    """Set what all exceptions have, also where the class refuses assignments, as a frozen one."""
+    for name, value in attributes.items():
+        getattr(BaseException, name).__set__(error, value)
 
 
 class RemoteTraceback(Exception):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..call import Call
 from ..chunking import Chunk, Source
-from ..errors import ParallelError, RemoteTraceback, TaskTimeout, TransportError, WorkerDied
+from ..errors import ParallelError, RemoteTraceback, TaskTimeout, TransportError, WorkerDied, put
 from ..options import Options
 from ..outcome import Failure, Lost, Raised, Reply
 from .ordering import Part
@@ -97,7 +97,7 @@ class Failures:
         if chunk.attempts > 1:
             _note(error, f"after {chunk.attempts} attempts")
         if raised is not None and error.__traceback__ is None and error.__cause__ is None:
-            error.__cause__ = RemoteTraceback(text)
+            put(error, __cause__=RemoteTraceback(text))
         if self._options.on_error == "raise":
             self._source.cut(index)
             return Part(index, 1, [], error)
@@ -108,7 +108,7 @@ class Failures:
 
 def _explained(chunk: Chunk, reason: BaseException, options: Options) -> BaseException:
     """Error of an item that gave no result, from what the pool knows of it."""
-    if isinstance(reason, ParallelError):
+    if isinstance(reason, (ParallelError, MemoryError)):
         return reason
     if isinstance(reason, TimeoutError) and options.timeout is not None:
         return TaskTimeout(

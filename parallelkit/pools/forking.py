@@ -10,6 +10,8 @@ it is closed, by whatever ends this process.
 from __future__ import annotations
 
 import os
+import select
+import signal
 import socket
 import struct
 import subprocess
@@ -19,9 +21,10 @@ import threading
 from ..errors import ParallelError
 from . import launch
 
-__all__ = ["fork", "shutdown", "start"]
+__all__ = ["PATIENCE", "fork", "rouse", "shutdown", "start"]
 
-PATIENCE = 2.0  # seconds for it to end by itself
+PATIENCE = 1.0  # seconds for an answer of it, or its end
+TRIES = 10
 _NUMBER = struct.Struct("q")  # as `nursery` writes it; to import that here would take too long
 
 
@@ -65,7 +68,7 @@ class _Server:
 
     def fork(self, theirs: socket.socket) -> tuple[int, int]:
         """Have a worker forked that serves a socket; return its id, and where its end is told."""
-        for _ in range(2):  # a server that was killed a moment ago gets a successor
+        for _ in range(TRIES):  # a server that was killed a moment ago gets a successor
             self.start()
             status, report = os.pipe()
             try:
@@ -73,6 +76,10 @@ class _Server:
                     self._ask(report, theirs)
                 finally:
                     os.close(report)
+                answer = select.poll()
+                answer.register(status, select.POLLIN)
+                while not answer.poll(PATIENCE * 1000):
+                    self.rouse()
                 number = os.read(status, _NUMBER.size)
                 if number:
                     return _NUMBER.unpack(number)[0], status
@@ -83,6 +90,12 @@ class _Server:
                 raise
             os.close(status)
         raise ParallelError("the fork server could not start a worker")
+
+    def rouse(self) -> None:
+        """Let it go on if somebody has stopped it."""
+        with self._lock:
+            if self._process is not None:
+                self._process.send_signal(signal.SIGCONT)
 
     def _ask(self, report: int, theirs: socket.socket) -> None:
         with self._lock:
@@ -96,9 +109,10 @@ class _Server:
             process = self._process
             if process is not None and self._requests is not None:
                 self._requests.close()
+                process.send_signal(signal.SIGCONT)  # it may have been stopped
                 try:
                     process.wait(PATIENCE)
-                except subprocess.TimeoutExpired:  # somebody has stopped it
+                except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
             self.disown()
@@ -120,6 +134,11 @@ def start() -> None:
 def fork(theirs: socket.socket) -> tuple[int, int]:
     """Have a worker forked that serves a socket; return its id, and where its end is told."""
     return _server.fork(theirs)
+
+
+def rouse() -> None:
+    """Let the server go on if somebody has stopped it."""
+    _server.rouse()
 
 
 def shutdown() -> None:

@@ -190,6 +190,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         """End the process, whatever it does, and what its items have started."""
         if self._popen is not None and self._popen.returncode is None:
             kill_with_children(self._popen.pid)
+            forking.rouse()  # it is to tell of the end
 
     def run(self) -> None:
         """In a forked child: close what belongs to the parent, and serve."""
@@ -249,6 +250,13 @@ class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
     def _launch(self, process: _Process) -> None:
         self.pid, self.sentinel = forking.fork(process.theirs)
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait until the server tells of the worker's end, also where somebody has stopped it."""
+        if timeout is None:
+            while self.returncode is None and not wait_for([self.sentinel], forking.PATIENCE):
+                forking.rouse()
+        return super().wait(timeout)  # type: ignore[no-any-return]
 
 
 class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]

@@ -30,6 +30,7 @@ from typing import Any, cast
 import cloudpickle
 from cloudpickle import cloudpickle as _cp
 
+from ..errors import put
 from ..levels import in_worker_process
 
 __all__ = ["ByValuePickler"]
@@ -279,7 +280,7 @@ def _exception(error: BaseException) -> Any:
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__setstate__ is BaseException.__setstate__
     ):
-        return _rebuild, (kind, error.args), dict(error.__dict__) or None
+        return _rebuild, (kind, error.args), dict(error.__dict__) or None, None, None, _restore
     return NotImplemented
 
 
@@ -290,8 +291,12 @@ def _rebuild(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
         built_in.__init__(error, *args)  # type: ignore[misc]
     except TypeError:  # its args are not what made it
         pass
-    error.args = args
+    put(error, args=args)
     return error
+
+
+def _restore(error: BaseException, state: dict[str, Any]) -> None:
+    error.__dict__.update(state)  # a frozen one refuses assignments
 
 
 # --- context variables ------------------------------------------------------------------------

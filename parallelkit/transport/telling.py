@@ -9,11 +9,13 @@ filters of its parent, so that a warning that is to be an error is one in the it
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 from . import printing
@@ -138,9 +140,28 @@ def retell(kind: str, fields: tuple[Any, ...]) -> None:
     text, module, name, filename, lineno = fields
     category = _category(module, name) or UserWarning
     try:
-        warnings.warn_explicit(text, category, filename, lineno, registry=_registry)
+        warnings.warn_explicit(
+            _wording(category)(text),  # type: ignore[arg-type]  # mypy: not Hashable
+            *(category, filename, lineno),
+            registry=_registry,
+        )
     except Warning:
         warnings.showwarning(text, category, filename, lineno)
+
+
+@functools.cache
+def _wording(category: type[Warning]) -> type[Warning]:
+    """Class of a category's warnings that are made of their text, whatever the category wants."""
+    own = (category.__new__, category.__init__, category.__str__)
+    if not any(isinstance(method, FunctionType) for method in own):
+        return category
+    body = {
+        "__module__": category.__module__,
+        "__new__": Warning.__new__,
+        "__init__": Warning.__init__,
+        "__str__": Warning.__str__,
+    }
+    return type(category.__name__, (category,), body)
 
 
 def _category(module: str, name: str) -> type[Warning] | None:

@@ -96,7 +96,7 @@ class Watch(threading.Thread):
             while True:
                 left = None if self._deadline is None else self._deadline - time.monotonic()
                 if left is None or left > 0:
-                    self._changed.wait(left)
+                    self._changed.wait(None if left is None else min(left, threading.TIMEOUT_MAX))
                 elif self._excused():  # a first chunk may bring modules that take long to import
                     self._deadline = time.monotonic() + self._timeout
                     self._tell(self._what, time.monotonic())

@@ -99,6 +99,14 @@ class _Nobody(Channel):
     def send(self, body: tuple[Any, ...], fds: Sequence[int] = ()) -> None:
         """Say nothing."""
 
+    def receive(self) -> list[Message]:
+        """Nobody says anything either."""
+        raise Closed
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - the base's
+        """It is known at once."""
+        return True
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -282,6 +290,7 @@ class _Worker:
 
     def _chunk(self, order: _Order, packet: Packet, *rest: Any) -> None:
         begin = time.perf_counter()
+        lost = False
         inner = 0 if self.link is None else self.link.opened
         watch = self._watching(order)
         self.words[CHUNK_BEGUN] = order.number
@@ -308,13 +317,15 @@ class _Worker:
         except Interrupted:
             self.channel.send((SKIPPED, order.number))
         except Closed:
+            lost = True  # as when an item closes what it has not opened
             raise
         except Exception as error:  # noqa: BLE001 - an error of ours: no reason to end the worker
             self.running = None
             self._send_failure(UNREADABLE, order.number, error)
         finally:
             self.running = self.item = self.standing = None
-            self.words[CHUNK_BEGUN] = 0
+            if not lost:  # or the parent is to know what was
+                self.words[CHUNK_BEGUN] = 0
             if watch is not None:
                 watch.mark(NOBODY)
             columns.clear()  # what the arguments do at their end is watched as well
@@ -461,7 +472,8 @@ class _Worker:
                 raise
             except BaseException as error:  # noqa: BLE001
                 values[offset] = None
-                why = pickling.refusal("result", value, error)
+                out_of_memory = isinstance(error, MemoryError)
+                why = error if out_of_memory else pickling.refusal("result", value, error)
                 raised.append(Raised(offset, why, f"{type(why).__name__}: {why}\n"))
         return raised
 
