@@ -321,9 +321,9 @@ pk.Pool(workers=2, METHOD).map(CALL, range(4))
     assert run.end(-number) == ("", "")
 
 
-def test_the_end_of_the_parent_while_an_item_holds_the_lock(program):
+def test_the_end_of_the_parent_while_an_item_holds_the_lock(program, start_method):
     """Not even C code that never gives the interpreter lock back keeps a worker alive."""
-    run = program("pk.Pool(workers=2, METHOD).map(lock, range(4))\n")
+    run = program("pk.Pool(workers=2, METHOD).map(lock, range(4))\n", start_method)
     run.wait_for(2)
     run.kill(signal.SIGKILL)
     run.end(-signal.SIGKILL)

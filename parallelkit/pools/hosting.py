@@ -155,7 +155,8 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         self._replaces = replaces
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
-        self.end: int | None = None  # a pipe's, in a forked worker: closed when that ends
+        self.end: int | None = None  # see `birth.live`
+        self.life: int | None = None
 
     def start(self) -> None:
         """Start the process and pass our end of its socket on."""
@@ -198,7 +199,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         self._ours.close()
         forget_exit_handlers()
         self._config["daemon"] = False  # pathos', of its own workers; items may start processes
-        live(socket.socket(fileno=self.theirs.detach()), self.end)
+        live(socket.socket(fileno=self.theirs.detach()), self.end, self.life)
 
     def _Popen(self, process: Any) -> Any:  # noqa: N802 - the base's name
         return self._popen_class(process)
@@ -229,6 +230,7 @@ class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
     """Start by fork."""
 
     def _launch(self, process: _Process) -> None:
+        process.life = _life()
         self.sentinel, process.end = os.pipe()
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
         try:
@@ -266,10 +268,10 @@ class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
         self.sentinel, end = os.pipe()  # the worker's end of it is closed when it ends
         end = launch.apart(end)
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
-        theirs = process.theirs.fileno()
+        fds = process.theirs.fileno(), end, _life()
         try:
-            code = f"from parallelkit.transport.birth import spawned; spawned({theirs}, {end})"
-            started = launch.run(code, [theirs, end])
+            code = f"from parallelkit.transport.birth import spawned; spawned{fds}"
+            started = launch.run(code, fds)
             self.pid, started.returncode = started.pid, 0  # its end is waited for here
         finally:
             os.close(end)
@@ -278,10 +280,25 @@ class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
 _POPEN = {"fork": _ForkPopen, "spawn": _SpawnPopen, "forkserver": _ForkServerPopen}
 
 
+_line: tuple[int, int] | None = None  # a pipe; nobody else has the end to write to
+
+
+def _life() -> int:
+    """Return the reading end of a pipe that is closed when this process ends."""
+    global _line
+    if _line is None:
+        one, other = os.pipe()
+        _line = launch.apart(one), launch.apart(other)
+    return _line[0]
+
+
 def _after_fork() -> None:
     """In a forked child: the thread that holds the lock may not exist here."""
-    global _starting
+    global _starting, _line
     _starting = threading.RLock()
+    if _line is not None:
+        os.close(_line[1])  # a worker needs the other one, which is harmless elsewhere
+        _line = None
 
 
 def end() -> None:

@@ -39,7 +39,7 @@ def main(fd: int, with_numpy: bool) -> None:
     with socket.socket(fileno=fd) as requests:
         worker = _Server(requests).run()
     if worker is not None:
-        birth.live(worker, below_server=True)
+        birth.live(worker)
     os._exit(0)
 
 
