@@ -46,3 +46,18 @@ def mixed(x):
     if x % 4:
         strike(("raise", "os._exit", "hang")[x % 4 - 1])
     return x
+
+
+class Swelling:
+    """Takes so many bytes when it is unpickled, or if it is told so, when it is pickled."""
+
+    def __init__(self, nbytes, on_the_way_out=False):
+        self.nbytes = nbytes
+        self.on_the_way_out = on_the_way_out
+
+    def __reduce__(self):
+        return int if self.on_the_way_out and bytearray(self.nbytes) else bytearray, (self.nbytes,)
+
+
+def swell(x, nbytes):
+    return Swelling(nbytes, on_the_way_out=True) if x == 2 else x

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 
 import pytest
 from backends import START_METHODS
@@ -79,6 +80,61 @@ def test_a_death_in_an_iterator(process_pool, name):
     assert sorted(r for r in results if not isinstance(r, pk.Failure)) == GOOD
     if name == "imap":
         assert results.index(failures[0]) == 5
+
+
+def close_everything(x, folder):
+    """An item that closes what it has not opened, as code that makes itself a daemon does."""
+    if x == 5:
+        mark(folder, f"ran-{os.getpid()}")
+        os.closerange(3, 256)
+    return x * 10
+
+
+def test_an_item_that_closes_descriptors(process_pool, folder):
+    """It takes its worker's way to the parent with it, and is to blame for that, and for nothing else."""
+    own = process_pool(on_error="return", chunksize=1)
+    results = own.map(close_everything, range(12), folder=folder)
+    failure = results.pop(5)
+    assert results == GOOD
+    assert isinstance(failure.exception, pk.WorkerDied)
+    assert len(os.listdir(folder)) == 1
+
+
+@pytest.mark.parametrize("deaths", [0, 1, 2])
+def test_a_fork_server_that_is_stopped(script, deaths):
+    """Somebody has stopped it: workers that die are replaced all the same, and the program ends."""
+    source = f"""
+import glob, os, signal, time
+import parallelkit as pk
+def meet(folder):
+    open(f"here-{{os.getpid()}}", "x").close()
+    while len(glob.glob("here-*", root_dir=folder)) < 2:
+        time.sleep(0.001)
+    return os.getpid(), os.getppid()
+with pk.Pool(2, start_method="forkserver") as pool:
+    workers, servers = zip(*pool.map(meet, ["."] * 2), strict=True)
+    for worker in workers:
+        os.unlink(f"here-{{worker}}")
+    os.kill(servers[0], signal.SIGSTOP)
+    for worker in workers[:{deaths}]:
+        os.kill(worker, signal.SIGKILL)
+    print(pool.map(abs, [-1, -2]))
+"""
+    assert script(source).out == "[1, 2]\n"
+
+
+def fork_and_exit(x):
+    child = os.fork()
+    if not child:
+        sys.exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_an_item_has_forked_exits(process_pool, capfd):
+    """It ends without a word: it is no worker."""
+    assert process_pool().map(fork_and_exit, range(3)) == [0] * 3
+    assert capfd.readouterr() == ("", "")
 
 
 def leave_a_child(x, folder, how):

@@ -1,5 +1,6 @@
 """What a user is told when an item fails, and what becomes of the others."""
 
+import dataclasses
 import re
 import traceback
 
@@ -134,6 +135,34 @@ def test_stop_iteration_ends_no_call(pool):
         assert isinstance(results[1].exception, StopIteration)
         assert [results[0], *results[2:]] == [0, 2, 3]
         assert len(list(own.imap(stop_iteration, range(4)))) == 4
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenError(Exception):
+    row: int
+
+
+class StubbornError(Exception):
+    def __setattr__(self, name, value):
+        raise AttributeError("read-only")
+
+
+def refuse_rows(x, kind):
+    if x == 1:
+        raise kind(x)
+    return x
+
+
+@pytest.mark.parametrize("kind", [FrozenError, StubbornError])
+def test_exceptions_that_refuse_assignments(pool, kind):
+    """They come as they are, with the traceback of the worker where there is one, and cost no other item."""
+    own = pool(on_error="return")
+    zero, failure, two = own.map(refuse_rows, range(3), kind=kind)
+    assert (zero, two) == (0, 2)
+    assert type(failure.exception) is kind
+    assert failure.exception.args == (1,)
+    assert "refuse_rows" in failure.traceback
+    assert type(own.submit(refuse_rows, 1, kind).exception(60)) is kind
 
 
 def test_groups_arrive_whole(pool):

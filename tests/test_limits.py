@@ -74,6 +74,17 @@ def test_a_result_near_the_limit(process_pool):
     assert own.map(increment, range(3)) == [1, 2, 3]
 
 
+def test_what_comes_and_goes_meets_the_limit(process_pool):
+    """An argument or a result that takes too much on its way through the worker is a MemoryError of its item too."""
+    own = process_pool(memory_limit=limit(process_pool), on_error="return", chunksize=1)
+    for results in (
+        own.map(type, [0, 1, hungry.Swelling(TOO_MUCH)]),
+        own.map(hungry.swell, range(3), nbytes=TOO_MUCH),
+    ):
+        assert type(results.pop().exception) is MemoryError
+        assert results in ([int, int], [0, 1])
+
+
 def test_the_limit_leaves_the_caller_alone(process_pool):
     """The limit is that of the workers; the process of the caller may have what it likes."""
     import resource

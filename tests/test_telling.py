@@ -82,6 +82,34 @@ def test_warnings_reach_the_parents_filters(process_pool, category):
     assert category in [warning.category for warning in caught]
 
 
+class RowWarning(UserWarning):
+    """A category that is not made of a text."""
+
+    def __init__(self, column, row):
+        super().__init__(column, row)
+        self.told = f"bad value in {column}:{row}"
+
+    def __str__(self):
+        return self.told
+
+
+def warn_of_row(x):
+    warnings.warn(RowWarning("c", x), stacklevel=1)
+    return x
+
+
+def test_warnings_with_arguments_of_their_own(process_pool):
+    """They reach the parent's filters as warnings of their category, with their text."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert process_pool().map(warn_of_row, [3]) == [3]
+    (told,) = (w for w in caught if issubclass(w.category, RowWarning))
+    assert str(told.message) == "bad value in c:3"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RowWarning)
+        assert process_pool().map(warn_of_row, [4]) == [4]
+
+
 def test_context_holds_in_items(pool):
     """A context variable that the caller has set has its value inside items, on every backend."""
     token = USER.set("Ada")

@@ -25,6 +25,12 @@ def once_each(count):
     return {f"item-{x}": 1 for x in range(count)}
 
 
+def test_a_limit_beyond_all_measure(process_pool, capfd):
+    """As many seconds as one likes are no error."""
+    assert process_pool(timeout=1e10).map(increment, range(3)) == [1, 2, 3]
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("chunksize", [1, 20])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_hangs_is_ended_alone(process_pool, folder, way, chunksize):
