@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 __all__ = ["Failure", "Lost", "Raised", "Reply"]
@@ -32,13 +33,17 @@ class Failure:
 
     index: int
     args: tuple[Any, ...]
-    kwargs: Mapping[str, Any] = field(repr=False)
+    kwargs: Mapping[str, Any]
     exception: BaseException
-    traceback: str = field(repr=False)
+    traceback: str
     attempts: int = 1
 
     def __bool__(self) -> bool:
         return False
+
+    def __repr__(self) -> str:
+        args, exception = reprlib.repr(self.args), self.exception
+        return f"Failure(index={self.index}, {args=!s}, {exception=}, attempts={self.attempts})"
 
 
 class Raised(NamedTuple):

@@ -201,6 +201,7 @@ def test_what_a_failure_tells(pool):
     assert "in fail_on" in failure.traceback
     assert failure.attempts == 1
     assert "ValueError" in repr(failure)
+    assert len(repr(pk.Failure(0, ("x" * 10_000,), {}, ValueError(), ""))) < 200
 
 
 def test_a_failure_of_a_keyword_row(pool):

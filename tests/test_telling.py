@@ -120,6 +120,23 @@ def test_context_holds_in_items(pool):
     assert pool().map(who, range(3)) == ["nobody"] * 3
 
 
+def who_and_then(name):
+    before = USER.get()
+    USER.set(name)
+    return before
+
+
+@pytest.mark.parametrize("count", [8, 20_000])
+def test_context_is_an_items_own(pool, count):
+    """What an item sets is not seen by the items after it, in one chunk or another."""
+    token = USER.set("Ada")
+    try:
+        assert pool().map(who_and_then, map(str, range(count))) == ["Ada"] * count
+        assert set(pool(chunksize=200).imap(who_and_then, ["Eve"] * 400)) == {"Ada"}
+    finally:
+        USER.reset(token)
+
+
 def test_context_does_not_leak_back(thread_pool):
     """What an item sets on a thread is gone after the call."""
     thread_pool().map(USER.set, ["Eve", "Mallory", "Oscar"])

@@ -101,6 +101,7 @@ class Task:
         self.seed = None if seed is None else seeds.Seed(*seed)
         self.alone = alone
         self.variables = variables
+        self.alters = False  # whether items have been seen to set context variables
 
     def state(self) -> tuple[Any, ...]:
         """Arguments of the constructor, as plain as can be: a small call is a matter of µs."""
@@ -132,8 +133,10 @@ class Task:
 
         A `KeyboardInterrupt` in the main process is the user's, not the item's, and goes through.
         With `progress` every item is marked there before it starts. `spare` tells how many cores
-        the items may use beyond the share of their place, at the moment of asking. What items set
-        in their context is gone after the chunk.
+        the items may use beyond the share of their place, at the moment of asking.
+
+        An item runs in a copy of its call's context. Very short ones share one, a few at a time,
+        until one of them is seen to have set something.
         """
         apart = contextvars.copy_context()
         return apart.run(self._run, chunk, rank, stop, progress or Progress(), spare)
@@ -158,13 +161,16 @@ class Task:
         budget = BUDGET if mark is None else FLUSH
         begin = time.perf_counter()
         # A look at the clock for each item; in a large chunk, whose items are short, for a few.
-        batch = 1 if mark is not None else max(1, size // UNCHECKED)
+        batch = 1 if mark is not None or self.alters else max(1, size // UNCHECKED)
+        around = contextvars.copy_context()
         with seeds.kept() if self.alone else _NOTHING:
             while len(values) < size:
                 if mark is not None:
                     mark(len(values))
+                own = around.copy()
+                some = islice(items, min(batch, size - len(values)))
                 try:
-                    apply(call, islice(items, min(batch, size - len(values))), values.append)
+                    own.run(apply, call, some, values.append)
                 except BaseException as error:
                     if _is_ours(error):
                         raise
@@ -172,6 +178,8 @@ class Task:
                     values.append(None)
                     if self.stop_at_error:
                         break
+                if not self.alters and _differ(own, around):
+                    self.alters, batch = True, 1
                 if time.perf_counter() - begin > budget or (stop is not None and stop()):
                     break
         return Reply(values, raised, time.perf_counter() - begin, True)
@@ -214,6 +222,13 @@ def _apply_row(
 ) -> None:
     for row in rows:
         append(call(*row))
+
+
+def _differ(one: contextvars.Context, other: contextvars.Context) -> bool:
+    try:
+        return one != other  # a matter of nanoseconds where nothing was set
+    except Exception:  # noqa: BLE001 - variables may hold anything, and compare it as it likes
+        return True
 
 
 def _is_ours(error: BaseException) -> bool:
