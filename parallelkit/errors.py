@@ -25,7 +25,7 @@ __all__ = [
     "TaskTimeout",
     "TransportError",
     "WorkerDied",
-    "put",
+    "assign",
 ]
 
 IN_INITIALIZER = "in the initializer of a worker"  # the note on what an initializer raises
@@ -51,7 +51,7 @@ class StoreError(ParallelError):
     """The file in which a sweep keeps its results cannot be used."""
 
 
-def put(error: BaseException, **attributes: object) -> None:
+def assign(error: BaseException, **attributes: object) -> None:
     """Set what all exceptions have, also where the class refuses assignments, as a frozen one."""
     for name, value in attributes.items():
         getattr(BaseException, name).__set__(error, value)

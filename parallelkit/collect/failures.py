@@ -10,7 +10,7 @@ from typing import Any
 
 from ..call import Call
 from ..chunking import Chunk, Source
-from ..errors import ParallelError, RemoteTraceback, TaskTimeout, TransportError, WorkerDied, put
+from ..errors import ParallelError, RemoteTraceback, TaskTimeout, TransportError, WorkerDied, assign
 from ..options import Options
 from ..outcome import Failure, Lost, Raised, Reply
 from .ordering import Part
@@ -97,7 +97,7 @@ class Failures:
         if chunk.attempts > 1:
             _note(error, f"after {chunk.attempts} attempts")
         if raised is not None and error.__traceback__ is None and error.__cause__ is None:
-            put(error, __cause__=RemoteTraceback(text))
+            assign(error, __cause__=RemoteTraceback(text))
         if self._options.on_error == "raise":
             self._source.cut(index)
             return Part(index, 1, [], error)

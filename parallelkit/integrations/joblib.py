@@ -41,7 +41,7 @@ except ImportError as error:
 
 from .. import blas
 from ..api import Pool
-from ..errors import ParallelError, RemoteTraceback, WorkerDied, put
+from ..errors import ParallelError, RemoteTraceback, WorkerDied, assign
 from ..levels import nesting
 from ..transport.payload import format_error
 from .arrays_once import Once, Packed
@@ -222,7 +222,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
         except BaseException as error:
             _drop_index(error)
             if error.__cause__ is None:  # joblib takes the traceback away
-                put(error, __cause__=RemoteTraceback(format_error(error)))
+                assign(error, __cause__=RemoteTraceback(format_error(error)))
             raise
 
     def abort_everything(self, ensure_ready: bool = True) -> None:

@@ -30,7 +30,7 @@ _NUMBER = struct.Struct("q")  # as `nursery` writes it; to import that here woul
 
 class _Server:
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may shut down
         self._process: subprocess.Popen[bytes] | None = None
         self._requests: socket.socket | None = None
 

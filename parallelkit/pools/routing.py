@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, put
+from ..errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign
 from ..outcome import Lost
 from ..transport import pickling
 from ..transport import worker as protocol
@@ -201,7 +201,7 @@ class Router:
         except BaseException as problem:  # noqa: BLE001 - a user's class may raise anything
             error, text = ParallelError(f"an error that cannot be read: {problem}"), ""
         worker.inbox.done(packet)
-        put(error, __cause__=RemoteTraceback(text))
+        assign(error, __cause__=RemoteTraceback(text))
         return error  # type: ignore[no-any-return]
 
     def end_overdue(self, call: Call) -> None:

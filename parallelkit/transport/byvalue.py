@@ -30,7 +30,7 @@ from typing import Any, cast
 import cloudpickle
 from cloudpickle import cloudpickle as _cp
 
-from ..errors import put
+from ..errors import assign
 from ..levels import in_worker_process
 
 __all__ = ["ByValuePickler"]
@@ -291,7 +291,7 @@ def _rebuild(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
         built_in.__init__(error, *args)  # type: ignore[misc]
     except TypeError:  # its args are not what made it
         pass
-    put(error, args=args)
+    assign(error, args=args)
     return error
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import StaysHere, TransportError, put
+from ..errors import StaysHere, TransportError, assign
 from .byvalue import ByValuePickler
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def portable(error: BaseException) -> BaseException:
     if _crosses(error):
         return error
     # Where tblib is at work tracebacks go along, and one may be too deep.
-    put(error, __traceback__=None, __cause__=None, __context__=None)
+    assign(error, __traceback__=None, __cause__=None, __context__=None)
     if _crosses(error):
         return error
     try:
