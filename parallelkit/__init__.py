@@ -14,46 +14,46 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .api import Pool, imap, map, parallel, run, starmap, uimap
     from .blocks import map_blocks
-    from .call import delayed
-    from .engine import shutdown
+    from .engine.run import shutdown
     from .errors import ParallelError, TaskTimeout, TransportError, WorkerDied
-    from .executor import PoolExecutor
-    from .host import cpu_count
-    from .levels import nesting
+    from .integrations.executor import PoolExecutor
     from .options import configure
-    from .outcome import Failure
+    from .place.host import cpu_count
+    from .place.nesting import nesting
     from .sweeps.grid import grid, sample
     from .sweeps.run import Sweep, sweep
     from .sweeps.table import open_sweep
     from .transport.shared import is_shared, share, shared_empty
+    from .values.call import delayed
+    from .values.outcome import Failure
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Failure": "outcome",
+    "Failure": "values.outcome",
     "ParallelError": "errors",
     "Pool": "api",
-    "PoolExecutor": "executor",
+    "PoolExecutor": "integrations.executor",
     "Sweep": "sweeps.run",
     "TaskTimeout": "errors",
     "TransportError": "errors",
     "WorkerDied": "errors",
     "configure": "options",
-    "cpu_count": "host",
-    "delayed": "call",
+    "cpu_count": "place.host",
+    "delayed": "values.call",
     "grid": "sweeps.grid",
     "imap": "api",
     "is_shared": "transport.shared",
     "map": "api",
     "map_blocks": "blocks",
-    "nesting": "levels",
+    "nesting": "place.nesting",
     "open_sweep": "sweeps.table",
     "parallel": "api",
     "run": "api",
     "sample": "sweeps.grid",
     "share": "transport.shared",
     "shared_empty": "transport.shared",
-    "shutdown": "engine",
+    "shutdown": "engine.run",
     "starmap": "api",
     "sweep": "sweeps.run",
     "uimap": "api",

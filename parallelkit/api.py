@@ -10,13 +10,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from . import engine
-from .call import Call, Delayed, apply_call, apply_row
-from .chunking import Source
+from .background.futures import Desk, in_thread
+from .engine import run as engine
 from .errors import ParallelError, StaysHere
-from .futures import Desk, in_thread
-from .levels import nesting
 from .options import Options, Resolver
+from .place.nesting import nesting
+from .values.call import Call, Delayed, apply_call, apply_row
+from .values.source import Source
 
 __all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
 
@@ -155,7 +155,7 @@ class Pool:
         >>> asyncio.run(main())
         [1, 2]
         """
-        from .aio import AsyncResults
+        from .background.aio import AsyncResults
 
         # Asynchronous inputs are made into ordinary ones before anything draws from them.
         inputs: tuple[Any, ...] = iterables

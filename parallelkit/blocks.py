@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .api import Pool
-from .levels import nesting
+from .engine.plan import plan
 from .options import Options, configured
-from .plan import plan
+from .place.nesting import nesting
 from .transport.shared import is_shared, new_array, ready_to_write, writes_through
 
 __all__ = ["map_blocks"]

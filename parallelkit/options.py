@@ -16,7 +16,8 @@ from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Self
 
-from . import host, levels
+from .place import host
+from .place import nesting as levels
 
 __all__ = ["Options", "Resolver", "configure", "configured", "inherit"]
 

@@ -250,7 +250,7 @@ def counted(x, folder, bad=(), fault="hang"):
 
 def crews():
     """The crews that this process keeps warm. Which workers there are is nobody else's business."""
-    from parallelkit.pools import processes
+    from parallelkit.backends.processes import pool as processes
 
     return list(processes._crews.values())
 

@@ -11,9 +11,9 @@ from faults import wait_for_files
 from helpers import mark, wait_until
 from programs import ITEMS, Program
 
-from parallelkit.pools.crew import Crew
-from parallelkit.pools.routing import Router
-from parallelkit.transport import worker as protocol
+from parallelkit.backends.processes.routing import Router
+from parallelkit.backends.processes.scheduler import Crew
+from parallelkit.worker import loop as protocol
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and terminals")
 

@@ -9,7 +9,7 @@ import pytest
 from helpers import divide, identity, increment, meet, pid, place
 
 import parallelkit as pk
-from parallelkit import blas
+from parallelkit.place import blas
 
 
 def inner_map(x, n=5):
@@ -268,7 +268,7 @@ def level_and_cores(_):
 
 def test_the_tail_of_a_call_has_all_the_cores(concurrent_pool, monkeypatch):
     """An item that still runs when the others are done may use the cores of all."""
-    monkeypatch.setattr("parallelkit.levels.cpu_count", lambda: 5)
+    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: 5)
     results = concurrent_pool(workers=2, chunksize=1).map(cores_at_the_end, range(6))
     cores, inner = results[0]
     assert cores == 5
@@ -287,7 +287,7 @@ def cores_in_the_middle(x, folder):
 
 def test_the_tail_of_one_call_is_not_lent_to_the_next(concurrent_pool, monkeypatch, tmp_path):
     """A call that begins after such a tail has the shares that any call has."""
-    monkeypatch.setattr("parallelkit.levels.cpu_count", lambda: 5)
+    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: 5)
     own = concurrent_pool(workers=2, chunksize=1)
     own.map(cores_at_the_end, range(3))
     assert sorted(own.map(cores_in_the_middle, range(6), folder=str(tmp_path))[:2]) == [2, 3]
@@ -324,7 +324,7 @@ def test_iterators_that_end_in_any_order_give_threads_back(monkeypatch, first):
 
 def test_a_timeout_inside_an_item_is_told_of(monkeypatch, caplog):
     """It has no effect there; a warning says so, once."""
-    from parallelkit import plan
+    from parallelkit.engine.run import plan
 
     monkeypatch.setattr(plan, "_told", set())
     with pk.Pool(2, "thread") as pool:

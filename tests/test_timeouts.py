@@ -13,9 +13,9 @@ from faults import WAYS, outcomes, tallies
 from helpers import ended, fail_then_hold, hold, hold_at, increment, wait_for, wait_until
 
 import parallelkit as pk
-from parallelkit.pools.routing import Router
-from parallelkit.transport import worker as protocol
-from parallelkit.transport.watch import NOBODY
+from parallelkit.backends.processes.routing import Router
+from parallelkit.worker import loop as protocol
+from parallelkit.worker.watchdog import NOBODY
 
 SHORT = 0.2  # seconds; only what hangs for good runs longer
 PLENTY = 30.0  # seconds; nothing here runs as long

@@ -414,7 +414,7 @@ TEMPORARIES = [_kept(case) for case in arrays.TEMPORARIES]
 
 def keep_memory():
     """What ``GLIBC_TUNABLES`` would do before the start (see docs/benchmarks.md)."""
-    from parallelkit.transport import malloc
+    from parallelkit.place import malloc
 
     malloc.keep()
 

@@ -10,8 +10,8 @@ import tempfile
 from importlib import metadata
 
 from .. import __version__
-from ..host import cpu_count, default_start_method, has_gil
 from ..options import configured
+from ..place.host import cpu_count, default_start_method, has_gil
 
 __all__ = ["show"]
 
@@ -51,7 +51,7 @@ def _version(name: str) -> str | None:
 
 
 def _quota() -> str:
-    from ..host import _cgroup_quota
+    from ..place.host import _cgroup_quota
 
     quota = _cgroup_quota()
     return "none" if quota is None else f"{quota:g} cores"

@@ -15,16 +15,16 @@ from typing import Any
 
 import multiprocess
 
-from .. import engine
-from ..call import Call, Delayed
-from ..chunking import Source
+from ..background.futures import Desk, in_thread
+from ..background.jobs import ENGINE, Job, chunks_of, snapshot, start
+from ..engine import run as engine
+from ..engine.plan import plan
 from ..errors import ParallelError
-from ..futures import Desk, in_thread
-from ..jobs import ENGINE, Job, chunks_of, snapshot, start
-from ..levels import nesting
 from ..options import Resolver
-from ..outcome import Failure
-from ..plan import plan
+from ..place.nesting import nesting
+from ..values.call import Call, Delayed
+from ..values.outcome import Failure
+from ..values.source import Source
 
 __all__ = ["AsyncPool", "AsyncResult", "Results", "Timeout"]
 

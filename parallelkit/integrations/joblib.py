@@ -39,11 +39,11 @@ except ImportError as error:
         f"parallelkit.integrations.joblib needs joblib: pip install 'parallelkit[joblib]' ({error})"
     ) from error
 
-from .. import blas
 from ..api import Pool
 from ..errors import ParallelError, RemoteTraceback, WorkerDied, assign
-from ..levels import nesting
-from ..transport.payload import format_error
+from ..place import blas
+from ..place.nesting import nesting
+from ..worker.task import format_error
 from .arrays_once import Once, Packed
 
 __all__ = ["ParallelkitBackend", "ParallelkitThreadsBackend", "TerminatedWorker"]

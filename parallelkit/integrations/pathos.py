@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from ..host import cpu_count
+from ..place.host import cpu_count
 from .asynchronous import AsyncPool, AsyncResult
 
 __all__ = ["ProcessPool", "SerialPool", "ThreadPool"]

@@ -17,7 +17,7 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from ..levels import in_worker_process
+from ..place.nesting import in_worker_process
 from .values import Encoder, NotPlain, dumps, short
 
 __all__ = ["canonical", "code", "content", "function_name", "stated"]

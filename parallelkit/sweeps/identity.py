@@ -13,7 +13,7 @@ from . import canonical
 from .values import NotPlain
 
 if TYPE_CHECKING:
-    from ..seeds import Seed
+    from ..values.seeds import Seed
 
 __all__ = ["check", "function_name", "identity", "key_of", "seed_of"]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-from ..levels import in_worker_process
-from ..seeds import Seed, kept, run
-from ..transport.payload import format_error
+from ..place.nesting import in_worker_process
+from ..values.seeds import Seed, kept, run
+from ..worker.task import format_error
 
 __all__ = ["Item", "Measured", "Problem", "Ran"]
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from ..collect.progress import bar
+from ..engine.progress import bar
 from ..options import Resolver
-from ..seeds import inherited, root
+from ..values.seeds import inherited, root
 from .grid import as_points
 from .identity import function_name, identity
 from .records import Kept

@@ -16,15 +16,15 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from .. import engine
-from ..call import Call
-from ..chunking import Source
-from ..collect.progress import Bar
-from ..levels import nesting
+from ..engine import run as engine
+from ..engine.plan import plan
+from ..engine.progress import Bar
 from ..options import Options
-from ..outcome import Failure
-from ..plan import plan
-from ..seeds import Seed, takes_rng
+from ..place.nesting import nesting
+from ..values.call import Call
+from ..values.outcome import Failure
+from ..values.seeds import Seed, takes_rng
+from ..values.source import Source
 from .canonical import canonical
 from .grid import Point
 from .identity import key_of, seed_of

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..pools.shield import Shield
+from ..place.sigint import Shield
 from .database import Lock, meta_of, refuse_pickles, translated, writable
 from .identity import check
 from .records import Record, result_columns

@@ -31,7 +31,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as _cp
 
 from ..errors import assign
-from ..levels import in_worker_process
+from ..place.nesting import in_worker_process
 
 __all__ = ["ByValuePickler"]
 

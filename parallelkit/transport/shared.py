@@ -24,8 +24,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import TransportError
-from ..levels import in_worker_process
 from ..options import configured
+from ..place.nesting import in_worker_process
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,0 +1,121 @@
+"""The contract of a pool, and all that an adapter for another engine has to implement.
+
+A pool gets a task and a source of chunks. It takes chunks while it has workers for them, runs
+``task.run(chunk, rank)`` somewhere, and yields ``(chunk, outcome)`` pairs in
+any order until the source is finished and all chunks that it took are answered. The first thing
+that it yields is None: the call has begun. An outcome is
+
+- a :class:`~parallelkit.values.outcome.Reply` for the items from the chunk's start on. A pool that
+  answers in parts yields each part with the chunk that begins where the part does. Items that a
+  final reply leaves out go back into the source (``source.put_back(chunk.part(...))``);
+- a :class:`~parallelkit.values.outcome.Lost` where the chunk came to nothing: the worker died, the
+  arguments could not be unpickled. Whether it is tried again is not for the pool to decide: the
+  consumer may put the chunk back before it resumes the generator.
+
+``rank`` counts the workers from 0. Closing the generator, also by an exception, gives the call
+up: chunks in work are abandoned, and the workers are fit for another call when ``close`` returns
+or soon after. Several calls may run at the same time, in several threads.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, Protocol
+
+from ..errors import IN_INITIALIZER
+from ..place.nesting import Nesting
+from ..values.outcome import Lost, Reply
+from ..values.source import Chunk, Source
+
+__all__ = ["Done", "Pool", "Setup", "Task"]
+
+Done = tuple[Chunk, Reply | Lost]
+
+
+class Task(Protocol):
+    """What a pool knows of the task: it runs chunks."""
+
+    timeout: float | None  # seconds per item
+    cores: int  # what the workers have together
+    stop_at_error: bool  # whether the first item that fails ends its chunk
+
+    def run(
+        self,
+        chunk: Chunk,
+        rank: int,
+        stop: Callable[[], bool] | None = None,
+        *,
+        spare: Callable[[], int] | None = None,
+    ) -> Reply:
+        """Run the items of a chunk, or its first ones; `stop` is asked between some of them.
+
+        `spare` tells the items how many cores are theirs for the moment, where that is more than
+        the share of the worker.
+        """
+        ...
+
+    def state(self) -> tuple[Any, ...]:
+        """Return what a worker process makes its copy from."""
+        ...
+
+    def place(self, rank: int) -> Nesting:
+        """Level and share of the worker `rank`."""
+        ...
+
+    def threads(self, rank: int) -> int:
+        """How many threads numerical libraries may use in the worker `rank`."""
+        ...
+
+    def refusal(self, error: BaseException) -> BaseException:
+        """Error to raise for `error`, which came up when the task was pickled."""
+        ...
+
+
+class Setup:
+    """A user's initializer, for pools whose workers are threads: run once in each.
+
+    Parameters
+    ----------
+    initializer : callable or None
+    initargs : tuple
+    """
+
+    _done = threading.local()
+
+    def __init__(
+        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ) -> None:
+        self._identity = initializer, *initargs
+
+    def __call__(self) -> None:
+        """Run it, if this thread has not yet."""
+        initializer, *initargs = self._identity
+        if initializer is None:
+            return
+        done: list[tuple[Any, ...]] = self._done.__dict__.setdefault("identities", [])
+        if any(_same(self._identity, other) for other in done):
+            return
+        try:
+            initializer(*initargs)
+        except BaseException as error:
+            error.add_note(IN_INITIALIZER)
+            raise
+        done.append(self._identity)
+
+
+def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return len(one) == len(other) and all(map(operator.is_, one, other))
+
+
+class Pool(Protocol):
+    """What the engine knows of a pool."""
+
+    def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
+        """Run all chunks of `source`."""
+        ...
+
+    def close(self) -> None:
+        """End the workers. Calls that are under way fail."""
+        ...

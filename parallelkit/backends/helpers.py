@@ -1,0 +1,63 @@
+"""Inner calls on processes: the caller runs chunks itself, idle workers of the outer pool help."""
+
+from __future__ import annotations
+
+import contextvars
+from collections.abc import Generator
+
+from ..values.source import Source
+from ..worker import loop as worker
+from .base import Done, Setup, Task
+
+__all__ = ["OuterPool"]
+
+
+class OuterPool:
+    """Runs chunks of a call that is made in a worker process.
+
+    Parameters
+    ----------
+    workers : int
+        How many may work on it, the caller included.
+    setup : Setup
+        The user's initializer, for what is run here. Helpers are workers that had theirs.
+    """
+
+    def __init__(self, workers: int, setup: Setup) -> None:
+        self._workers = workers
+        self._setup = setup
+
+    def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
+        """Run all chunks of `source`, here and elsewhere."""
+        self._setup()
+        context = contextvars.copy_context()
+        link = worker.link()
+        inner = link.open(task, source, self._workers - 1)
+        source.wake = link.nudge
+        try:
+            yield None
+            while True:
+                if source.aborted is not None:
+                    raise source.aborted
+                link.seek(inner)
+                done = link.next(inner)
+                if done is not None:
+                    yield done
+                elif (chunk := inner.take()) is not None:
+                    reply = context.run(task.run, chunk, 0)
+                    count = len(reply.values)
+                    if count < chunk.size and not (reply.raised and task.stop_at_error):
+                        source.put_back(chunk.part(count, chunk.size))
+                        inner.worth_seeking = True
+                    source.sizer.observe(count, reply.seconds)
+                    yield chunk.part(0, count), reply
+                elif inner.over():
+                    return
+                else:
+                    link.wait(inner)
+        finally:
+            source.wake = None
+            link.close(inner)
+
+    def close(self) -> None:
+        """Nothing to end: the workers are the outer pool's."""

@@ -1,0 +1,1 @@
+"""Worker processes: who decides, who listens, who starts them."""

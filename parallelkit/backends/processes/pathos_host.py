@@ -1,0 +1,313 @@
+"""How pathos hosts worker processes for us.
+
+::
+
+    pathos ProcessPool ── starts, replaces, ends ──► Host.Process ──► worker process
+                                                         │ socket pair, made at start
+    Crew ◄───────────── on_start(process, socket) ───────┘
+
+pathos owns the processes: its pool starts them, notices a dead one and starts another, and ends
+them. It never sees a task. Our context gives it a process class whose `start` makes a socket
+pair, hands one end to the newborn and the other to us; the worker serves that instead of the
+pool's queue. So no worker touches a lock or queue that another one waits for, and the queues
+that the pool makes for itself need no semaphores.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import wait as wait_for
+from typing import Any
+
+from multiprocess import context, popen_fork, popen_forkserver, queues, util
+from multiprocess import process as mp_process
+from pathos.multiprocessing import ProcessPool
+
+from ...errors import ParallelError
+from ...worker.bootstrap import live
+from ...worker.ending import PATIENCE, forget_exit_handlers, kill_with_children
+from . import forkserver as forking
+from . import launch
+
+__all__ = ["Host"]
+
+OnStart = Callable[[Any, socket.socket], None]
+OnFailure = Callable[[BaseException], None]
+
+_ids = itertools.count()
+_ending = False
+_starting = threading.RLock()  # no worker inherits a descriptor meant for another
+
+
+class Host:
+    """A pathos process pool whose workers talk to us.
+
+    Parameters
+    ----------
+    workers : int
+    start_method : str
+    on_start : callable
+        Called with each new process and our end of its socket, also for replacements, which
+        pathos starts in a thread of its own.
+    on_failure : callable
+        Called with the error where a replacement cannot be started.
+    """
+
+    def __init__(
+        self, workers: int, start_method: str, on_start: OnStart, on_failure: OnFailure
+    ) -> None:
+        self._pid = os.getpid()
+        self.closed = False
+        self._context = _Context(start_method, on_start, on_failure)
+        try:
+            self._pool = ProcessPool(
+                nodes=workers,
+                id=f"parallelkit-{os.getpid()}-{next(_ids)}",
+                context=self._context,
+            )
+        except RuntimeError as error:
+            if "at interpreter shutdown" not in str(error):
+                raise
+            raise ParallelError(
+                "Python is ending, and this version of it starts neither threads nor forks then "
+                "(3.11 and 3.13 do): make the call earlier, or use backend='serial'"
+            ) from error
+
+    def replace_no_more(self) -> None:
+        """Let workers end without others that come in their place."""
+        self._context.deadline = time.monotonic() + PATIENCE + 0.2
+        pool = self._pool.__state__.get(self._pool._id)
+        if pool is not None:
+            pool._worker_handler._state = "TERMINATE"  # as terminate() says it, a moment later
+
+    def close(self) -> None:
+        """End all processes, and start no more."""
+        if self.closed or os.getpid() != self._pid:
+            return
+        self.closed = True
+        self.replace_no_more()
+        pool = self._pool.__state__.get(self._pool._id)
+        if pool is not None:
+            # Its task handler waits for this from its worker handler, which is gone where a
+            # replacement could not be started.
+            pool._taskqueue.put(None)
+        self._pool.terminate()
+        self._pool.join()
+        self._pool.clear()
+
+    def disown(self, processes: list[Any]) -> None:
+        """In a forked child: see to it that its end does not end the parent's workers."""
+        self.closed = True
+        for process in processes:
+            mp_process._children.discard(process)
+        # Not by _serve(), which would start a new pool where there is none any more.
+        pool = self._pool.__state__.get(self._pool._id)
+        if pool is not None:
+            pool._state = "TERMINATE"  # or its __del__ would warn of a running pool
+
+
+class _Context(context.BaseContext):  # type: ignore[misc]
+    """The part of a context that a multiprocess pool uses."""
+
+    def __init__(self, start_method: str, on_start: OnStart, on_failure: OnFailure) -> None:
+        self._method = start_method
+        self.on_start = on_start
+        self.on_failure = on_failure
+        self._creator = threading.current_thread()
+        self.deadline: float | None = None  # for the workers to have ended, once that is wanted
+
+    def Process(self, *_: Any, **__: Any) -> _Process:  # noqa: N802 - the base's name
+        """A worker; what the pool wants to run in it is of no interest."""
+        replaces = threading.current_thread() is not self._creator
+        return _Process(self, _POPEN[self._method], replaces)
+
+    def SimpleQueue(self) -> _LocalQueue:  # noqa: N802 - the base's name
+        """A queue for the pool's own threads."""
+        return _LocalQueue()
+
+
+class _LocalQueue(queues.SimpleQueue):  # type: ignore[misc]
+    """A queue between threads, on a pipe because the pool waits on its descriptor."""
+
+    def __init__(self) -> None:
+        super().__init__(ctx=_ThreadLocks)
+
+
+class _ThreadLocks:
+    """Stands for a context where a queue asks for locks."""
+
+    Lock = staticmethod(threading.Lock)
+
+
+class _Process(mp_process.BaseProcess):  # type: ignore[misc]
+    """A worker as the parent sees it."""
+
+    _start_method = None
+
+    def __init__(self, owner: _Context, popen: type, replaces: bool) -> None:
+        super().__init__(name="parallelkit-worker")
+        self._owner = owner
+        self._popen_class = popen
+        self._replaces = replaces
+        self._ours: socket.socket | None = None
+        self._theirs: socket.socket | None = None
+        self.end: int | None = None  # see `birth.live`
+        self.life: int | None = None
+
+    def start(self) -> None:
+        """Start the process and pass our end of its socket on."""
+        try:
+            with _starting:
+                # Other threads may be stopped anywhere now; a user's atexit handlers go on.
+                if _ending and threading.current_thread() is not threading.main_thread():
+                    raise ParallelError("Python is ending: no more workers are started")
+                self._ours, self._theirs = launch.pair()
+                try:
+                    super().start()
+                finally:
+                    self._theirs.close()
+            self._owner.on_start(self, self._ours)
+        except BaseException as error:
+            if self._popen is not None:
+                self.kill()
+            if self._ours is not None:
+                self._ours.close()
+            if not self._replaces or not isinstance(error, Exception):
+                raise
+            self._owner.on_failure(error)
+            raise SystemExit from error  # ends the pool's own thread without a word
+
+    def terminate(self) -> None:
+        """Wait a moment for the end of a process that was hung up on, and end it if it does not."""
+        left = (self._owner.deadline or 0.0) - time.monotonic()
+        wait_for([self.sentinel], max(0.0, left))
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process, whatever it does, and what its items have started."""
+        if self._popen is not None and self._popen.returncode is None:
+            kill_with_children(self._popen.pid)
+            forking.rouse()  # it is to tell of the end
+
+    def run(self) -> None:
+        """In a forked child: close what belongs to the parent, and serve."""
+        assert self._ours is not None
+        self._ours.close()
+        forget_exit_handlers()
+        self._config["daemon"] = False  # pathos', of its own workers; items may start processes
+        live(socket.socket(fileno=self.theirs.detach()), self.end, self.life)
+
+    def _Popen(self, process: Any) -> Any:  # noqa: N802 - the base's name
+        return self._popen_class(process)
+
+    @property
+    def theirs(self) -> socket.socket:
+        """The worker's end of its socket, while it is being started."""
+        assert self._theirs is not None
+        return self._theirs
+
+
+class _Polled:
+    """The pool's thread and ours both ask for the exit code, which can be read just once."""
+
+    def __init__(self, process: Any) -> None:
+        self._polling = threading.Lock()
+        super().__init__(process)  # type: ignore[call-arg]
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Exit code, or None while the process lives."""
+        if flag != os.WNOHANG:
+            return super().poll(flag)  # type: ignore[misc,no-any-return]
+        with self._polling:
+            return super().poll(flag)  # type: ignore[misc,no-any-return]
+
+
+class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
+    """Start by fork."""
+
+    def _launch(self, process: _Process) -> None:
+        process.life = _life()
+        self.sentinel, process.end = os.pipe()
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                code = 1
+                try:
+                    os.close(self.sentinel)
+                    code = process._bootstrap()
+                finally:
+                    os._exit(code)
+        finally:
+            os.close(process.end)
+
+
+class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
+    """Start by a fork server of our own, which has loaded what every worker needs."""
+
+    def _launch(self, process: _Process) -> None:
+        self.pid, self.sentinel = forking.fork(process.theirs)
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait until the server tells of the worker's end, also where somebody has stopped it."""
+        if timeout is None:
+            while self.returncode is None and not wait_for([self.sentinel], forking.PATIENCE):
+                forking.rouse()
+        return super().wait(timeout)  # type: ignore[no-any-return]
+
+
+class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
+    """Start in a fresh interpreter."""
+
+    def _launch(self, process: _Process) -> None:
+        self.sentinel, end = os.pipe()  # the worker's end of it is closed when it ends
+        end = launch.apart(end)
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+        fds = process.theirs.fileno(), end, _life()
+        try:
+            code = f"from parallelkit.worker.bootstrap import spawned; spawned{fds}"
+            started = launch.run(code, fds)
+            self.pid, started.returncode = started.pid, 0  # its end is waited for here
+        finally:
+            os.close(end)
+
+
+_POPEN = {"fork": _ForkPopen, "spawn": _SpawnPopen, "forkserver": _ForkServerPopen}
+
+
+_line: tuple[int, int] | None = None  # a pipe; nobody else has the end to write to
+
+
+def _life() -> int:
+    """Return the reading end of a pipe that is closed when this process ends."""
+    global _line
+    if _line is None:
+        one, other = os.pipe()
+        _line = launch.apart(one), launch.apart(other)
+    return _line[0]
+
+
+def _after_fork() -> None:
+    """In a forked child: the thread that holds the lock may not exist here."""
+    global _starting, _line
+    _starting = threading.RLock()
+    if _line is not None:
+        os.close(_line[1])  # a worker needs the other one, which is harmless elsewhere
+        _line = None
+
+
+def end() -> None:
+    """Start no more workers from other threads; one that is being started gets all it needs."""
+    global _ending
+    with _starting:
+        _ending = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,370 @@
+"""Threads: helpers hosted by pathos, one set for each nesting level, and the caller itself.
+
+::
+
+    call A ─┐                  ┌─ helper 1 ─┐
+    call B ─┼─► level's queue ─┤            ├─► take a chunk, run it, hand it in ─► the call
+            │                  └─ helper 2 ─┘
+            └── the caller takes chunks as well while it has nothing else to do
+
+A call of n threads engages n - 1 helpers and works along; it never waits for work that nobody
+does, so calls nested to any depth cannot lock each other out, and n threads are busy, not n + 1.
+At the top level a lazy call engages n helpers and only collects: it has a consumer to serve. So
+does an endless one, whose helpers are its own, since its items may wait for those of another.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import os
+import queue
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+from ..place import blas
+from ..place.nesting import process_cores
+from ..place.sigint import Shield
+from ..values.source import Chunk, Source
+from .base import Done, Setup, Task
+
+__all__ = ["ThreadPool", "shutdown"]
+
+
+class ThreadPool:
+    """Runs chunks in threads of this process.
+
+    Parameters
+    ----------
+    workers : int
+    level : int
+        Nesting level of the items; each level has helpers of its own.
+    setup : Setup
+        The user's initializer.
+    wished : bool
+        Whether somebody asked for that many. Within an item such a call has helpers to itself;
+        otherwise calls of a level share them, so that a thousand calls at a time make no more
+        threads than there are cores.
+    """
+
+    def __init__(self, workers: int, level: int, setup: Setup, wished: bool) -> None:
+        self._workers = workers
+        self._level = level
+        self._setup = setup
+        self._wished = wished
+
+    def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
+        """Run all chunks of `source` in threads, this one included where that serves."""
+        helping = self._level > 1 or not (source.lazy or source.endless)
+        helpers = self._workers - helping
+        if source.total is not None:
+            helpers = min(helpers, source.total - helping)
+        own = source.endless if self._level == 1 else self._wished
+        engaged = self._workers - helping if self._wished or own else helpers
+        crew = None
+        if helpers > 0:
+            try:
+                crew = _engage(self._level, engaged, self._wished, own)
+            except RuntimeError:  # Python is ending, and starts no thread any more (3.12)
+                helping, helpers = True, 0
+        hand_out = _nobody if crew is None else crew.put
+        least = min(range(self._workers), key=task.threads)
+        here = helping and not source.endless
+        lent = blas.lent(task.threads(least), task.place(least).cores, here=here)
+        ranks = range(helping, helping + helpers)
+        job = _Job(task, source, ranks, hand_out, self._setup, lent if source.endless else None)
+        try:
+            # An endless call takes its share of BLAS threads only while it has something to run.
+            with nullcontext() if source.endless else lent:
+                yield from self._collect(job, source, helping)
+        finally:
+            job.close()
+            if crew is not None:
+                crew.dismiss(engaged)
+
+    def _collect(
+        self, job: _Job, source: Source, helping: bool
+    ) -> Generator[Done | None, None, None]:
+        """Yield what the threads of a job hand in; run chunks here in between, if `helping`."""
+        if helping:
+            self._setup()
+        job.engage()
+        yield None
+        while True:
+            if source.aborted is not None:
+                raise source.aborted
+            if job.finished.empty():
+                if helping and job.help_out():
+                    continue
+                if job.over():
+                    return
+            outcome = job.finished.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if outcome is not None:
+                yield outcome
+                del outcome  # it belongs to the consumer alone from now on
+                job.engage()
+
+    def close(self) -> None:
+        """Nothing to end: helpers are shared."""
+
+
+class _Job:
+    """One call: where its threads find chunks, and leave what came of them.
+
+    A helper that finds no chunk leaves for other calls; it is engaged again when there may be
+    one. So a call whose consumer has paused holds no thread that another call waits for. `lent` is
+    the share that it takes only while items of it run.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        source: Source,
+        ranks: range,
+        hand_out: Callable[[Callable[[], None]], None],
+        setup: Setup,
+        lent: blas.lent | None,
+    ) -> None:
+        self._task = task
+        self._source = source
+        self._ranks = ranks
+        self._idle_ranks = list(reversed(ranks))
+        self._hand_out = hand_out
+        self._setup = setup
+        self._context = contextvars.copy_context()
+        self._lock = threading.Lock()
+        self._lent = lent
+        self._running: set[int] = set()  # ranks
+        self._stopped = False
+        self.finished: queue.SimpleQueue[Done | BaseException | None] = queue.SimpleQueue()
+        source.wake = self._nudge
+
+    def engage(self) -> None:
+        """Let all helpers look for chunks."""
+        with self._lock:
+            while self._idle_ranks and not self._stopped and not self._source.finished:
+                self._hand_out(partial(self._help, self._idle_ranks.pop()))
+
+    def help_out(self) -> bool:
+        """Run one chunk in the thread of the caller, if there is one."""
+        return self._context.run(self.step, 0)
+
+    def _help(self, rank: int) -> None:
+        self._context.copy().run(self._helping, rank)
+
+    def _helping(self, rank: int) -> None:
+        try:
+            self._setup()
+        except BaseException as error:  # noqa: BLE001 - an initializer's: the caller must know
+            self.finished.put(error)
+            return
+        while self.step(rank):
+            pass
+        self._tell()
+
+    def step(self, rank: int) -> bool:
+        """Run one chunk, if there is one."""
+        with self._lock:
+            chunk = None if self._stopped else self._source.take()
+            if chunk is None:
+                if rank in self._ranks:
+                    self._idle_ranks.append(rank)
+                return False
+            if self._lent is not None and not self._running:
+                self._lent.__enter__()
+            self._running.add(rank)
+        try:
+            blas.hold(self._task.threads(rank))  # also what has been loaded since
+            done = self._run(chunk, rank)
+            if self._source.deliver is None:
+                self.finished.put(done)
+            else:
+                self._source.deliver(*done)
+            del done
+        except KeyboardInterrupt as error:
+            if threading.current_thread() is threading.main_thread():
+                raise
+            self.finished.put(error)
+        except BaseException as error:  # noqa: BLE001 - an error of ours: the caller must know
+            self.finished.put(error)
+        finally:
+            with self._lock:
+                self._running.discard(rank)
+                if self._lent is not None and not self._running:
+                    self._lent.__exit__(None, None, None)
+        return True
+
+    def _run(self, chunk: Chunk, rank: int) -> Done:
+        reply = self._task.run(
+            chunk, rank, stop=lambda: self._stopped, spare=partial(self._spare, rank)
+        )
+        done = len(reply.values)
+        if done < chunk.size and not (reply.raised and self._task.stop_at_error):
+            self._source.put_back(chunk.part(done, chunk.size))
+        self._source.sizer.observe(done, reply.seconds)
+        return chunk.part(0, done), reply
+
+    def _spare(self, rank: int) -> int:
+        """Cores of the thread `rank` when some of the others will get nothing to do any more."""
+        with self._lock:
+            if not self._source.finished or rank not in self._running:
+                return 0
+            base, extra = divmod(self._task.cores, len(self._running))
+            return base + (sorted(self._running).index(rank) < extra)
+
+    def over(self) -> bool:
+        """Whether nothing runs and nothing will."""
+        with self._lock:
+            return self._source.finished and not self._running and self.finished.empty()
+
+    def _nudge(self) -> None:
+        self.engage()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the thread of the call look, unless all is run and delivered without it."""
+        source, alone = self._source, self._ranks.start == 0
+        if source.deliver is None or not alone or source.finished or source.aborted is not None:
+            self.finished.put(None)
+
+    def close(self) -> None:
+        """Take no more chunks; an item that runs ends when it ends."""
+        self._source.wake = None
+        self._stopped = True
+
+
+# --- helpers ------------------------------------------------------------------------------------
+
+
+class _Helpers:
+    """Threads hosted by pathos pools, that run what is put to them.
+
+    They are as many as the calls that share them want together, but no more than `most`, or than
+    one call alone wants: calls that are nested in a share of cores want what is left of that, so
+    that together they never want more than the process has.
+    """
+
+    def __init__(self, level: int, own: bool) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._level = level
+        self._own = own
+        self._wanted = 0
+        self._threads = 0
+        self._busy = 0  # put and not finished
+        self._closed = False
+        self._pools: list[Any] = []
+
+    def engage(self, threads: int, most: int) -> None:
+        """Have threads for one call more."""
+        wanted = self._wanted + threads
+        more = max(threads, min(wanted, most)) - self._threads
+        if more > 0:
+            self._pools.append(_threads(more, self._serve))
+            self._threads += more
+        self._wanted = wanted
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Let one of the threads run `work`; one of their successors, after a shutdown."""
+        with _lock:
+            if not self._closed:
+                self._busy += 1
+                self._queue.put(work)
+                return
+        _engage(self._level, self._threads, wished=False, own=False).put(work)
+
+    def dismiss(self, threads: int) -> None:
+        """Be wanted by a call no more."""
+        with _lock:
+            self._wanted -= threads
+            self._settle()
+
+    def close(self) -> None:
+        """End the threads; what they run is waited for."""
+        with _lock:
+            self._closed = True
+        for _ in range(self._threads):
+            self._queue.put(None)
+        for pool in self._pools:
+            pool.close()
+            pool.join()
+            pool.clear()
+
+    def _serve(self) -> None:
+        while (work := self._queue.get()) is not None:
+            work()
+            del work
+            with _lock:
+                self._busy -= 1
+                self._settle()
+
+    def _settle(self) -> None:
+        """Become free for another call, if these are one call's own, and it is over."""
+        idle = _idle[self._threads]
+        if self._own and not (self._wanted or self._busy or self._closed) and self not in idle:
+            idle.append(self)
+
+
+def _threads(number: int, serve: Callable[[], None]) -> Any:
+    with Shield("pathos.threading" not in sys.modules):  # see `engine`
+        from pathos.threading import ThreadPool as PathosThreadPool
+
+    # The initializer is a helper's whole life: pathos owns the thread, its queue is idle.
+    name = f"parallelkit-{os.getpid()}-{next(_ids)}"
+    return PathosThreadPool(nodes=number, id=name, initializer=serve)
+
+
+_ids = itertools.count()
+_lock = threading.RLock()  # a call may be closed by the garbage collector, anywhere
+_shared: dict[tuple[int, int], _Helpers] = {}  # by level, and by their number if that is a wish
+_owned: list[_Helpers] = []
+_idle: defaultdict[int, list[_Helpers]] = defaultdict(list)  # of the owned ones, by their number
+
+
+def _engage(level: int, threads: int, wished: bool, own: bool) -> _Helpers:
+    """Helpers of a level: those that its calls share, or some for one call alone."""
+    with _lock:
+        if own and _idle[threads]:
+            helpers = _idle[threads].pop()
+        elif own:
+            helpers = _Helpers(level, own)
+            _owned.append(helpers)
+        else:
+            key = level, threads if wished else 0
+            helpers = _shared.get(key) or _shared.setdefault(key, _Helpers(level, own))
+        helpers.engage(threads, threads if wished or own else process_cores() - 1)
+        return helpers
+
+
+def _nobody(work: Callable[[], None]) -> None:
+    """Stand for helpers where none are needed: there are no ranks to give work to."""
+
+
+def shutdown() -> None:
+    """End all helpers; items that still run are waited for."""
+    with _lock:
+        helpers = [*_shared.values(), *_owned]
+        _shared.clear()
+        _owned.clear()
+        _idle.clear()
+    for helper in helpers:
+        helper.close()
+
+
+def _after_fork() -> None:
+    """In a forked child the threads are gone: forget them."""
+    global _lock
+    _lock = threading.RLock()
+    _shared.clear()
+    _owned.clear()
+    _idle.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

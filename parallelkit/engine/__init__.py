@@ -1,0 +1,1 @@
+"""A call's way, top to bottom and back."""

@@ -1,0 +1,141 @@
+"""What to do about items that failed: try again, raise, keep as a value, or leave out."""
+
+from __future__ import annotations
+
+import reprlib
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..errors import ParallelError, RemoteTraceback, TaskTimeout, TransportError, WorkerDied, assign
+from ..options import Options
+from ..values.call import Call
+from ..values.outcome import Failure, Lost, Raised, Reply
+from ..values.source import Chunk, Source
+from .ordering import Part
+
+__all__ = ["Failures"]
+
+
+class Failures:
+    """Turns what a pool yields into parts of results, by the options of the call.
+
+    Parameters
+    ----------
+    options : Options
+        ``on_error``, ``retries``, ``retry_on`` and ``timeout`` count.
+    source : Source
+        Where chunks go that are to be tried again.
+    call : Call
+    """
+
+    def __init__(self, options: Options, source: Source, call: Call) -> None:
+        self._options = options
+        self._source = source
+        self._call = call
+
+    def settle(self, chunk: Chunk, outcome: Reply | Lost) -> list[Part]:
+        """Results of the items of `chunk` that are settled.
+
+        With ``on_error="raise"`` an error comes with its part, to be raised by whoever delivers
+        that; later items are not begun any more.
+        """
+        if isinstance(outcome, Lost):
+            return self._lost(chunk, outcome)
+        if not outcome.raised:
+            return [Part(chunk.start, chunk.size, outcome.values, None, chunk.attempts)]
+        return self._with_raised(chunk, outcome)
+
+    def _lost(self, chunk: Chunk, lost: Lost) -> list[Part]:
+        """A whole chunk came to nothing. One by one tells which item it was."""
+        if chunk.size > 1:
+            self._source.put_back(*(chunk.part(i, i + 1) for i in range(chunk.size)))
+            return []
+        error = _explained(chunk, lost.reason, self._options)
+        again: tuple[type[BaseException], ...] = (WorkerDied, *self._options.retry_on)
+        wanted = any(isinstance(one, again) for one in (error, lost.reason))
+        if wanted and chunk.attempts <= self._options.retries:
+            self._source.put_back(replace(chunk, attempts=chunk.attempts + 1))
+            return []
+        text = "".join(traceback.format_exception(error))
+        return [self._failed(chunk, 0, error, text)]
+
+    def _with_raised(self, chunk: Chunk, reply: Reply) -> list[Part]:
+        """Cut the results at the items that raised."""
+        parts: list[Part] = []
+        begin = 0
+        for raised in reply.raised:
+            at = raised.offset
+            if begin < at:
+                values = reply.values[begin:at]
+                parts.append(Part(chunk.start + begin, at - begin, values, None, chunk.attempts))
+            begin = at + 1
+            if isinstance(raised.exception, self._options.retry_on) and (
+                chunk.attempts <= self._options.retries
+            ):
+                item = chunk.part(at, at + 1)
+                self._source.put_back(replace(item, attempts=chunk.attempts + 1))
+            else:
+                parts.append(self._failed(chunk, at, raised.exception, raised.traceback, raised))
+        if begin < chunk.size:
+            values = reply.values[begin:]
+            parts.append(Part(chunk.start + begin, len(values), values, None, chunk.attempts))
+        return parts
+
+    def _failed(
+        self,
+        chunk: Chunk,
+        offset: int,
+        error: BaseException,
+        text: str,
+        raised: Raised | None = None,
+    ) -> Part:
+        index = chunk.start + offset
+        args, kwargs = self._call.arguments(chunk.args(offset))
+        _note(error, f"in item {index} of the input, called with {_told(args, kwargs)}")
+        if chunk.attempts > 1:
+            _note(error, f"after {chunk.attempts} attempts")
+        if raised is not None and error.__traceback__ is None and error.__cause__ is None:
+            assign(error, __cause__=RemoteTraceback(text))
+        if self._options.on_error == "raise":
+            self._source.cut(index)
+            return Part(index, 1, [], error)
+        if self._options.on_error == "skip":
+            return Part(index, 1, [])
+        return Part(index, 1, [Failure(index, args, kwargs, error, text, chunk.attempts)])
+
+
+def _explained(chunk: Chunk, reason: BaseException, options: Options) -> BaseException:
+    """Error of an item that gave no result, from what the pool knows of it."""
+    if isinstance(reason, (ParallelError, MemoryError)):
+        return reason
+    if isinstance(reason, TimeoutError) and options.timeout is not None:
+        return TaskTimeout(
+            f"item {chunk.start} ran longer than timeout={options.timeout:g} seconds"
+        )
+    told = f"{type(reason).__name__}: {reason}"
+    error = TransportError(f"item {chunk.start} or its result could not be unpickled: {told}")
+    error.__cause__ = reason
+    return error
+
+
+def _note(error: BaseException, note: str) -> None:
+    try:
+        if note not in getattr(error, "__notes__", ()):
+            error.add_note(note)
+    except Exception:  # noqa: BLE001 - an exception class may forbid attributes
+        pass
+
+
+def _told(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    told = [_short(arg) for arg in args] + [f"{k}={_short(v)}" for k, v in kwargs.items()]
+    return f"({', '.join(told)})"
+
+
+def _short(value: object) -> str:
+    try:
+        text = reprlib.repr(value)
+    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 120 else text[:117] + "..."

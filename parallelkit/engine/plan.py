@@ -1,0 +1,117 @@
+"""Which backend a call gets, with how many workers, and what stands below it.
+
+Every downgrade rule lives here:
+
+=====================================  ============================================================
+where the call is made                 what it gets
+=====================================  ============================================================
+main process                           what was asked for (processes by default)
+a process worker                       threads, with this worker's share of the cores
+a worker of another library            threads, with the share that is known (see `foreign`)
+a thread of ours                       threads at the next level with the share that is left
+a share of one, no wish for workers    runs in place
+``workers=`` given                     honoured at every level
+``backend="process"`` below a worker   threads all the same
+the same, with ``nested="process"``    idle workers of the outer pool, and the caller itself
+threads, a ``seed=``, no ``rng``       in place: `random` and `numpy.random` are all threads' own
+=====================================  ============================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+
+from ..errors import ParallelError
+from ..options import Options
+from ..place import host
+from ..place.nesting import Nesting, fellows
+
+__all__ = ["Plan", "plan"]
+
+log = logging.getLogger("parallelkit")
+_told: set[str] = set()  # warnings that this process has given
+
+
+@dataclass(slots=True)
+class Plan:
+    """What was decided for one call.
+
+    Attributes
+    ----------
+    backend : str
+        ``"process"``, ``"thread"``, ``"serial"`` or ``"outer"``: here, and in workers of the outer
+        call's pool that have nothing to do.
+    workers : int
+        Size of the pool.
+    level : int
+        Nesting level of the call's items.
+    cores : int
+        What the call has to share out among its workers.
+    wished : bool
+        Whether somebody asked for that number of workers, or it is just the share.
+    """
+
+    backend: str
+    workers: int
+    level: int
+    cores: int
+    wished: bool = False
+
+    def share(self, rank: int, items: int | None) -> Nesting:
+        """Place of worker `rank`: its part of the cores, remainders to the first workers.
+
+        Fewer items than workers leave more cores for each. Workers of the outer pool, each with
+        cores of its own, lend nobody theirs.
+        """
+        if self.backend == "outer":
+            return Nesting(self.level, self.cores)
+        busy = self.workers if items is None or items > self.workers else items or 1
+        base, extra = divmod(self.cores, busy)
+        return Nesting(self.level, base + (rank % busy < extra) or 1)
+
+
+def plan(options: Options, here: Nesting, takes_rng: bool = False) -> Plan:
+    """Decide for a call with `options` made at `here`.
+
+    `takes_rng` tells whether the function gets its random stream as an argument.
+    """
+    backend = options.backend
+    if backend == "auto":
+        backend = "process" if host.has_gil() else "thread"
+    if here.level > 0 and backend == "process":
+        if options.nested == "process" and fellows() > 1:
+            return _outer(options, here, fellows())
+        if options.timeout is not None and "timeout" not in _told:
+            _told.add("timeout")
+            log.warning(
+                "timeout= has no effect on a call inside an item: it runs on threads or in place, "
+                "which cannot be ended from outside; give timeout= to the outer pool"
+            )
+        log.debug("a call below level 0 runs on threads instead of processes")
+        backend = "thread"
+    if backend == "process" and sys.platform == "win32":
+        raise ParallelError("processes do not work on Windows yet; use backend='thread'")
+    if backend == "thread" and options.seed is not None and not takes_rng:
+        log.debug("a call with a seed, whose function has no parameter rng, runs in place")
+        backend = "serial"
+    workers = _workers(options.workers, here.cores)
+    if backend == "serial":
+        workers = 1
+    elif backend == "thread" and workers == 1:
+        backend = "serial"
+    return Plan(backend, workers, here.level + 1, here.cores, options.workers is not None)
+
+
+def _outer(options: Options, here: Nesting, workers: int) -> Plan:
+    """Plan a call whose items go to idle workers of the outer pool as well."""
+    wish = workers if options.workers is None else _workers(options.workers, here.cores)
+    backend = "outer" if wish > 1 else "serial"
+    return Plan(backend, min(wish, workers), here.level + 1, here.cores)
+
+
+def _workers(wish: int | None, cores: int) -> int:
+    if wish is None:
+        return cores
+    return wish if wish > 0 else max(1, host.cpu_count() + 1 + wish)

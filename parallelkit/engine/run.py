@@ -1,0 +1,274 @@
+"""A call's way, top to bottom and back.
+
+::
+
+    Call ─► plan ─► Source ─► pool.run(Task) ─► failures ─► bar ─► ordering ─► results
+
+`gather` and `stream` are its two ends, a list and a lazy iterator. Lifetimes are owned here, by
+one generator for each call: the pool's, the source and the bar end together, however the call
+ends.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import sys
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from typing import Any
+
+from ..backends.base import Done, Pool, Setup
+from ..backends.serial import SerialPool
+from ..options import Options, configured
+from ..place.host import default_start_method
+from ..place.nesting import nesting
+from ..place.sigint import Shield
+from ..values.call import Call
+from ..values.seeds import draws, inherited, root
+from ..values.source import LARGEST, LARGEST_LAZY, Sizer, Source
+from .failures import Failures
+from .inputs import source_of
+from .ordering import Part, gathered, in_order
+from .plan import Plan, plan
+from .progress import Bar, bar
+
+__all__ = ["Watch", "gather", "run_source", "shutdown", "stream"]
+
+Watch = Callable[[Source], object]  # told of the source of each call when it begins
+
+# Seconds to see whether an iterator gives nothing at all, in which case no worker is started.
+FIRST_ITEM_PATIENCE = 0.05
+_BEGUN = Part(0, 0, [])  # stands before the results of a call, when its work has begun
+_MODULES = {
+    "process": "parallelkit.backends.processes.pool",
+    "thread": "parallelkit.backends.threads",
+    "outer": "parallelkit.backends.helpers",
+}
+# What concerns the call at hand, not the calls inside its items.
+_NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads", "seed")
+
+
+def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
+    """Run a call; return its results in input order."""
+    plan_ = _plan(call, options)
+    source = _source(call, options, plan_, lazy=False)
+    watch(source)
+    taken: list[Part] = []
+    parts = _parts(call, options, plan_, source, None)
+    try:
+        next(parts)
+        for part in parts:
+            if part.error is not None:
+                raise part.error
+            taken.append(part)
+    finally:
+        parts.close()
+    _raise_if_ended(source)
+    return gathered(taken)
+
+
+def stream(
+    call: Call,
+    options: Options,
+    watch: Watch,
+    ordered: bool,
+    lazy: bool = True,
+    whole: bool = False,
+) -> Generator[Any, None, None]:
+    """Run a call; return an iterator over its results, in input order or as they finish.
+
+    What can be wrong with the input is raised here, and work starts here, not at the first
+    ``next``. One that is not `lazy` goes on whether or not results are taken; a `whole` one gives
+    what arrives together, with its indexes and attempts: a
+    :class:`~parallelkit.engine.ordering.Part`, which belongs to whoever takes it.
+    """
+    plan_ = _plan(call, options)
+    source = _source(call, options, plan_, lazy)
+    watch(source)
+    results = _stream(call, options, plan_, source, ordered, whole)
+    next(results)  # runs up to where the call has begun; from there on closing it ends the call
+    _streams.add(results)
+    return results
+
+
+def _plan(call: Call, options: Options) -> Plan:
+    return plan(options, nesting(), options.seed is not None and draws(call))
+
+
+def _stream(
+    call: Call, options: Options, plan_: Plan, source: Source, ordered: bool, whole: bool
+) -> Generator[Any, None, None]:
+    with closing(_parts(call, options, plan_, source, FIRST_ITEM_PATIENCE)) as parts:
+        yield next(parts)
+        for part in in_order(parts) if ordered else parts:
+            if whole:
+                yield part
+            else:
+                yield from part.values
+            if part.error is not None:
+                raise part.error
+            source.consumed(part.items)
+    _raise_if_ended(source)
+
+
+def _raise_if_ended(source: Source) -> None:
+    """Raise what ended the input early: an error of its own, or that of who ended the call."""
+    error = source.error if source.aborted is None else source.aborted
+    if error is not None:
+        raise error
+
+
+def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
+    return source_of(
+        call.iterables,
+        sizer=Sizer(plan_.workers, options.chunksize, LARGEST_LAZY if lazy else LARGEST),
+        lazy=lazy,
+        strict=options.strict,
+        inline=plan_.backend == "serial",
+    )
+
+
+def _parts(
+    call: Call, options: Options, plan_: Plan, source: Source, patience: float | None
+) -> Generator[Part, None, None]:
+    """Run a call; yield `_BEGUN` when it has begun, then its results as they are settled.
+
+    Pool, bar and source end with it. (A ``with`` for each would take microseconds.)
+    """
+    try:
+        if source.known_empty(patience):
+            yield _BEGUN
+            return
+        opened = bar(options.progress, source.total)
+        try:
+            outcomes = run_source(call, options, plan_, source)
+            try:
+                yield from _settled(outcomes, Failures(options, source, call), opened)
+            finally:
+                outcomes.close()
+        finally:
+            opened.close()
+    finally:
+        source.close()
+
+
+def _settled(
+    outcomes: Iterator[Done | None], failures: Failures, opened: Bar
+) -> Generator[Part, None, None]:
+    for outcome in outcomes:
+        if outcome is None:
+            yield _BEGUN
+            continue
+        for part in failures.settle(*outcome):
+            if part.error is None:  # the item that ends the call does not count as done
+                opened.update(part.items)
+            yield part
+
+
+def run_source(
+    call: Call, options: Options, plan_: Plan, source: Source
+) -> Generator[Any, None, None]:
+    """Run what `source` gives in the pool that was planned."""
+    if plan_.backend not in _imported:
+        _import_for(plan_.backend, options)
+    from ..worker.task import Task
+
+    below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
+    if options.nested != "thread":  # the pool's own word for all that is below it
+        below["nested"] = options.nested
+    places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]
+    stop_at_error = options.on_error == "raise" and not options.retry_on
+    task = Task(
+        call.func,
+        call.frozen,
+        stop_at_error,
+        places,
+        below,
+        plan_.cores,
+        options.timeout,
+        options.blas_threads,
+        inherited() if options.seed is None else root(options.seed),
+        options.seed is not None and plan_.backend != "thread",
+    )
+    return _pool(options, plan_).run(task, source)
+
+
+def _pool(options: Options, plan_: Plan) -> Pool:
+    if plan_.backend in ("serial", "thread", "outer"):
+        setup = Setup(options.initializer, options.initargs)
+        if plan_.backend == "serial":
+            return SerialPool(setup, options.blas_threads)
+        if plan_.backend == "outer":
+            from ..backends.helpers import OuterPool
+
+            return OuterPool(plan_.workers, setup)
+        from ..backends.threads import ThreadPool
+
+        return ThreadPool(plan_.workers, plan_.level, setup, plan_.wished)
+    from ..backends.processes.pool import process_pool
+
+    return process_pool(options, plan_.workers, _start_method(options))
+
+
+def _start_method(options: Options) -> str:
+    return options.start_method or default_start_method()
+
+
+_imported: set[str] = set()  # backends whose modules are there
+
+
+def _import_for(backend: str, options: Options) -> None:
+    """Import what a backend needs, at its first call.
+
+    Ctrl-C waits until that is done: half-way through, dill and pathos would take it for a module
+    that is missing. The fork server has imports of its own, so it is started before these.
+    """
+    with Shield():
+        if backend == "process" and _start_method(options) == "forkserver":
+            from ..backends.processes import forkserver as forking
+
+            forking.start()
+        from ..worker import task as payload  # noqa: F401
+
+        if backend in _MODULES:
+            importlib.import_module(_MODULES[backend])
+        _imported.add(backend)
+
+
+_streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
+
+
+def _at_exit() -> None:
+    """End what still runs, while everything that this takes is still there."""
+    hosting = sys.modules.get("parallelkit.backends.processes.pathos_host")
+    if hosting is not None and hasattr(hosting, "end"):
+        hosting.end()
+    for results in list(_streams):
+        try:
+            results.close()
+        except ValueError:  # it runs, in a thread that the end of the process ends
+            pass
+    shutdown()
+
+
+atexit.register(_at_exit)
+
+
+def shutdown() -> None:
+    """End all workers that this process keeps warm.
+
+    Calls that are under way on processes fail with :class:`ParallelError`; the next call starts
+    new workers. It is called at exit by itself.
+
+    Examples
+    --------
+    >>> import parallelkit as pk
+    >>> pk.shutdown()
+    """
+    for backend in ("process", "thread"):
+        module = sys.modules.get(_MODULES[backend])
+        end = getattr(module, "shutdown", None)  # a thread may be importing it at this moment
+        if end is not None:
+            end()

@@ -1,1 +1,0 @@
-"""Pools run opaque chunks and yield what came of them as they finish."""

@@ -1,0 +1,1 @@
+"""What a call is made of; nothing here is changed once made."""

@@ -1,0 +1,108 @@
+"""The fork server: a process that has imported what every worker needs, and forks them.
+
+::
+
+    parent                                      server
+    a byte, and two descriptors: a pipe's   ─►
+    end for reports, a worker's socket
+                                            ◄─  on the pipe: the worker's id, and when it has
+                                                ended, its exit code
+
+It has one thread and nothing of the parent's, so that its forks are safe. It ends when the parent
+closes its end of the socket pair, or is gone.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+from contextlib import suppress
+
+from . import bootstrap as birth
+
+__all__ = ["main"]
+
+_NUMBER = struct.Struct("q")  # as the popen classes of multiprocess read it
+
+
+def main(fd: int, with_numpy: bool) -> None:
+    """Serve the parent at the other end of a socket pair."""
+    birth.settle()
+    if with_numpy:
+        from . import preload  # noqa: F401
+    gc.freeze()  # what is imported stays; no worker is to look through it, or to copy its pages
+    gc.enable()
+    with socket.socket(fileno=fd) as requests:
+        worker = _Server(requests).run()
+    if worker is not None:
+        birth.live(worker)
+    os._exit(0)
+
+
+class _Server:
+    def __init__(self, requests: socket.socket) -> None:
+        self._requests = requests
+        self._reports: dict[int, int] = {}  # by worker: the pipe that its exit code is told on
+
+    def run(self) -> socket.socket | None:
+        """Fork workers. Return in each of them, with its socket, and at the end, with None."""
+        ended, wakeup = os.pipe()
+        os.set_blocking(ended, False)
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        before = signal.signal(signal.SIGCHLD, lambda *_: None)  # so that it wakes us up
+        poll = select.poll()
+        poll.register(self._requests, select.POLLIN)
+        poll.register(ended, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if ended in ready:
+                os.read(ended, 1 << 16)
+                self._reap()
+            if self._requests.fileno() in ready:
+                byte, fds, _, _ = socket.recv_fds(self._requests, 1, 2)
+                if not byte:
+                    return None
+                if self._fork(fds) == 0:
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, before)
+                    for fd in (ended, wakeup, fds[0], *self._reports.values()):
+                        os.close(fd)
+                    return socket.socket(fileno=fds[1])
+
+    def _fork(self, fds: list[int]) -> int | None:
+        """Fork; return 0 in the child. Where it is impossible, the parent is told by silence."""
+        pid = None
+        if len(fds) == 2:  # there was room for both
+            with suppress(OSError):
+                pid = os.fork()
+        if pid == 0:
+            return 0
+        if pid is not None:
+            report = fds.pop(0)
+            self._reports[pid] = report
+            _tell(report, pid)
+        for fd in fds:
+            os.close(fd)
+        return pid
+
+    def _reap(self) -> None:
+        """Tell the exit codes of workers that have ended."""
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    break
+                report = self._reports.pop(pid, None)
+                if report is not None:
+                    _tell(report, os.waitstatus_to_exitcode(status))
+                    os.close(report)
+
+
+def _tell(report: int, number: int) -> None:
+    with suppress(BrokenPipeError):  # nobody wants to know any more
+        os.write(report, _NUMBER.pack(number))

@@ -1,0 +1,352 @@
+"""From a worker to idle ones: the side of the worker whose item makes a call.
+
+::
+
+    main thread                          link thread                      parent (processes.nested)
+    open ── SEEK ──────────────────────────────────────────────────────►
+    runs chunks itself                   reads the channel  ◄─ GRANT, LENT ──
+                                         takes a chunk ── TASK, LEND ──►
+    takes answers, or waits: meanwhile
+    runs chunks that others have lent
+    close ── SETTLED ──────────────────────────────────────────────────►
+
+The thread is there so that an item that runs long does not keep others waiting; it reads the
+channel only while such a call is open, and hands it back before the item ends.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections import deque
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..transport import pickling
+from ..transport.channel import Closed
+from ..transport.segments import Packet
+from ..values.outcome import Lost, Reply
+from ..values.source import Chunk, Source
+from . import loop as protocol
+
+if TYPE_CHECKING:
+    from .loop import _Worker
+
+__all__ = ["Inner", "Link"]
+
+AHEAD_BELOW = 0.02  # seconds; where chunks are longer, none is sent in advance
+PATIENCE = 0.002  # seconds of waiting before others' chunks are asked for
+
+
+class Stateful(Protocol):
+    """A task, as far as it is looked at here."""
+
+    def state(self) -> tuple[Any, ...]:
+        """Return what a worker makes its copy from."""
+        ...
+
+
+class Inner:
+    """A call that an item makes, and what of it has been handed out.
+
+    Parameters
+    ----------
+    number : int
+    task : Task
+    source : Source
+    helpers : int
+        Workers that may run it besides this one.
+    """
+
+    def __init__(self, number: int, task: Stateful, source: Source, helpers: int) -> None:
+        self.number = number
+        self.task = task
+        self.source = source
+        self.helpers = helpers
+        self.lock = threading.RLock()  # the garbage collector may close an iterator anywhere
+        self.events: SimpleQueue[None] = SimpleQueue()  # something has come for who waits
+        self.failed: BaseException | None = None
+        self.out: dict[int, tuple[Chunk, int]] = {}  # by start: and how many items are unanswered
+        self.answers: deque[tuple[Any, ...]] = deque()
+        self.grants: deque[None] = deque()  # one for each helper that is there for a chunk
+        self.task_sent = False
+        self.seeking = False
+        self.worth_seeking = source.total is None or source.total > 1
+        self.alone = False  # something cannot be pickled, or the call is not helped any more
+        self.suspect: set[int] = set()  # items of which one may have ended a worker
+        self.kept: deque[Chunk] = deque()  # those of them that came back: not for this worker
+
+    def take(self) -> Chunk | None:
+        """Return the next chunk to be run here."""
+        with self.lock:
+            while (chunk := self.source.take()) is not None:
+                if self.alone or chunk.start not in self.suspect:
+                    return chunk
+                self.kept.append(chunk)
+                self.worth_seeking = True
+        return None
+
+    def take_to_lend(self) -> Chunk | None:
+        """Return the next chunk to be handed out; it counts as handed out from now on."""
+        with self.lock:
+            chunk = None
+            if not self.alone:
+                chunk = self.kept.popleft() if self.kept else self.source.take()
+            if chunk is not None:
+                self.out[chunk.start] = chunk, chunk.size
+            return chunk
+
+    def take_back(self, start: int) -> None:
+        """Give a chunk that was not sent back to the source."""
+        with self.lock:
+            chunk, _ = self.out.pop(start)
+            self.source.put_back(chunk)
+
+    def answered(self, start: int, size: int) -> Chunk | None:
+        """Return the part of a chunk that an answer is for; None if it is not out any more."""
+        with self.lock:
+            for begin, (chunk, left) in self.out.items():
+                if begin <= start < begin + chunk.size:
+                    if left <= size:
+                        del self.out[begin]
+                    else:
+                        self.out[begin] = chunk, left - size
+                    return chunk.part(start - begin, start - begin + size)
+        return None
+
+    def over(self) -> bool:
+        """Whether no chunk is left and none is out."""
+        with self.lock:
+            return self.source.finished and not (self.out or self.kept or self.answers)
+
+    def go_on_alone(self) -> None:
+        """Take everything back; from now on all is run here."""
+        with self.lock:
+            self.alone = True
+            self.source.put_back(*self.kept, *(chunk for chunk, _ in self.out.values()))
+            self.out.clear()
+            self.kept.clear()
+            self.answers.clear()
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a helper should have a second chunk while it runs the first."""
+        left = self.source.remaining
+        short = 0.0 < self.source.sizer.seconds < AHEAD_BELOW
+        return short and (left is None or left > 2 * (self.helpers + 1))
+
+
+class Link:
+    """What a worker process uses to have its items' calls helped by idle ones.
+
+    Parameters
+    ----------
+    worker : _Worker
+    """
+
+    def __init__(self, worker: _Worker) -> None:
+        self._worker = worker
+        self._inners: dict[int, Inner] = {}
+        self.opened = 0  # inner calls so far
+        self._closed = False
+        self._needed = threading.Event()
+        self._reading = threading.Lock()
+        self._wake_out, self._wake_in = os.pipe()
+        for end in (self._wake_out, self._wake_in):
+            os.set_blocking(end, False)
+        self._thread = threading.Thread(target=self._serve, name="parallelkit-link", daemon=True)
+        self._thread.start()
+
+    # --- the main thread --------------------------------------------------------------------------
+
+    def open(self, task: Stateful, source: Source, helpers: int) -> Inner:
+        """Begin an inner call."""
+        with self._worker.undisturbed():
+            self.opened += 1
+            inner = Inner(self.opened, task, source, helpers)
+            self._inners[inner.number] = inner
+            self._needed.set()
+        return inner
+
+    def seek(self, inner: Inner) -> None:
+        """Ask for helpers, if there is something for them to do."""
+        if inner.seeking or inner.alone or not inner.worth_seeking:
+            return
+        outer = self._worker.running
+        if outer is None:
+            return
+        with self._worker.undisturbed():
+            inner.worth_seeking, inner.seeking = False, True
+            self._tell("seek", inner.number, outer)
+
+    def next(self, inner: Inner) -> tuple[Chunk, Reply | Lost] | None:
+        """Return an answer that has come from a helper, if there is one."""
+        while inner.answers:
+            start, size, seconds, is_lost, packet = inner.answers.popleft()
+            try:
+                data, buffers = self._worker.inbox.unpack(packet, copy=True)
+                content: tuple[Any, ...] = pickling.loads(data, buffers)
+            except Exception as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
+                content, is_lost = (error, True), True
+            finally:
+                self._worker.inbox.done(packet)
+            if not size:  # the task could not be unpickled there
+                raise content[0]
+            chunk = inner.answered(start, size)
+            if chunk is None:
+                continue
+            if not is_lost:
+                inner.source.sizer.observe(size, seconds)
+                values, raised = content
+                return chunk, Reply(values, raised, seconds, True)
+            lost = Lost(*content)
+            inner.worth_seeking = True
+            if lost.started:
+                inner.suspect.update(range(start, start + size))
+                return chunk, lost
+            inner.source.put_back(chunk)
+        return None
+
+    def wait(self, inner: Inner) -> None:
+        """Wait until something may have come for `inner`; run others' chunks meanwhile."""
+        spare = False
+        main = threading.current_thread() is threading.main_thread()
+        try:
+            while not (inner.answers or inner.failed or self._closed):
+                self.seek(inner)
+                if main and self._worker.run_meanwhile():
+                    return
+                try:
+                    inner.events.get(timeout=None if spare else PATIENCE)
+                    return
+                except Empty:
+                    pass
+                spare = True
+                if main:
+                    self._say_spare(True)
+        finally:
+            if spare and main and not self._closed:
+                self._say_spare(False)
+        if self._closed:
+            raise Closed
+        if inner.failed is not None:
+            raise inner.failed
+
+    def _say_spare(self, spare: bool) -> None:
+        """Tell that others' chunks are welcome, or not; with a time limit they never are."""
+        if self._worker.item_limit is None:
+            with self._worker.undisturbed():
+                number = self._worker.words[protocol.CHUNK_BEGUN]
+                self._worker.channel.send((protocol.SPARE, spare, number))
+
+    def nudge(self) -> None:
+        """End all waits: there may be something to do."""
+        for inner in list(self._inners.values()):
+            inner.events.put(None)
+
+    def close(self, inner: Inner) -> None:
+        """End an inner call; what is still out is run here, should the call go on."""
+        with self._worker.undisturbed():
+            if self._inners.pop(inner.number, None) is None:
+                return
+            if not self._inners:  # let nobody else read the channel from now on
+                self._needed.clear()
+                self._wake()
+                if threading.current_thread() is not self._thread:
+                    with self._reading:
+                        pass
+            inner.go_on_alone()
+            inner.events.put(None)
+            if inner.seeking or inner.task_sent:
+                self._tell("settled", inner.number)
+
+    def end_since(self, opened: int) -> None:
+        """Close what has been opened since, and left open."""
+        for inner in list(self._inners.values()):
+            if inner.number > opened:
+                self.close(inner)
+
+    # --- what the parent sends; called by whoever reads the channel -------------------------------
+
+    def granted(self, number: int) -> None:
+        """Remember that a helper is there for a chunk."""
+        inner = self._inners.get(number)
+        if inner is not None:
+            inner.grants.append(None)
+            self._wake()
+
+    def answered(
+        self, number: int, start: int, size: int, seconds: float, is_lost: bool, packet: Packet
+    ) -> None:
+        """Keep what came of a chunk for the main thread."""
+        inner = self._inners.get(number)
+        if inner is None:
+            self._worker.inbox.done(packet)
+        else:
+            inner.answers.append((start, size, seconds, is_lost, packet))
+        self.nudge()
+
+    # --- the thread ------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        poll = select.poll()
+        poll.register(self._worker.channel.fileno(), select.POLLIN)
+        poll.register(self._wake_out, select.POLLIN)
+        while not self._closed:
+            self._needed.wait()
+            with self._reading:
+                while self._inners and not self._closed:
+                    poll.poll()
+                    self._read()
+
+    def _read(self) -> None:
+        try:
+            os.read(self._wake_out, 4096)
+        except BlockingIOError:
+            pass
+        try:
+            self._worker.take()
+            for inner in list(self._inners.values()):
+                while inner.grants:
+                    inner.grants.popleft()
+                    self._hand_out(inner)
+        except Closed:
+            self._closed = True
+        except Exception as error:  # noqa: BLE001 - such as no memory: who waits must know
+            for inner in list(self._inners.values()):
+                inner.failed = error
+        self.nudge()
+
+    def _hand_out(self, inner: Inner) -> None:
+        """Send a chunk to the helper that was granted, or do without."""
+        chunk = inner.take_to_lend()
+        if chunk is None:
+            inner.seeking = False
+            self._tell("quit", inner.number)
+            return
+        limit = self._worker.max_nbytes
+        try:
+            if not inner.task_sent:
+                task = pickling.dumps(inner.task.state(), limit, together=True)
+                self._worker.send((protocol.LENDING, "task", inner.number), task, ())
+                inner.task_sent = True
+            pickled = pickling.dumps(chunk.columns, limit)
+        except Closed:
+            raise
+        except Exception:  # noqa: BLE001 - what cannot be sent can still be run here
+            inner.take_back(chunk.start)
+            inner.alone, inner.seeking = True, False
+            self._tell("quit", inner.number)
+            return
+        head = protocol.LENDING, "lend", inner.number
+        self._worker.send(head, pickled, (chunk.start, chunk.size, inner.ahead))
+
+    def _tell(self, what: str, *fields: Any) -> None:
+        self._worker.channel.send((protocol.LENDING, what, *fields))
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_in, b"x")
+        except BlockingIOError:
+            pass  # full: it will wake

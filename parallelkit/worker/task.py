@@ -1,0 +1,250 @@
+"""The task of a call: what a worker needs besides the items, and how it runs a chunk of them.
+
+The same object runs on every backend. Processes get it pickled, once a call and worker; threads
+and the serial pool use it as it is.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any
+
+from .. import options
+from ..place import nesting as levels
+from ..place.nesting import Nesting
+from ..transport import pickling
+from ..values import seeds
+from ..values.outcome import Raised, Reply
+from ..values.source import Chunk
+from . import context
+
+__all__ = ["Interrupted", "Progress", "Task", "format_error"]
+
+BUDGET = 0.05  # seconds after which a worker answers for what it has and gives the rest back
+UNCHECKED = 256  # part of a chunk that runs between two looks at the clock
+FLUSH = 0.001  # with a time limit: seconds of finished work at risk when the worker is ended
+_NOTHING = nullcontext()
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class Interrupted(BaseException):
+    """Raised inside an item of a call that was given up, to free its worker."""
+
+
+class Progress:
+    """What is finished of a chunk, for somebody else to look at while it runs.
+
+    ``mark``, where it is given, is called with the offset of each item before it starts.
+    """
+
+    def __init__(self, mark: Callable[[int], None] | None = None) -> None:
+        self.values: list[Any] = []
+        self.raised: list[Raised] = []
+        self.mark = mark
+
+
+class Task:
+    """Function, frozen keywords and surroundings of one call.
+
+    Parameters
+    ----------
+    func : callable
+        Called with one element of each varying input, and `frozen`.
+    frozen : Mapping
+        Keywords that are the same for all items.
+    stop_at_error : bool
+        Whether the first exception ends a chunk.
+    places : iterable of Nesting
+        Place of each worker by its rank.
+    configured : Mapping
+        Options that calls inside the items inherit.
+    cores : int
+        What all places have together.
+    timeout : float, optional
+        Seconds per item.
+    blas_threads : int, optional
+        Threads of numerical libraries within an item; by default the cores of the place.
+    seed : tuple, optional
+        A :class:`~parallelkit.values.seeds.Seed`: where the items' random streams begin.
+    alone : bool
+        Whether one item runs at a time, so that it may have `random` and `numpy.random` to itself.
+    variables : tuple
+        Context variables of the caller, in a process other than its own.
+    """
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        frozen: Mapping[str, Any],
+        stop_at_error: bool,
+        places: Iterable[tuple[int, int]],
+        configured: Mapping[str, Any],
+        cores: int,
+        timeout: float | None = None,
+        blas_threads: int | None = None,
+        seed: tuple[Any, ...] | None = None,
+        alone: bool = False,
+        variables: context.Carried = (),
+    ) -> None:
+        self.func = func
+        self.frozen = frozen
+        self.stop_at_error = stop_at_error
+        self.places = [Nesting(*place) for place in places]
+        self.configured = configured
+        self.cores = cores
+        self.timeout = timeout
+        self.blas_threads = blas_threads
+        self.seed = None if seed is None else seeds.Seed(*seed)
+        self.alone = alone
+        self.variables = variables
+        self.alters = False  # whether items have been seen to set context variables
+
+    def state(self) -> tuple[Any, ...]:
+        """Arguments of the constructor, as plain as can be: a small call is a matter of µs."""
+        places = tuple(map(tuple, self.places))
+        return (
+            *(self.func, self.frozen, self.stop_at_error, places),
+            *(self.configured, self.cores, self.timeout, self.blas_threads),
+            *(None if self.seed is None else tuple(self.seed), self.alone),
+            context.carried(),
+        )
+
+    def place(self, rank: int) -> Nesting:
+        """Place of the worker `rank`."""
+        return self.places[rank % len(self.places)]
+
+    def threads(self, rank: int) -> int:
+        """How many threads numerical libraries may use in the worker `rank`."""
+        return self.blas_threads or self.place(rank).cores
+
+    def run(
+        self,
+        chunk: Chunk,
+        rank: int,
+        stop: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+        spare: Callable[[], int] | None = None,
+    ) -> Reply:
+        """Run the items of a chunk, from its first until it is done or has taken too long.
+
+        A `KeyboardInterrupt` in the main process is the user's, not the item's, and goes through.
+        With `progress` every item is marked there before it starts. `spare` tells how many cores
+        the items may use beyond the share of their place, at the moment of asking.
+
+        An item runs in a copy of its call's context. Very short ones share one, a few at a time,
+        until one of them is seen to have set something.
+        """
+        apart = contextvars.copy_context()
+        return apart.run(self._run, chunk, rank, stop, progress or Progress(), spare)
+
+    def _run(
+        self,
+        chunk: Chunk,
+        rank: int,
+        stop: Callable[[], bool] | None,
+        progress: Progress,
+        spare: Callable[[], int] | None,
+    ) -> Reply:
+        place = self.place(rank)
+        levels.enter(place, spare)
+        options.inherit(self._inherited(place))
+        context.enter(self.variables)
+        columns, size = chunk.columns, chunk.size
+        call = self._callable(chunk.start)
+        items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
+        apply = _apply if len(columns) == 1 else _apply_row
+        values, raised, mark = progress.values, progress.raised, progress.mark
+        budget = BUDGET if mark is None else FLUSH
+        begin = time.perf_counter()
+        # A look at the clock for each item; in a large chunk, whose items are short, for a few.
+        batch = 1 if mark is not None or self.alters else max(1, size // UNCHECKED)
+        around = contextvars.copy_context()
+        with seeds.kept() if self.alone else _NOTHING:
+            while len(values) < size:
+                if mark is not None:
+                    mark(len(values))
+                own = around.copy()
+                some = islice(items, min(batch, size - len(values)))
+                try:
+                    own.run(apply, call, some, values.append)
+                except BaseException as error:
+                    if _is_ours(error):
+                        raise
+                    raised.append(Raised(len(values), error, format_error(error)))
+                    values.append(None)
+                    if self.stop_at_error:
+                        break
+                if not self.alters and _differ(own, around):
+                    self.alters, batch = True, 1
+                if time.perf_counter() - begin > budget or (stop is not None and stop()):
+                    break
+        return Reply(values, raised, time.perf_counter() - begin, True)
+
+    def _callable(self, start: int) -> Callable[..., Any]:
+        """What is called for each item, from that with the index `start` on."""
+        if self.seed is not None:
+            return seeds.Seeded(self.func, self.frozen, self.seed, start, self.alone)
+        return functools.partial(self.func, **self.frozen) if self.frozen else self.func
+
+    def refusal(self, error: BaseException) -> BaseException:
+        """Error that names what of the task could not be pickled."""
+        for name, value in self.frozen.items():
+            try:
+                pickling.dumps(value)
+            except Exception as problem:  # noqa: BLE001 - a user's __reduce__ may raise anything
+                return pickling.refusal(f"keyword {name!r}", value, problem)
+        return pickling.refusal(f"function {self.func!r}", self.func, error)
+
+    def _inherited(self, place: Nesting) -> Mapping[str, Any]:
+        """What is configured holds below too; a number of workers only within the share."""
+        workers = self.configured.get("workers")
+        if workers is None:
+            return self.configured
+        if self.configured.get("nested") == "process":  # then cores are not a worker's alone
+            return {name: value for name, value in self.configured.items() if name != "workers"}
+        return {**self.configured, "workers": min(workers, place.cores) if workers > 0 else None}
+
+
+# Not values.extend(map(call, items)): that would take a StopIteration of `call` for the end.
+
+
+def _apply(call: Callable[[Any], Any], items: Iterator[Any], append: Callable[[Any], None]) -> None:
+    for item in items:
+        append(call(item))
+
+
+def _apply_row(
+    call: Callable[..., Any], rows: Iterator[Any], append: Callable[[Any], None]
+) -> None:
+    for row in rows:
+        append(call(*row))
+
+
+def _differ(one: contextvars.Context, other: contextvars.Context) -> bool:
+    try:
+        return one != other  # a matter of nanoseconds where nothing was set
+    except Exception:  # noqa: BLE001 - variables may hold anything, and compare it as it likes
+        return True
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an exception that comes up in an item is not the item's."""
+    if isinstance(error, KeyboardInterrupt):
+        return not levels.in_worker_process()
+    return isinstance(error, Interrupted)
+
+
+def format_error(error: BaseException) -> str:
+    """Traceback text of an item's error, from the user's own code on."""
+    tb = error.__traceback__
+    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        tb = tb.tb_next
+    lines = traceback.TracebackException(type(error), error, tb or error.__traceback__)
+    return "".join(lines.format())
