@@ -12,14 +12,14 @@ from ..errors import StoreError
 
 __all__ = ["Lock", "is_new", "meta_of", "readable", "refuse_pickles", "translated", "writable"]
 
-FORMAT = 1
+FORMAT = 2
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE names (id INTEGER PRIMARY KEY, kind TEXT, name TEXT, UNIQUE (kind, name));
 CREATE TABLE points (
     id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, position INTEGER,
     repeat INTEGER, params TEXT, seed TEXT, status TEXT, result TEXT, error TEXT, traceback TEXT,
-    seconds REAL, started REAL, worker INTEGER, attempt INTEGER);
+    seconds REAL, started REAL, worker INTEGER, attempt INTEGER, curve TEXT);
 CREATE TABLE blobs (key BLOB, number INTEGER, kind TEXT, data BLOB, PRIMARY KEY (key, number));
 """
 PATIENCE = 10.0  # seconds; readers and the writer of a WAL file hardly ever wait for each other

@@ -33,9 +33,10 @@ class Layout:
         row.update(record.params)
         if self.repeat is not None:
             row[self.repeat] = record.repeat
-        if record.status == "ok":
+        if record.status != "failed":
             for name, value in result_columns(record.value).items():
-                row[self.results[name]] = value
+                if name in self.results:  # of a pruned point perhaps not
+                    row[self.results[name]] = value
         for name, column in self.own.items():
             row[column] = _own(record, name)
         return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["Kept", "Names", "Record", "Rows", "Summary", "result_columns"]
+__all__ = ["Kept", "Names", "Record", "Rows", "Summary", "named_results", "result_columns"]
 
 
 class Record(NamedTuple):
@@ -15,14 +15,15 @@ class Record(NamedTuple):
     repeat: int
     params: dict[str, Any]
     seed: int | None
-    status: str  # "ok" or "failed"
-    value: Any
+    status: str  # "ok", "failed" or "pruned"
+    value: Any  # of a pruned point the last one that it reported, or what it returned
     error: str | None  # "ValueError: what it said"
     traceback: str | None
     seconds: float | None
     started: float | None  # seconds since 1970
     worker: int | None
     attempt: int
+    curve: list[tuple[int | float, float]] = []  # noqa: RUF012 - steps, and what it reported at each; nobody changes it
 
 
 class Names(NamedTuple):
@@ -34,11 +35,13 @@ class Names(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """How many records there are, how many of them failed, and the seconds that they took."""
+    """How many records there are, how many of them failed or were pruned, and their seconds."""
 
     points: int
     failed: int
+    pruned: int
     seconds: float
+    reported: bool  # whether any has a curve
 
 
 class Rows(Protocol):
@@ -86,9 +89,11 @@ class Kept:
 
     def summary(self) -> Summary:
         """Count and add up."""
-        failed = sum(record.status != "ok" for record in self._records)
+        failed = sum(record.status == "failed" for record in self._records)
+        pruned = sum(record.status == "pruned" for record in self._records)
         seconds = sum(record.seconds or 0.0 for record in self._records)
-        return Summary(len(self._records), failed, seconds)
+        reported = any(record.curve for record in self._records)
+        return Summary(len(self._records), failed, pruned, seconds, reported)
 
     def names(self) -> Names:
         """What the columns are called."""
@@ -96,9 +101,19 @@ class Kept:
         results: dict[str, None] = {}
         for record in self._records:
             params.update(dict.fromkeys(record.params))
-            if record.status == "ok":
-                results.update(dict.fromkeys(result_columns(record.value)))
+            results.update(dict.fromkeys(named_results(record)))
         return Names(list(params), list(results), any(r.repeat for r in self._records))
+
+
+def named_results(record: Record) -> Iterable[str]:
+    """Names of the results that a record has.
+
+    The last value that a pruned point reported has none of its own: it is shown in the column
+    ``value``, where other points have one.
+    """
+    if record.status == "ok" or (record.status == "pruned" and isinstance(record.value, dict)):
+        return result_columns(record.value)
+    return ()
 
 
 def result_columns(value: Any) -> dict[str, Any]:

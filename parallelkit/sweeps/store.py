@@ -20,7 +20,7 @@ from typing import Any
 from ..place.sigint import Shield
 from .database import Lock, meta_of, refuse_pickles, translated, writable
 from .identity import check
-from .records import Record, result_columns
+from .records import Record, named_results
 from .values import Encoded, NotPlain, encode
 
 __all__ = ["Store"]
@@ -32,13 +32,13 @@ LARGEST_BLOB = 999_999_999  # SQLite's limit
 
 _PUT = """
 INSERT INTO points (key, position, repeat, params, seed, status, result, error, traceback,
-                    seconds, started, worker, attempt)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                    seconds, started, worker, attempt, curve)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (key) DO UPDATE SET
     position = excluded.position, status = excluded.status,
     result = excluded.result, error = excluded.error, traceback = excluded.traceback,
     seconds = excluded.seconds, started = excluded.started, worker = excluded.worker,
-    attempt = attempt + excluded.attempt
+    attempt = attempt + excluded.attempt, curve = excluded.curve
 """
 
 
@@ -105,7 +105,7 @@ class Store:
         """Keys of the points that need not be run any more."""
         statement = "SELECT key FROM points"
         if not failed_too:
-            statement += " WHERE status = 'ok'"
+            statement += " WHERE status <> 'failed'"
         with translated(self.path):
             return {key for (key,) in self._connection.execute(statement)}
 
@@ -129,15 +129,16 @@ class Store:
         with self._guard:
             self._raise()
             self._name("param", record.params)
-            if record.status == "ok":
-                self._name("result", result_columns(record.value))
+            self._name("result", named_results(record))
             # First what the row names, then the row: Ctrl-C may strike in between.
             for number, (kind, data) in enumerate(blobs):
                 self._blobs.append((key, number, kind, data))
                 self._bytes += len(data)
             head = (key, record.position, record.repeat, params, seed, record.status)
-            self._rows.append((*head, text, *record[6:]))
-            self._bytes += len(text or "")
+            pairs = [list(pair) for pair in record.curve]
+            curve = encode(pairs, False).text if pairs else None
+            self._rows.append((*head, text, *record[6:12], curve))
+            self._bytes += len(text or "") + len(curve or "")
             self._settle()
 
     def flush(self) -> None:

@@ -21,7 +21,7 @@ __all__ = ["Chosen", "Stored"]
 FETCHED = 500  # rows at a time, by their keys
 _COLUMNS = (
     "key, result, params, position, repeat, seed, status, error, traceback, seconds, started, "
-    "worker, attempt"
+    "worker, attempt, curve"
 )
 _ORDER = "ORDER BY position, repeat, id"
 _BACK = "ORDER BY position DESC, repeat DESC, id DESC"
@@ -120,12 +120,15 @@ class Stored:
     def summary(self) -> Summary:
         """Count and add up."""
         with translated(self.path), closing(readable(self.path)) as connection:
-            count, failed, total = 0, 0, 0.0
-            for _, status, seconds in self._all(connection, "key, status, seconds"):
+            count, failed, pruned, total, reported = 0, 0, 0, 0.0, False
+            columns = "key, status, seconds, curve IS NOT NULL"
+            for _, status, seconds, curve in self._all(connection, columns):
                 count += 1
-                failed += status != "ok"
+                failed += status == "failed"
+                pruned += status == "pruned"
                 total += seconds or 0.0
-            return Summary(count, failed, total)
+                reported |= bool(curve)
+            return Summary(count, failed, pruned, total, reported)
 
     def _all(self, connection: sqlite3.Connection, columns: str) -> Iterable[Any]:
         if self._chosen is not None:
@@ -133,10 +136,12 @@ class Stored:
         return connection.execute(f"SELECT {columns} FROM points {_ORDER}")  # noqa: S608
 
     def _record(self, connection: sqlite3.Connection, row: Any) -> Record:
-        key, result, params, position, repeat, seed, status, *rest = row
+        key, result, params, position, repeat, seed, status, *rest, told = row
+        curve = [] if told is None else [(step, value) for step, value in decode(told, {})]
         value = None if result is None else self._value(connection, key, result)
         number = None if seed is None else int(seed)
-        return Record(position, repeat, decode(params, {}), number, status, value, *rest)
+        record = Record(position, repeat, decode(params, {}), number, status, value, *rest)
+        return record._replace(curve=curve)
 
     def _value(self, connection: sqlite3.Connection, key: bytes, text: str) -> Any:
         blobs: dict[int, tuple[str, bytes]] = {}

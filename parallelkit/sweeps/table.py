@@ -104,7 +104,7 @@ class Table:
         return [
             {**row, "traceback": record.traceback}
             for row, record in self._laid_out()
-            if record.status != "ok"
+            if record.status == "failed"
         ]
 
     def best(self, column: str, mode: str = "max") -> dict[str, Any]:
@@ -294,11 +294,13 @@ class Table:
 
     def head(self) -> str:
         """Say in a line what the table is of."""
-        count, failed, seconds = self._source.summary()
-        told = f"{self._source.title}: {count} {'point' if count == 1 else 'points'}"
-        if failed:
-            told += f", {failed} failed"
-        told += f", {show.duration(seconds)} of work"
+        of = self._source.summary()
+        told = f"{self._source.title}: {of.points} {'point' if of.points == 1 else 'points'}"
+        if of.failed:
+            told += f", {of.failed} failed"
+        if of.pruned:
+            told += f", {of.pruned} pruned"
+        told += f", {show.duration(of.seconds)} of work"
         return told + (", interrupted" if self.interrupted else "")
 
     def _check(self, column: str) -> None:
