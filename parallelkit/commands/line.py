@@ -176,6 +176,9 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", help="file of a sweep; it may be running")
     parser.add_argument("--failed", action="store_true", help="only failed points, with tracebacks")
     parser.add_argument(
+        "--provenance", action="store_true", help="where the rows come from: host, versions, commit"
+    )
+    parser.add_argument(
         "--pickle", action="store_true", help="load pickles: runs code of who made the store"
     )
     _table_arguments(parser)

@@ -9,7 +9,9 @@ import sys
 from typing import Any
 
 from ..errors import ParallelError
+from ..sweeps.database import clean
 from ..sweeps.grid import grid
+from ..sweeps.provenance import lines
 from ..sweeps.run import Sweep
 from ..sweeps.show import cells, grid_text, needed
 from ..sweeps.stored import Stored
@@ -47,15 +49,17 @@ def sweep(options: argparse.Namespace, folder: str, note: str) -> Table:
 
 def stored_command(path: str, given: list[str]) -> tuple[list[str], str]:
     """Arguments of the command that made a store, with those given now, and its folder."""
-    note = Stored(path, pickle=True).meta().get("command")
-    if note is None:
-        raise ParallelError(f"{path!r} was not made by this command: run its script again")
-    known = json.loads(note)
+    note = Stored(path, pickle=True).notes().get("command", "")
+    try:
+        known = json.loads(note)
+        arguments, folder = list(map(str, known["arguments"])), str(known["folder"])
+    except (ValueError, TypeError, LookupError):
+        raise ParallelError(
+            f"{path!r} was not made by this command: run its script again"
+        ) from None
     at = given.index("sweep") + 1
     now = _without(given[at:], "--resume")
-    return ["sweep", *_without(known["arguments"][1:], "--store"), *now, "--store", path], known[
-        "folder"
-    ]
+    return ["sweep", *_without(arguments[1:], "--store"), *now, "--store", path], folder
 
 
 def _without(arguments: list[str], option: str) -> list[str]:
@@ -71,10 +75,13 @@ def show(options: argparse.Namespace) -> None:
     """Show the table of a store."""
     _check_files(options)
     table = open_sweep(options.store, pickle=options.pickle)
+    if options.provenance:
+        print(clean("\n".join(lines(table.provenance)), lines=True))
+        return
     if options.failed:
         for row in table.failed:
             point = ", ".join(f"{name}={row[name]!r}" for name in table.parameters)
-            print(f"{point}\n{row['traceback']}")
+            print(clean(f"{point}\n{row['traceback']}", lines=True))
         return
     _out(table, options)
 

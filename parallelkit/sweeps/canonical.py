@@ -20,7 +20,7 @@ from typing import Any
 from ..place.nesting import in_worker_process
 from .values import Encoder, NotPlain, dumps, short
 
-__all__ = ["canonical", "code", "content", "function_name", "stated"]
+__all__ = ["canonical", "code", "content", "function_name", "module_name", "stated"]
 
 
 def canonical(value: Any) -> str:
@@ -220,16 +220,21 @@ def _constant(value: Any) -> str:
 
 def function_name(value: Any) -> str:
     """``module:qualified.name`` of a function or class; a script's module is its file's name."""
-    module = getattr(value, "__module__", None) or "builtins"
+    module = module_name(getattr(value, "__module__", None))
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    return f"{module}:{name or type(value).__qualname__}"
+
+
+def module_name(module: str | None) -> str:
+    """Name of a module; that of a script is its file's."""
     if module == "__main__":
         main = sys.modules["__main__"]
         spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
         if spec is not None:
-            module = str(spec.name)
-        elif file is not None:
-            module = pathlib.Path(file).stem
-    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
-    return f"{module}:{name or type(value).__qualname__}"
+            return str(spec.name)
+        if file is not None:
+            return pathlib.Path(file).stem
+    return module or "builtins"
 
 
 def _is_importable(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -10,32 +11,97 @@ from pathlib import Path
 
 from ..errors import StoreError
 
-__all__ = ["Lock", "is_new", "meta_of", "readable", "refuse_pickles", "translated", "writable"]
+__all__ = [
+    "Lock",
+    "clean",
+    "is_new",
+    "meta_of",
+    "readable",
+    "refuse_pickles",
+    "translated",
+    "writable",
+]
 
-FORMAT = 2
+FORMAT = 3
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE names (id INTEGER PRIMARY KEY, kind TEXT, name TEXT, UNIQUE (kind, name));
+CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE sweeps (
+    id INTEGER PRIMARY KEY, function TEXT, version TEXT, identity TEXT, UNIQUE (function, version));
+CREATE TABLE codes (id INTEGER PRIMARY KEY, digest TEXT UNIQUE, parts TEXT);
+CREATE TABLE runs (id INTEGER PRIMARY KEY, sweep INTEGER, code INTEGER, told TEXT);
+CREATE TABLE names (
+    id INTEGER PRIMARY KEY, sweep INTEGER, kind TEXT, name TEXT, UNIQUE (sweep, kind, name));
 CREATE TABLE points (
-    id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, position INTEGER,
+    id INTEGER PRIMARY KEY, sweep INTEGER, key BLOB NOT NULL, position INTEGER,
     repeat INTEGER, params TEXT, seed TEXT, status TEXT, result TEXT, error TEXT, traceback TEXT,
-    seconds REAL, started REAL, worker INTEGER, attempt INTEGER, curve TEXT);
-CREATE TABLE blobs (key BLOB, number INTEGER, kind TEXT, data BLOB, PRIMARY KEY (key, number));
+    seconds REAL, started REAL, worker INTEGER, attempt INTEGER, curve TEXT, code INTEGER,
+    run INTEGER, UNIQUE (sweep, key));
+CREATE TABLE blobs (
+    sweep INTEGER, key BLOB, number INTEGER, kind TEXT, data BLOB,
+    PRIMARY KEY (sweep, key, number));
 """
+LARGEST_SCHEMA = 1000  # tables, views and indexes of a stranger
 PATIENCE = 10.0  # seconds; readers and the writer of a WAL file hardly ever wait for each other
+# What a file that is damaged, or made to do harm, may raise when its content is made sense of.
+# (A MemoryError is that of a length which the file claims: what it really has, fits.)
+DAMAGES = (
+    ArithmeticError,  # decimals, and numbers that are too large
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,  # JSON, Unicode
+)
+
+
+@functools.cache
+def _ours() -> dict[str, str]:
+    """The tables of a store by name, each with the statement that makes it."""
+    made = [statement.strip() for statement in TABLES.split(";") if statement.strip()]
+    return {statement.split()[2]: statement for statement in made}
 
 
 @contextmanager
-def translated(path: str) -> Iterator[None]:
-    """Turn SQLite's errors into ones that say what to do."""
+def translated(path: str, reading: bool = True) -> Iterator[None]:
+    """Turn whatever a file's content leads to into errors that say what to do.
+
+    All use of a store goes through this one border. Nothing of the user's runs within it where
+    content is made sense of (`reading`).
+    """
     try:
         yield
     except sqlite3.Error as error:
-        raise StoreError(f"{path!r} {_explained(str(error))} (SQLite: {error})") from error
+        told = clean(str(error))
+        raise StoreError(f"{path!r} {_explained(told)} (SQLite: {told})") from error
+    except OSError as error:  # of the files beside it
+        raise StoreError(f"{path!r}: {error}") from error
+    except DAMAGES as error:
+        if not reading:
+            raise
+        told = f"{type(error).__name__}: {clean(str(error))[:200]}"
+        raise StoreError(f"{path!r} {_explained('malformed')} ({told})") from error
+
+
+def clean(text: str, lines: bool = False) -> str:
+    """Text that a terminal shows and does not obey: control characters become spaces.
+
+    Parameters
+    ----------
+    text : str
+    lines : bool
+        Keep line breaks and tabs.
+    """
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else " " for c in text)
 
 
 def _explained(text: str) -> str:
-    if "not a database" in text or "malformed" in text:
+    if "not a database" in text or "malformed" in text or "UTF-8" in text:
         return (
             "is not the store of a sweep, or is damaged; nothing in it was changed. Name another "
             "file, or take what `sqlite3 FILE .recover` finds"
@@ -65,12 +131,12 @@ def writable(path: str) -> sqlite3.Connection:
     try:
         _distrust(connection)
         if not is_new(connection):
-            connection.execute("SELECT 1 FROM meta, points, names, blobs LIMIT 1")
+            _check_tables(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")  # a file that may not be written shows it now
         if is_new(connection):
-            for statement in TABLES.split(";"):
+            for statement in _ours().values():
                 connection.execute(statement)
             connection.execute("INSERT INTO meta VALUES ('format', ?)", (str(FORMAT),))
         connection.execute("COMMIT")
@@ -86,15 +152,28 @@ def readable(path: str) -> sqlite3.Connection:
         raise StoreError(f"there is no file {path!r}")
     _refuse_folder(path)
     address = Path(path).absolute().as_uri()
+    wal = f"{path}-wal"
+    if not os.path.exists(wal) and _in_wal_mode(path):
+        # A copy of a store whose writer was killed. SQLite would make a file beside it, and leave
+        # it there: who only reads may not remove it.
+        return _reading(f"{address}?mode=ro&immutable=1", path)
     try:
-        return _reading(f"{address}?mode=ro")
+        return _reading(f"{address}?mode=ro", path)
     except sqlite3.OperationalError:
         # Where nothing may be written, SQLite cannot make the file that readers and writers of
         # a WAL file share. If there is no such file either, nobody writes.
-        wal = f"{path}-wal"
         if os.path.exists(wal) and os.path.getsize(wal):
             raise
-        return _reading(f"{address}?mode=ro&immutable=1")
+        return _reading(f"{address}?mode=ro&immutable=1", path)
+
+
+def _in_wal_mode(path: str) -> bool:
+    """Whether a file's head says so: https://sqlite.org/fileformat.html#the_database_header."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(20)[18:20] == b"\2\2"
+    except OSError:
+        return False  # SQLite says what is wrong with it
 
 
 def meta_of(connection: sqlite3.Connection, path: str) -> dict[str, str]:
@@ -118,13 +197,14 @@ def _refuse_folder(path: str) -> None:
         raise StoreError(f"{path!r} is a folder; name a file in it")
 
 
-def _reading(address: str) -> sqlite3.Connection:
+def _reading(address: str, path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         address, timeout=PATIENCE, uri=True, isolation_level=None, check_same_thread=False
     )
     try:
         _distrust(connection)
-        is_new(connection)  # reads: what is wrong with the file shows here
+        if not is_new(connection):  # reads: what is wrong with the file shows here
+            _check_tables(connection, path)
     except BaseException:
         connection.close()
         raise
@@ -132,8 +212,36 @@ def _reading(address: str) -> sqlite3.Connection:
 
 
 def _distrust(connection: sqlite3.Connection) -> None:
-    """Run nothing that a stranger may have put into the file's schema."""
+    """Run nothing that a stranger may have put into the file, and look at its pages closely."""
     connection.execute("PRAGMA trusted_schema = OFF")
+    connection.execute("PRAGMA cell_size_check = ON")
+    connection.execute("PRAGMA mmap_size = 0")  # a file that shrinks is an error, not a SIGBUS
+
+
+def _check_tables(connection: sqlite3.Connection, path: str) -> None:
+    """Refuse a schema that is not ours, before anything is read: a view or a trigger is a program.
+
+    Our tables must be as we make them; other plain tables beside them are nobody's harm.
+    """
+    rows = connection.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT ?", (LARGEST_SCHEMA,)
+    ).fetchall()
+    ours = _ours()
+    found = {name: sql for kind, name, _, sql in rows if kind == "table" and name in ours}
+    if {"meta", "points", "names"} <= found.keys() and found != ours:
+        raise StoreError(
+            f"{path!r} was written by another version of parallelkit, or is damaged; "
+            "name a new file"
+        )
+    if found != ours or any(_acts(kind, table, sql, ours) for kind, _, table, sql in rows):
+        raise StoreError(
+            f"{path!r} is a SQLite database, but not the store of a sweep; name another file"
+        )
+
+
+def _acts(kind: str, table: str, sql: str | None, ours: dict[str, str]) -> bool:
+    """Whether something in a schema does more than hold rows; SQLite's own indexes have no text."""
+    return kind in ("view", "trigger") or (kind == "index" and table in ours and sql is not None)
 
 
 def is_new(connection: sqlite3.Connection) -> bool:

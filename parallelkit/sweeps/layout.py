@@ -20,7 +20,7 @@ class Layout:
         taken = set(names.params)
         self.params = names.params
         self.results = {name: _free(name, "result.", taken) for name in names.results}
-        own = {name: _free(name, "sweep.", taken) for name in ("repeat", *OWN)}
+        own = {name: _free(name, "sweep.", taken) for name in ("repeat", *names.origin, *OWN)}
         repeat = own.pop("repeat")
         self.repeat = repeat if names.repeats else None
         self.own = own
@@ -35,7 +35,8 @@ class Layout:
             row[self.repeat] = record.repeat
         if record.status != "failed":
             for name, value in result_columns(record.value).items():
-                if name in self.results:  # of a pruned point perhaps not
+                # Not that of a pruned point, nor one that came while the table is read.
+                if name in self.results:
                     row[self.results[name]] = value
         for name, column in self.own.items():
             row[column] = _own(record, name)

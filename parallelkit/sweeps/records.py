@@ -24,6 +24,10 @@ class Record(NamedTuple):
     worker: int | None
     attempt: int
     curve: list[tuple[int | float, float]] = []  # noqa: RUF012 - steps, and what it reported at each; nobody changes it
+    code: str | None = None  # digest of what it was computed with, where there is a store
+    function: str = ""
+    version: str | None = None
+    file: str | None = None  # where a table is read from several
 
 
 class Names(NamedTuple):
@@ -32,16 +36,23 @@ class Names(NamedTuple):
     params: list[str]
     results: list[str]
     repeats: bool  # whether any point was run more than once on purpose
+    origin: tuple[str, ...] = ()  # of "file", "function", "version", "code": those there are
 
 
 class Summary(NamedTuple):
-    """How many records there are, how many of them failed or were pruned, and their seconds."""
+    """How many records there are, how many of them failed or were pruned, and their seconds.
+
+    Of a store also how many were there before this run, and how many are of which code, the
+    oldest first.
+    """
 
     points: int
     failed: int
     pruned: int
     seconds: float
     reported: bool  # whether any has a curve
+    stored: int = 0
+    codes: dict[str, int] = {}  # noqa: RUF012 - nobody changes it
 
 
 class Rows(Protocol):
@@ -67,6 +78,14 @@ class Rows(Protocol):
 
     def names(self) -> Names:
         """What the columns are called."""
+        ...
+
+    def notes(self) -> dict[str, str]:
+        """Texts by name that were given with it."""
+        ...
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """Where the records come from, run by run."""
         ...
 
 
@@ -103,6 +122,14 @@ class Kept:
             params.update(dict.fromkeys(record.params))
             results.update(dict.fromkeys(named_results(record)))
         return Names(list(params), list(results), any(r.repeat for r in self._records))
+
+    def notes(self) -> dict[str, str]:
+        """Texts by name: a store keeps them, memory has none."""
+        return {}
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """Where the records come from: who looks has made them."""
+        return []
 
 
 def named_results(record: Record) -> Iterable[str]:

@@ -11,11 +11,13 @@ from typing import Any
 from ..engine.progress import bar
 from ..options import Resolver
 from ..values.seeds import inherited, root
+from .code import code_of
 from .grid import as_points
 from .identity import function_name, identity
+from .provenance import Commit, about
 from .records import Kept
 from .running import Run, check_call
-from .store import Store
+from .store import Store, Writing
 from .stored import Stored
 from .table import Table
 
@@ -47,14 +49,25 @@ class Sweep:
     shuffle : bool
         Run the points in a random order, so that the first results are spread over all of them.
     version : optional
-        Of your function: another one does not go on with the old results.
+        Of your function: another one does not take the old results, which stay beside the new.
     name : str, optional
-        By which the store knows the function; by default its module and name.
+        By which the store knows the function; by default its module and name. A store can hold
+        several functions and versions.
     pickle : bool
         Store results that are no numbers, texts, lists, dicts or arrays as pickles. Who opens
         such a store must ask for it, as loading runs code of who made it.
     notes : Mapping, optional
         Texts by name to be kept in the store, beside the results.
+    on_change : {"warn", "rerun", "error", "ignore"}
+        What to do where stored rows were computed with other code than the function has now: its
+        own, that of helpers it calls in the project, globals, defaults and closure. ``"warn"``
+        says what changed, and takes the rows; where there is a `version`, that decides, and
+        nothing is said.
+    part : (int, int), optional
+        ``(i, n)``: run the part `i` (from 0) of `n` alone, on one machine of many, each with a
+        store of its own. Parts are the same each time, differ by one point at most in their size,
+        and give points the seeds that they have in one run. ``open_sweep("run-*.db")`` reads
+        them together.
     **options
         Of :class:`Pool`: ``workers``, ``backend``, ``progress``, ``timeout``, ``retries``,
         ``memory_limit``, ... A point is a message of its own unless ``chunksize`` says otherwise,
@@ -86,6 +99,8 @@ class Sweep:
         name: str | None = None,
         pickle: bool = False,
         notes: Mapping[str, str] | None = None,
+        on_change: str = "warn",
+        part: tuple[int, int] | None = None,
         **options: Any,
     ) -> None:
         if isinstance(repeats, bool) or not hasattr(repeats, "__index__"):
@@ -94,6 +109,10 @@ class Sweep:
             raise ValueError(f"repeats must be at least 1, not {repeats!r}")
         if on_error not in ("record", "raise"):
             raise ValueError(f"on_error of a sweep must be 'record' or 'raise', not {on_error!r}")
+        if on_change not in ("warn", "rerun", "error", "ignore"):
+            raise ValueError(
+                f"on_change must be 'warn', 'rerun', 'error' or 'ignore', not {on_change!r}"
+            )
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a text, not {name!r}")
         if store is not None and os.fspath(store) in ("", ":memory:"):
@@ -106,7 +125,9 @@ class Sweep:
         self._version, self._name, self._pickle = version, name, pickle
         if notes is not None and not isinstance(notes, Mapping):
             raise TypeError(f"notes must be texts by name, not {notes!r}")
-        self._notes = dict(notes or {})
+        self._notes = _texts(notes or {})
+        self._on_change = on_change
+        self._part = None if part is None else _checked_part(part)
         if seed is not None:
             options["seed"] = seed
         self._resolve = Resolver(options)
@@ -161,8 +182,7 @@ class Sweep:
         with ExitStack() as stack:
             store = None
             if self._store is not None:
-                who = identity(func, name, self._version, frozen, seed)
-                store = Store(self._store, who, self._pickle, self._notes)
+                store = Store(self._store, self._writing(func, name, frozen, seed))
                 stack.callback(store.close)
             run = Run(
                 store, seed, options.seed is not None, self._on_error, self._repeats, frozen.keys()
@@ -170,7 +190,10 @@ class Sweep:
             if store is not None:
                 again = self._retry_failed or self._on_error == "raise"
                 run.done = store.finished(failed_too=not again)
+            run.part = self._part
             total = len(points) * self._repeats if options.progress is not False else None
+            if total is not None and self._part is not None:
+                total = len(range(self._part[0], total, self._part[1]))
             run.bar = bar(options.progress, total)
             stack.callback(run.bar.close)
             numbered = points.numbered(SHUFFLE if self._shuffle else None)
@@ -181,7 +204,26 @@ class Sweep:
             )
         if store is None:
             return Table(Kept(name, run.kept), run.interrupted)
-        return Table(Stored(store.path, run.chosen, self._pickle), run.interrupted)
+        stored = Stored(store.path, run.chosen, self._pickle, store.sweep, store.run)
+        return Table(stored, run.interrupted)
+
+    def _writing(
+        self, func: Callable[..., Any], name: str, frozen: Mapping[str, Any], seed: Any
+    ) -> Writing:
+        """What a store is to know of a run, beside its points."""
+        code = code_of(func)
+        # Who gives a version says when results are to be thrown away; the table tells the rest.
+        warned = self._on_change == "warn" and self._version is not None
+        entropy = None if seed is None else str(seed.entropy)
+        return Writing(
+            identity(name, self._version, frozen, seed),
+            code,
+            "ignore" if warned else self._on_change,
+            self._pickle,
+            self._notes,
+            about(frozen, code.packages, {"seed": entropy}),
+            Commit(func),
+        )
 
 
 def sweep(func: Callable[..., Any], grid: Any, /, **frozen: Any) -> Table:
@@ -210,3 +252,20 @@ def sweep(func: Callable[..., Any], grid: Any, /, **frozen: Any) -> Table:
     (2, [11, 21, 12, 22])
     """
     return Sweep().run(func, grid, **frozen)
+
+
+def _texts(notes: Mapping[Any, Any]) -> dict[str, str]:
+    for name, text in notes.items():
+        if not (isinstance(name, str) and isinstance(text, str)):
+            raise TypeError(f"notes must be texts by name, not {name!r}: {text!r}")
+    return dict(notes)
+
+
+def _checked_part(part: Any) -> tuple[int, int]:
+    try:
+        number, count = (one.__index__() for one in part)
+    except (TypeError, ValueError, AttributeError):
+        raise TypeError(f"part must be two whole numbers, (i, n), not {part!r}") from None
+    if not 0 <= number < count:
+        raise ValueError(f"part must be (i, n) with i from 0 to n - 1, not {part!r}")
+    return number, count

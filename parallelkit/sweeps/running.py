@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -71,6 +72,8 @@ class Run:
         self.kept: list[Record] = []
         self.bar: Bar
         self.interrupted = False
+        self.part: tuple[int, int] | None = None  # of the points, by their number
+        self._numbered = 0
         self._ok = self._failed = self._skipped = self._told = 0
 
     @property
@@ -122,6 +125,8 @@ class Run:
                 if self._ended:
                     return
                 key = b"" if text is None else key_of(text, repeat)
+                if key in self._seen or not self._is_mine():
+                    continue
                 if key and not self._is_new(key, position):
                     continue
                 # A stream from outside must not fail where no seed was asked for: it is by place.
@@ -132,10 +137,22 @@ class Run:
                 index += 1
                 yield item
 
+    def _is_mine(self) -> bool:
+        """Whether the next point that has not come before belongs to this part of the sweep.
+
+        Of each `n` points in a row every part gets one, and not always the same: values of the
+        grid that come again and again, one of them slow, are spread over all parts.
+        """
+        number = self._numbered
+        self._numbered += 1
+        if self.part is None:
+            return True
+        mine, count = self.part
+        row, place = divmod(number, count)
+        return (place + zlib.crc32(b"%d" % row)) % count == mine
+
     def _is_new(self, key: bytes, position: int) -> bool:
-        """Whether a point is to be run: it has not come before, and is not stored."""
-        if key in self._seen:
-            return False
+        """Whether a point is to be run: it is not stored."""
         self._seen.add(key)
         if self._store is not None:
             self.chosen.add(key, position)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ParallelError
+from .database import clean
 
 if TYPE_CHECKING:
     from .table import Table
@@ -20,6 +21,7 @@ __all__ = [
     "cells",
     "duration",
     "grid_text",
+    "harmless",
     "html",
     "label",
     "needed",
@@ -66,6 +68,7 @@ def _cell(name: str, value: Any) -> str:
 
 def grid_text(columns: list[str], rows: list[list[str]], width: int | None = None) -> list[str]:
     """Lines of aligned columns: the widest one is cut to fit, what finds no room is left out."""
+    columns = [" ".join(clean(name).split()) for name in columns]
     width = width or max(60, shutil.get_terminal_size((100, 24)).columns)
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     over = sum(widths) + 2 * (len(widths) - 1) - width
@@ -95,7 +98,7 @@ def html(table: Table, head: str) -> str:
         f"<p style='margin: 0 0 .4em'><b>{markup.escape(head)}</b></p>",
         "<table style='border-collapse: collapse; font-variant-numeric: tabular-nums'>",
         "<thead><tr style='border-bottom: 1px solid'>",
-        *(f"<th style='text-align: right'>{markup.escape(name)}</th>" for name in columns),
+        *(f"<th style='text-align: right'>{markup.escape(clean(name))}</th>" for name in columns),
         "</tr></thead><tbody>",
     ]
     for place, row in enumerate(rows):
@@ -119,6 +122,10 @@ def _extract(table: Table) -> tuple[list[str], list[dict[str, Any]], int]:
     hidden = {name for name in last if name in own}
     if any(row[_status(last)] == "failed" for row in rows):
         hidden -= {"error", "sweep.error"}
+    theirs = {*table.parameters, *table.results}
+    for name in ("code", "sweep.code"):  # where all rows have the same, it says nothing
+        if name not in theirs and len({row.get(name) for row in rows}) < 2:
+            hidden.add(name)
     return [name for name in table.columns if name not in hidden], rows, max(0, count - len(rows))
 
 
@@ -160,6 +167,22 @@ def cell(value: Any) -> Any:
     except Exception:  # noqa: BLE001 - likewise
         return f"<{type(value).__name__}>"
     return value
+
+
+def harmless(value: Any) -> Any:
+    """As :func:`cell`, with an apostrophe before what a spreadsheet would run as a formula."""
+    found = cell(value)
+    text = found if isinstance(found, (int, float)) else str(found)
+    if not isinstance(text, str) or found is None or not text.startswith(_FORMULA):
+        return found
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return found
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%", "＝", "＋", "－", "＠")
 
 
 def label(value: Any) -> Any:

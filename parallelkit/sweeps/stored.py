@@ -1,41 +1,62 @@
-"""The reading side of a store: anyone, at any time, also while the sweep runs."""
+"""The reading side of a store: anyone, at any time, also while the sweep runs.
+
+Each batch of rows is read by a connection of its own, so that a table that is read half-way keeps
+nothing open, and the sweep can leave one plain file at its end. What is read is a stranger's, until
+it has been looked at: see :func:`~parallelkit.sweeps.database.translated`.
+"""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 from array import array
-from collections.abc import Iterable, Iterator
-from contextlib import closing
-from itertools import chain
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
 
 from ..errors import StoreError
-from .database import is_new, meta_of, readable, refuse_pickles, translated
+from .artifacts import folder_of
+from .database import clean, is_new, meta_of, readable, refuse_pickles, translated
 from .identity import DIGEST
-from .records import Names, Record, Summary
+from .records import Names, Record, Summary, named_results
 from .values import decode
 
-__all__ = ["Chosen", "Stored"]
+__all__ = ["Chosen", "Stored", "Swept"]
 
-FETCHED = 500  # rows at a time, by their keys
+FETCHED = 500  # rows at a time
+LARGEST_FETCH = 8 << 20  # bytes at a time, but for the last row
+STATUS = ("ok", "failed", "pruned")
+FAR = 253402300799  # seconds: the end of the year 9999
 _COLUMNS = (
     "key, result, params, position, repeat, seed, status, error, traceback, seconds, started, "
-    "worker, attempt, curve"
+    "worker, attempt, curve, sweep, code"
 )
-_ORDER = "ORDER BY position, repeat, id"
-_BACK = "ORDER BY position DESC, repeat DESC, id DESC"
-_SELECT = f"SELECT {_COLUMNS} FROM points"  # noqa: S608 - of two texts of ours
+_KINDS: dict[str, Any] = {
+    "position": int,
+    "repeat": int,
+    "status": str,
+    "error": (str, type(None)),
+    "traceback": (str, type(None)),
+    "seconds": (float, type(None)),
+    "started": (float, type(None)),
+    "worker": (int, type(None)),
+    "attempt": int,
+}
 
 
-def _picked(connection: sqlite3.Connection, columns: str, chosen: Chosen) -> Iterator[list[Any]]:
-    """Rows of chosen points, in their order; those that are not stored are left out."""
-    for keys in chosen.batches():
-        marks = ", ".join("?" * len(keys))
-        statement = f"SELECT {columns} FROM points WHERE key IN ({marks})"  # noqa: S608
-        rows = connection.execute(statement, keys)
-        found = {row[0]: row for row in rows}
-        yield [found[key] for key in keys if key in found]
+class Swept(NamedTuple):
+    """A function, with its version, that a store has rows of."""
+
+    number: int
+    function: str
+    version: str | None
+    identity: dict[str, Any]
+
+    @property
+    def title(self) -> str:
+        """What it is called in print."""
+        version = "" if self.version is None else f" version {clean(self.version)}"
+        return f"{clean(self.function)}{version}"
 
 
 class Chosen:
@@ -45,17 +66,18 @@ class Chosen:
         self._keys = bytearray()
         self._positions = array("q")
 
+    def __len__(self) -> int:
+        return len(self._positions)
+
     def add(self, key: bytes, position: int) -> None:
         """Add a point."""
         self._keys += key
         self._positions.append(position)
 
-    def batches(self) -> Iterator[list[bytes]]:
-        """Keys in the order of their places, some at a time."""
+    def keys(self) -> list[bytes]:
+        """Keys in the order of their places."""
         order = sorted(range(len(self._positions)), key=self._positions.__getitem__)
-        for begin in range(0, len(order), FETCHED):
-            part = order[begin : begin + FETCHED]
-            yield [bytes(self._keys[i * DIGEST : (i + 1) * DIGEST]) for i in part]
+        return [bytes(self._keys[i * DIGEST : (i + 1) * DIGEST]) for i in order]
 
 
 class Stored:
@@ -68,95 +90,296 @@ class Stored:
         Only these points, in this order.
     pickle : bool
         Whether pickled results may be loaded, which can run code of who made the store.
+    sweep : int, optional
+        Only rows of the function with this number in the store.
+    run : int, optional
+        Number of the run that made the table: rows of other runs were stored before.
+    name, version : optional
+        Only rows of functions of this name or version, as ``Sweep`` takes them.
     """
 
-    def __init__(self, path: str, chosen: Chosen | None = None, pickle: bool = False) -> None:
+    def __init__(
+        self,
+        path: str,
+        chosen: Chosen | None = None,
+        pickle: bool = False,
+        sweep: int | None = None,
+        run: int | None = None,
+        name: str | None = None,
+        version: Any = None,
+    ) -> None:
         self.path = path
         self._chosen = chosen
         self._pickle = pickle
-        meta = self.meta()
-        if meta.get("pickle") == "1" and not pickle:
-            refuse_pickles(path, "open_sweep(path, pickle=True)")
-        told = json.loads(meta["identity"])
-        version = "" if told["version"] is None else f" version {told['version']}"
-        self.title = f"{told['function']}{version}"
+        self._run = run
+        self.skipped: set[int] = set()  # numbers of rows that another file has as well
+        with self._connected() as connection:
+            meta = meta_of(connection, path)
+            if meta.get("pickle") == "1" and not pickle:
+                refuse_pickles(path, "open_sweep(path, pickle=True)")
+            every = [_swept(row) for row in connection.execute("SELECT * FROM sweeps ORDER BY id")]
+        self.every = every
+        self.sweeps = [one for one in every if sweep is None or one.number == sweep]
+        if name is not None:
+            self.sweeps = _named(self.sweeps, name)
+        if version is not None:
+            told = _version(version)
+            self.sweeps = [one for one in self.sweeps if one.version == told]
+        if not self.sweeps:
+            if every:
+                known = ", ".join(one.title for one in every)
+                raise StoreError(f"{path!r} has no such function or version; it has: {known}")
+            raise StoreError(f"{path!r} is empty: no sweep has begun in it")
+        self._of = {one.number: one for one in self.sweeps}
+        self.title = ", ".join(one.title for one in self.sweeps)
 
-    def meta(self) -> dict[str, str]:
-        """What the store says about itself."""
+    @contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
         with translated(self.path), closing(readable(self.path)) as connection:
             if is_new(connection):
                 raise StoreError(f"{self.path!r} is empty: no sweep has begun in it")
-            meta = meta_of(connection, self.path)
-        if "identity" not in meta:
-            raise StoreError(f"{self.path!r} is empty: no sweep has begun in it")
-        return meta
+            yield connection
+
+    # --- what is told ------------------------------------------------------------------------
+
+    def notes(self) -> dict[str, str]:
+        """Texts by name that its makers gave."""
+        with self._connected() as connection:
+            rows = connection.execute("SELECT name, value FROM notes ORDER BY name")
+            return {_text(name): _text(value) for name, value in rows}
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """Where the rows come from, run by run: those of which there are rows, or the last one."""
+        with self._connected() as connection:
+            counts: dict[Any, int] = {}
+            for run, number in self._each(connection, "run, id"):
+                if number not in self.skipped:
+                    counts[run] = counts.get(run, 0) + 1
+            digests = self._digests(connection)
+            rows = connection.execute("SELECT id, sweep, code, told FROM runs ORDER BY id")
+            found = [row for row in rows if row[1] in self._of]
+            runs = []
+            for number, sweep, code, told in found:
+                if number in counts or number == found[-1][0]:
+                    of = self._of[sweep]
+                    head = {"function": of.function, "version": of.version}
+                    tail = {"rows": counts.get(number, 0), "code": digests[code]}
+                    runs.append({**head, **_dict(told), **tail})
+            return runs
+
+    # --- rows --------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        with translated(self.path), closing(readable(self.path)) as connection:
-            if self._chosen is None:
-                return int(connection.execute("SELECT count(*) FROM points").fetchone()[0])
-            return sum(len(rows) for rows in _picked(connection, "key", self._chosen))
+        if self._chosen is None:
+            with self._connected() as connection:
+                marks = self._marks()
+                counted = f"SELECT count(*) FROM points WHERE sweep IN ({marks})"  # noqa: S608
+                count = connection.execute(counted, list(self._of)).fetchone()[0]
+                return int(count) - len(self.skipped)
+        return sum(1 for _ in self._numbers())
 
     def __iter__(self) -> Iterator[Record]:
-        with translated(self.path), closing(readable(self.path)) as connection:
-            for row in self._all(connection, _COLUMNS):
-                yield self._record(connection, row)
+        return self._records(self._numbers())
 
     def ends(self, n: int) -> list[Record]:
         """Return the first `n` records, then the last `n`."""
-        with translated(self.path), closing(readable(self.path)) as connection:
-            if self._chosen is None:
-                rows = [
-                    *connection.execute(f"{_SELECT} {_ORDER} LIMIT ?", (n,)),
-                    *reversed(connection.execute(f"{_SELECT} {_BACK} LIMIT ?", (n,)).fetchall()),
-                ]
-            else:
-                keys = [key for (key,) in self._all(connection, "key")]
-                ends = [*keys[:n], *keys[-n:]] if n else []
-                statement = f"{_SELECT} WHERE key = ?"
-                rows = [connection.execute(statement, (key,)).fetchone() for key in ends]
-            return [self._record(connection, row) for row in rows]
+        numbers = self._numbers()
+        return list(self._records([*numbers[:n], *numbers[-n:]] if n else []))
 
     def summary(self) -> Summary:
         """Count and add up."""
-        with translated(self.path), closing(readable(self.path)) as connection:
-            count, failed, pruned, total, reported = 0, 0, 0, 0.0, False
-            columns = "key, status, seconds, curve IS NOT NULL"
-            for _, status, seconds, curve in self._all(connection, columns):
+        with self._connected() as connection:
+            count, failed, pruned, total, reported, before = 0, 0, 0, 0.0, False, 0
+            codes: dict[Any, int] = {}
+            columns = "id, status, seconds, curve IS NOT NULL, run, code"
+            for number, status, seconds, curve, run, code in self._each(connection, columns):
+                if number in self.skipped:
+                    continue
                 count += 1
                 failed += status == "failed"
                 pruned += status == "pruned"
-                total += seconds or 0.0
+                total += float(seconds or 0.0)
                 reported |= bool(curve)
-            return Summary(count, failed, pruned, total, reported)
-
-    def _all(self, connection: sqlite3.Connection, columns: str) -> Iterable[Any]:
-        if self._chosen is not None:
-            return chain.from_iterable(_picked(connection, columns, self._chosen))
-        return connection.execute(f"SELECT {columns} FROM points {_ORDER}")  # noqa: S608
-
-    def _record(self, connection: sqlite3.Connection, row: Any) -> Record:
-        key, result, params, position, repeat, seed, status, *rest, told = row
-        curve = [] if told is None else [(step, value) for step, value in decode(told, {})]
-        value = None if result is None else self._value(connection, key, result)
-        number = None if seed is None else int(seed)
-        record = Record(position, repeat, decode(params, {}), number, status, value, *rest)
-        return record._replace(curve=curve)
-
-    def _value(self, connection: sqlite3.Connection, key: bytes, text: str) -> Any:
-        blobs: dict[int, tuple[str, bytes]] = {}
-        if '"~blob"' in text:
-            statement = "SELECT number, kind, data FROM blobs WHERE key = ?"
-            blobs = {n: (kind, data) for n, kind, data in connection.execute(statement, (key,))}
-        try:
-            return decode(text, blobs, self._pickle)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise StoreError(f"a result in {self.path!r} is damaged: {error}") from error
+                before += run != self._run
+                codes[code] = codes.get(code, 0) + 1
+            digests = self._digests(connection)
+            told = {digests[code]: number for code, number in sorted(codes.items())}
+            stored = before if self._run is not None else 0
+            return Summary(count, failed, pruned, total, reported, stored, told)
 
     def names(self) -> Names:
         """What the columns are called."""
-        with translated(self.path), closing(readable(self.path)) as connection:
-            names = connection.execute("SELECT kind, name FROM names ORDER BY id").fetchall()
-            repeats = connection.execute("SELECT max(repeat) FROM points").fetchone()[0]
-        params = [name for kind, name in names if kind == "param"]
-        return Names(params, [name for kind, name in names if kind == "result"], bool(repeats))
+        with self._connected() as connection:
+            found = self._names(connection)
+            marks = self._marks()
+            most = f"SELECT max(repeat) FROM points WHERE sweep IN ({marks})"  # noqa: S608
+            repeats = connection.execute(most, list(self._of)).fetchone()[0]
+        several = ("function", "version") if len(self.sweeps) > 1 else ()
+        return Names(found["param"], found["result"], bool(repeats), (*several, "code"))
+
+    def marked(self) -> Iterator[tuple[int, bytes, int]]:
+        """Numbers of all rows, each with the key of its point and the number of its function."""
+        with self._connected() as connection:
+            rows = list(self._each(connection, "id, key, sweep"))
+        yield from rows
+
+    def placed(self) -> Iterator[tuple[int, Record]]:
+        """Rows in their order, each with the number of its function."""
+        for row, record in self._decoded(self._numbers()):
+            yield row[14], record
+
+    def at(self, numbers: Iterable[int]) -> list[Record]:
+        """Return some rows by their numbers."""
+        return list(self._records(list(numbers)))
+
+    def _records(self, numbers: Sequence[int]) -> Iterator[Record]:
+        return (record for _, record in self._decoded(numbers))
+
+    # --- help --------------------------------------------------------------------------------
+
+    def _marks(self) -> str:
+        return ", ".join("?" * len(self._of))
+
+    def _numbers(self) -> Sequence[int]:
+        """Numbers of all rows, in their order."""
+        with self._connected() as connection:
+            rows = self._each(connection, "id")
+            return array("q", (number for (number,) in rows if number not in self.skipped))
+
+    def _each(self, connection: sqlite3.Connection, columns: str) -> Iterator[Any]:
+        """Some columns of all rows, in their order."""
+        if self._chosen is None:
+            yield from connection.execute(
+                f"SELECT {columns} FROM points WHERE sweep IN ({self._marks()}) "  # noqa: S608
+                "ORDER BY sweep, position, repeat, id",
+                list(self._of),
+            )
+            return
+        keys, (sweep, *_) = self._chosen.keys(), self._of
+        for begin in range(0, len(keys), FETCHED):
+            part = keys[begin : begin + FETCHED]
+            marks = ", ".join("?" * len(part))
+            rows = connection.execute(
+                f"SELECT key, {columns} FROM points WHERE sweep = ? AND key IN ({marks})",  # noqa: S608
+                (sweep, *part),
+            )
+            found = {key: row for key, *row in rows}
+            yield from (found[key] for key in part if key in found)
+
+    def _decoded(self, numbers: Sequence[int]) -> Iterator[tuple[Any, Record]]:
+        """Rows by their numbers, in this order; those that are gone are left out."""
+        at = 0
+        while at < len(numbers):
+            part = list(numbers[at : at + FETCHED])
+            with self._connected() as connection:
+                read, at = self._read(connection, part, at)
+            yield from read
+
+    def _read(
+        self, connection: sqlite3.Connection, part: list[int], at: int
+    ) -> tuple[list[tuple[Any, Record]], int]:
+        """Some of the next rows, as many as memory may hold, and where the next ones begin."""
+        marks = ", ".join("?" * len(part))
+        statement = f"SELECT id, {_COLUMNS} FROM points WHERE id IN ({marks})"  # noqa: S608
+        found = {number: row for number, *row in connection.execute(statement, part)}
+        known = {kind: set(names) for kind, names in self._names(connection).items()}
+        digests = self._digests(connection)
+        read, size = [], 0
+        for number in part:
+            at += 1
+            if number not in found:
+                continue
+            row = found[number]
+            blobs = self._blobs(connection, row)
+            size += sum(len(data) for _, data in blobs.values()) + len(row[1] or "")
+            record = self._record(row, blobs, digests)
+            if not known["param"].issuperset(record.params):
+                raise StoreError(f"{self.path!r} is damaged: it does not list all its parameters")
+            if not known["result"].issuperset(named_results(record)):
+                raise StoreError(f"{self.path!r} is damaged: it does not list all its results")
+            read.append((row, record))
+            if size > LARGEST_FETCH:
+                break
+        return read, at
+
+    def _blobs(self, connection: sqlite3.Connection, row: Any) -> dict[int, tuple[str, bytes]]:
+        key, result, sweep = row[0], row[1], row[14]
+        if not isinstance(result, str) or '"~blob"' not in result:
+            return {}
+        statement = "SELECT number, kind, data FROM blobs WHERE sweep = ? AND key = ?"
+        rows = connection.execute(statement, (sweep, key))
+        return {number: (kind, data) for number, kind, data in rows}
+
+    def _record(
+        self, row: Any, blobs: dict[int, tuple[str, bytes]], digests: dict[Any, str]
+    ) -> Record:
+        """Make sense of a row, and of nothing that is not what we write."""
+        key, result, params, position, repeat, seed, status, *rest, told, sweep, code = row
+        for name, value in zip(_KINDS, (position, repeat, status, *rest), strict=True):
+            if not isinstance(value, _KINDS[name]):
+                raise TypeError(f"{name} of a row is {value!r:.60}")
+        if status not in STATUS or not abs(rest[3] or 0.0) <= FAR:
+            raise ValueError(f"a row has the status {status!r:.60}, started at {rest[3]!r:.60}")
+        value = None
+        if result is not None:
+            value = decode(result, blobs, self._pickle, folder_of(self.path))
+        point = decode(params, {})
+        if not isinstance(key, bytes) or not isinstance(point, dict):
+            raise TypeError("a point has no parameters")
+        curve = [] if told is None else [(step, number) for step, number in decode(told, {})]
+        of = self._of[sweep]
+        return Record(
+            *(position, repeat, point, None if seed is None else int(seed), status, value),
+            *(*rest, curve, digests[code], of.function, of.version),
+        )
+
+    def _names(self, connection: sqlite3.Connection) -> dict[str, list[str]]:
+        """Names of parameters and results, in the order in which they first came up."""
+        found: dict[str, dict[str, None]] = {"param": {}, "result": {}}
+        for sweep, kind, name in connection.execute(
+            "SELECT sweep, kind, name FROM names ORDER BY id"
+        ):
+            if sweep in self._of:
+                found[kind][_text(name)] = None
+        return {kind: list(names) for kind, names in found.items()}
+
+    def _digests(self, connection: sqlite3.Connection) -> dict[Any, str]:
+        rows = connection.execute("SELECT id, digest FROM codes")
+        return {number: _text(digest) for number, digest in rows}
+
+
+def _swept(row: Any) -> Swept:
+    number, function, version, identity = row
+    told = _dict(identity)
+    for part in ("frozen", "seed", "version"):
+        if part not in told:
+            raise KeyError(part)
+    if not isinstance(told["frozen"], dict) or not isinstance(number, int):
+        raise TypeError("its identity is not one")
+    plain = json.loads(version)
+    return Swept(number, _text(function), None if plain is None else _text(plain), told)
+
+
+def _named(sweeps: list[Swept], name: str) -> list[Swept]:
+    """Those of a function: by all of its name, or without its module."""
+    exact = [one for one in sweeps if one.function == name]
+    return exact or [one for one in sweeps if one.function.partition(":")[2] == name]
+
+
+def _version(version: Any) -> str:
+    from .canonical import canonical
+
+    return canonical(version)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.60} should be a text")
+    return value
+
+
+def _dict(text: Any) -> dict[str, Any]:
+    value = json.loads(_text(text))
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.60} should be a dict")
+    return value

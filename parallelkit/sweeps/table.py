@@ -107,6 +107,23 @@ class Table:
             if record.status == "failed"
         ]
 
+    @property
+    def notes(self) -> dict[str, str]:
+        """Texts by name that ``Sweep(notes=...)`` gave to the store."""
+        return self._source.notes()
+
+    @property
+    def provenance(self) -> list[dict[str, Any]]:
+        """Where the rows of a store come from: a dict for each run that made some.
+
+        Each has ``function``, ``version``, ``started``, ``host``, ``folder``, ``command``,
+        ``python``, ``platform``, ``packages`` (versions of those that the function uses),
+        ``frozen`` (short values as text, long ones as a summary and a digest), ``seed``, ``git``
+        (``commit``, ``branch`` and whether it was ``dirty``, or None), ``rows`` (how many are in
+        this table) and ``code`` (as in the column).
+        """
+        return self._source.provenance()
+
     def best(self, column: str, mode: str = "max") -> dict[str, Any]:
         """Row with the largest, or smallest, value in a column.
 
@@ -155,21 +172,33 @@ class Table:
         pandas = show.needed("pandas", "pandas")
         return pandas.DataFrame(self.rows, columns=self.columns)
 
-    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str | None:
-        """Write a CSV file; without a path, return its text."""
+    def to_csv(
+        self, path: str | os.PathLike[str] | None = None, formulas: bool = True
+    ) -> str | None:
+        """Write a CSV file; without a path, return its text.
+
+        Parameters
+        ----------
+        path : path, optional
+        formulas : bool
+            Whether texts that begin with ``=``, ``+``, ``-`` or ``@`` stay as they are. A
+            spreadsheet takes them for formulas, which matters where the table is a stranger's:
+            False puts an apostrophe before them.
+        """
         if path is None:
             text = io.StringIO()
-            self._write_csv(text)
+            self._write_csv(text, formulas)
             return text.getvalue()
         with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            self._write_csv(file)
+            self._write_csv(file, formulas)
         return None
 
-    def _write_csv(self, file: Any) -> None:
+    def _write_csv(self, file: Any, formulas: bool) -> None:
         columns = self.columns
+        cell = show.cell if formulas else show.harmless
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows([show.cell(row[name]) for name in columns] for row in self)
+        writer.writerow(columns if formulas else map(cell, columns))
+        writer.writerows([cell(row[name]) for name in columns] for row in self)
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file. (``pip install pandas pyarrow``).
@@ -300,6 +329,10 @@ class Table:
             told += f", {of.failed} failed"
         if of.pruned:
             told += f", {of.pruned} pruned"
+        if of.stored:
+            told += f", {of.stored} from the store"
+        if len(of.codes) > 1:
+            told += f", computed with {len(of.codes)} versions of the code"
         told += f", {show.duration(of.seconds)} of work"
         return told + (", interrupted" if self.interrupted else "")
 

@@ -21,6 +21,8 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from .artifacts import LARGE, Files, artifact, is_frame, is_model
+
 __all__ = ["Described", "Encoded", "Encoder", "NotPlain", "decode", "dumps", "encode", "short"]
 
 
@@ -44,18 +46,20 @@ class Encoded(NamedTuple):
     blobs: list[tuple[str, bytes]]  # "npy" or "pickle", and the bytes
 
 
-def encode(value: Any, pickle: bool) -> Encoded:
+def encode(value: Any, pickle: bool, files: Files | None = None) -> Encoded:
     """A result as text; what has no such form is pickled if that is allowed, else `NotPlain`."""
-    writer = _Writing(pickle)
+    writer = _Writing(pickle, files)
     try:
         return Encoded(dumps(writer.of(value), False), writer.blobs)
     except RecursionError:
         raise NotPlain("it contains itself, or is nested too deeply") from None
 
 
-def decode(text: str, blobs: Mapping[int, tuple[str, bytes]], pickle: bool = False) -> Any:
+def decode(
+    text: str, blobs: Mapping[int, tuple[str, bytes]], pickle: bool = False, folder: str = ""
+) -> Any:
     """What :func:`encode`, or ``canonical``, made text of."""
-    return _Reading(blobs, pickle).of(json.loads(text))
+    return _Reading(blobs, pickle, folder).of(json.loads(text))
 
 
 _as_it_is = json.JSONEncoder(allow_nan=False, separators=(",", ":"), check_circular=False)
@@ -173,13 +177,16 @@ _PLAIN: dict[type, tuple[str, Callable[[Any], Any]]] = {
 class _Writing(Encoder):
     """Results: what comes back is what was given, or it is refused."""
 
-    def __init__(self, pickle: bool) -> None:
+    def __init__(self, pickle: bool, files: Files | None) -> None:
         self._pickle = pickle
+        self._files = files
         self.blobs: list[tuple[str, bytes]] = []
 
     def array(self, value: Any) -> Any:
         if value.dtype.hasobject:
             return self.other(value)
+        if self._files is not None and value.nbytes >= LARGE:
+            return {"~file": self._files.array(value)}
         import numpy as np
 
         file = io.BytesIO()
@@ -189,13 +196,30 @@ class _Writing(Encoder):
     def other(self, value: Any) -> Any:
         if isinstance(value, Described):
             return {"~is": str(value)}
+        if self._files is not None and is_frame(value):
+            try:
+                return {"~file": self._files.frame(value)}
+            except ImportError:
+                if not self._pickle:
+                    raise NotPlain(
+                        f"a {type(value).__name__} is stored as a Parquet file, which needs "
+                        "pyarrow: pip install pyarrow"
+                    ) from None
+            except (TypeError, ValueError) as error:  # those of pyarrow derive from these
+                if not self._pickle:
+                    raise NotPlain(
+                        f"a {type(value).__name__} with such values makes no Parquet file: {error}"
+                    ) from None
         if self._pickle:
             import cloudpickle
 
-            return self._blob("pickle", cloudpickle.dumps(value))
+            data = cloudpickle.dumps(value)
+            if self._files is not None and (is_model(value) or is_frame(value)):
+                return {"~file": self._files.pickled(value, data)}
+            return self._blob("pickle", data)
         raise NotPlain(
             f"{short(value)} of type {type(value).__qualname__} is neither a number, text, list, "
-            "dict nor array"
+            "dict, array nor DataFrame"
         )
 
     def _blob(self, kind: str, data: bytes) -> Any:
@@ -204,9 +228,10 @@ class _Writing(Encoder):
 
 
 class _Reading:
-    def __init__(self, blobs: Mapping[int, tuple[str, bytes]], pickle: bool) -> None:
+    def __init__(self, blobs: Mapping[int, tuple[str, bytes]], pickle: bool, folder: str) -> None:
         self._blobs = blobs
         self._pickle = pickle
+        self._folder = folder
 
     def of(self, tree: Any) -> Any:
         if isinstance(tree, list):
@@ -222,6 +247,9 @@ class _Reading:
     def _tagged(self, tag: str, body: Any) -> Any:
         if tag == "~blob":
             return self._blob(*self._blobs[body])
+        if tag == "~file":
+            name, summary = body
+            return artifact(self._folder, name, summary, self._pickle)
         if tag in _NESTED:
             return _NESTED[tag](self.of(body))
         if tag in _SIMPLE:
@@ -236,6 +264,8 @@ class _Reading:
         if kind == "npy":
             import numpy as np
 
+            if not data.startswith(b"\x93NUMPY"):  # `load` takes zip files and pickles too
+                raise ValueError("an array does not begin as one")
             return np.load(io.BytesIO(data), allow_pickle=False)
         return Described(f"pickled, {len(data)} bytes")
 
