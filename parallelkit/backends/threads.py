@@ -28,6 +28,7 @@ from functools import partial
 from typing import Any
 
 from ..place import blas
+from ..place.importing import whole
 from ..place.nesting import process_cores
 from ..place.sigint import Shield
 from ..values.source import Chunk, Source
@@ -313,11 +314,11 @@ class _Helpers:
 
 def _threads(number: int, serve: Callable[[], None]) -> Any:
     with Shield("pathos.threading" not in sys.modules):  # see `engine`
-        from pathos.threading import ThreadPool as PathosThreadPool
+        hosting = whole("pathos.threading")
 
     # The initializer is a helper's whole life: pathos owns the thread, its queue is idle.
     name = f"parallelkit-{os.getpid()}-{next(_ids)}"
-    return PathosThreadPool(nodes=number, id=name, initializer=serve)
+    return hosting.ThreadPool(nodes=number, id=name, initializer=serve)
 
 
 _ids = itertools.count()

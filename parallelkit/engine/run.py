@@ -22,6 +22,7 @@ from typing import Any
 from ..backends.base import Done, Pool, Setup
 from ..backends.serial import SerialPool
 from ..options import Options, configured
+from ..place import importing
 from ..place.host import default_start_method
 from ..place.nesting import nesting
 from ..place.sigint import Shield
@@ -220,12 +221,12 @@ _imported: set[str] = set()  # backends whose modules are there
 
 
 def _import_for(backend: str, options: Options) -> None:
-    """Import what a backend needs, at its first call.
+    """Import what a backend needs, at its first call; first calls of several threads take turns.
 
     Ctrl-C waits until that is done: half-way through, dill and pathos would take it for a module
     that is missing. The fork server has imports of its own, so it is started before these.
     """
-    with Shield():
+    with importing.lock, Shield():
         if backend == "process" and _start_method(options) == "forkserver":
             from ..backends.processes import forkserver as forking
 

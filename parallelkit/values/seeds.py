@@ -25,6 +25,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..place.importing import whole
 from .call import Call, around
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ class Seed(NamedTuple):
 
     def sequence(self) -> SeedSequence:
         """Return numpy's form of it."""
-        from numpy.random import SeedSequence
-
-        return SeedSequence(self.entropy, spawn_key=self.path)
+        made: SeedSequence = whole("numpy.random").SeedSequence(self.entropy, spawn_key=self.path)
+        return made
 
 
 class _Here(NamedTuple):
@@ -99,9 +99,7 @@ def run(
         if alone:
             _set_global(seed)
         if takes_rng(func, len(args), frozenset(kwargs)):
-            from numpy.random import default_rng
-
-            kwargs = {**kwargs, "rng": default_rng(seed.sequence())}
+            kwargs = {**kwargs, "rng": whole("numpy.random").default_rng(seed.sequence())}
         return func(*args, **kwargs)
     finally:
         _here.reset(token)
@@ -181,7 +179,7 @@ def _lacks_rng(func: Callable[..., Any], positional: int) -> bool:
 @contextmanager
 def kept() -> Iterator[None]:
     """Leave `random` and `numpy.random` as they were before."""
-    before, numpy_random = random.getstate(), sys.modules.get("numpy.random")
+    before, numpy_random = random.getstate(), _numpy_random()
     before_numpy = None if numpy_random is None else numpy_random.get_state()
     try:
         yield
@@ -189,21 +187,24 @@ def kept() -> Iterator[None]:
         random.setstate(before)
         if numpy_random is not None:
             numpy_random.set_state(before_numpy)
-        elif "numpy.random" in sys.modules:
-            sys.modules["numpy.random"].seed()
+        elif (numpy_random := _numpy_random()) is not None:
+            numpy_random.seed()
 
 
 def refresh() -> None:
     """Set the global generators anew: a forked worker has those of the process it comes from."""
     random.seed()
-    numpy_random = sys.modules.get("numpy.random")
+    numpy_random = _numpy_random()
     if numpy_random is not None:
         numpy_random.seed()
 
 
-def _set_global(seed: Seed) -> None:
-    from numpy.random import seed as seed_numpy
+def _numpy_random() -> Any:
+    """Return `numpy.random` where somebody has imported it; another thread may be about to."""
+    return whole("numpy.random") if "numpy.random" in sys.modules else None
 
+
+def _set_global(seed: Seed) -> None:
     words = seed.sequence().generate_state(8)
     random.seed(words[:4].tobytes())
-    seed_numpy(words[4:])
+    whole("numpy.random").seed(words[4:])

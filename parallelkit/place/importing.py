@@ -1,0 +1,37 @@
+"""Imports that the first calls of several threads need: one at a time.
+
+Packages whose modules import one another (pathos, numpy.random) are seen half-made, or end in a
+deadlock of import locks, where two threads import them at once and begin at different ends.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+from types import ModuleType
+
+__all__ = ["lock", "whole"]
+
+lock = threading.RLock()  # a signal handler may make a call in the middle of the first one
+
+
+def whole(name: str) -> ModuleType:
+    """Import a module, or wait until another thread has finished with that."""
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    if module is not None and not getattr(spec, "_initializing", False):
+        return module
+    with lock:
+        return importlib.import_module(name)
+
+
+def _after_fork() -> None:
+    """In a forked child: the thread that holds the lock may not exist here."""
+    global lock
+    lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
