@@ -18,6 +18,7 @@ from __future__ import annotations
 
 __all__ = [
     "IN_INITIALIZER",
+    "LeftBehind",
     "ParallelError",
     "RemoteTraceback",
     "StaysHere",
@@ -66,3 +67,32 @@ class RemoteTraceback(Exception):
 
 class StaysHere(TypeError):
     """Raised by what cannot be pickled on purpose; its message says what to do instead."""
+
+
+class LeftBehind:
+    """Stands in an error for a part that could not be sent between processes, and says so.
+
+    Parameters
+    ----------
+    kind : str
+        What the part was.
+    reason : str
+        Why it could not be sent.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        self._told = kind, reason
+
+    def __reduce__(self) -> tuple[type[LeftBehind], tuple[str, str]]:
+        return LeftBehind, self._told
+
+    def __repr__(self) -> str:
+        kind, reason = self._told
+        return f"<a {kind} that could not be sent between processes: {reason}>"
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"no {name!r}: this is {self!r}; use it where the error is raised, or backend='thread'"
+        )

@@ -1,8 +1,14 @@
 """What a user is told when an item fails, and what becomes of the others."""
 
 import dataclasses
+import errno
+import io
+import os
 import re
+import tempfile
+import threading
 import traceback
+from urllib.error import HTTPError
 
 import pytest
 from helpers import (
@@ -174,6 +180,97 @@ def test_groups_arrive_whole(pool):
     with pytest.raises(ExceptionGroup, match="several") as caught:
         pool().map(fail, [1])
     assert [type(e) for e in caught.value.exceptions] == [ValueError, KeyError]
+
+
+class Refused(Exception):
+    def __init__(self, message, connection, *, number):
+        super().__init__(message)
+        self.connection = connection
+        self.number = number
+
+
+class Unreadable(OSError):
+    def __init__(self, path, why):
+        super().__init__(errno.EACCES, why, path)
+
+
+class Made(LookupError):
+    def __new__(cls, *, key):
+        return super().__new__(cls)
+
+    def __init__(self, *, key):
+        super().__init__("made")
+        self.key = key
+
+
+class Broken(TimeoutError):
+    def __reduce__(self):
+        raise TypeError("not to be pickled")
+
+
+UNUSUAL = {
+    "lock": lambda: Refused("busy", threading.Lock(), number=3),
+    "deep": lambda: ValueError("busy", [1, {"lock": threading.Lock()}]),
+    "group": lambda: ExceptionGroup("several", [Refused("busy", threading.Lock(), number=3)]),
+    "reply": lambda: HTTPError("http://a", 404, "no", {}, io.BufferedReader(io.BytesIO(b"n"))),
+    "os": lambda: Unreadable("data.csv", "no rights"),
+    "new": lambda: Made(key=1),
+    "reduce": lambda: Broken(errno.ETIMEDOUT, "late"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_unusual_errors_keep_their_class(pool, name):
+    """`except` and `retry_on` meet an error whose parts cannot be sent, or whose constructor is its own."""
+    made = UNUSUAL[name]()
+
+    def fail(x, path, name):
+        with open(path, "a") as file:
+            file.write("x")
+        if os.path.getsize(path) < 3:
+            error = UNUSUAL[name]()
+            raise error
+        return "done"
+
+    with tempfile.TemporaryDirectory() as folder:
+        (failure,) = pool(on_error="return").map(fail, [1], path=f"{folder}/one", name=name)
+        retried = pool(retries=2, retry_on=(type(made),)).map(
+            fail, [1], path=f"{folder}/two", name=name
+        )
+    error = failure.exception
+    assert (type(error), str(error)) == (type(made), str(made)) or name == "deep"
+    assert getattr(error, "errno", None) == getattr(made, "errno", None)
+    assert retried == ["done"]
+
+
+def refuse(_):
+    raise Refused("busy", threading.Lock(), number=3)
+
+
+def test_what_an_error_left_behind_is_told(process_pool):
+    """A part that could not be sent has a stand-in that says so, and a note names it; the others are there."""
+    with pytest.raises(Refused) as caught:
+        process_pool().map(refuse, [1])
+    error = caught.value
+    assert error.number == 3
+    assert "a lock that could not be sent between processes" in repr(error.connection)
+    assert "without connection, which could not be sent between processes" in error.__notes__
+    with pytest.raises(AttributeError, match="no 'release': this is <a lock that could not"):
+        error.connection.release()
+
+
+def test_a_class_that_cannot_be_sent(process_pool):
+    """What stands for an error of such a class is an error of its base class too, with its text."""
+
+    def fail(x):
+        class Local(ConnectionError):
+            lock = threading.Lock()
+
+        raise Local(x)
+
+    with pytest.raises(ConnectionError, match=r"Local: 1 .* could not be sent") as caught:
+        process_pool().map(fail, [1])
+    assert isinstance(caught.value, pk.TransportError)
 
 
 # ---- policies ------------------------------------------------------------------------------------

@@ -6,8 +6,7 @@ They go by value, by cloudpickle's reducers. What is done on top of those:
   and what a worker did to its copy of the class does not overwrite the original.
 - Functions of one module share their globals in a worker, whatever message brought them.
 - ``functools.lru_cache`` functions are taken apart and made again.
-- Exceptions with an ``__init__`` of their own are made again without it: pickle would call it
-  with ``args``, which need not be what it takes.
+- Exceptions with a constructor of their own are made again without it, see `exceptions`.
 - What ``numpy.frompyfunc`` made goes with its Python function.
 - What else names itself as a global of ``__main__`` goes by dill.
 """
@@ -30,8 +29,8 @@ from typing import Any, cast
 import cloudpickle
 from cloudpickle import cloudpickle as _cp
 
-from ..errors import assign
 from ..place.nesting import in_worker_process
+from . import exceptions
 
 __all__ = ["ByValuePickler"]
 
@@ -66,7 +65,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             _by_value_if_made_by_hand(obj.__module__)
             return _function(obj, super().reducer_override(obj))
         if isinstance(obj, BaseException):
-            return _exception(obj)
+            return exceptions.reduced(obj)
         if kind in _MADE_AGAIN:
             return _MADE_AGAIN[kind](obj)
         if kind.__name__ == "ufunc" and kind.__module__ == "numpy":
@@ -267,36 +266,6 @@ def _made_by_hand(module: str) -> bool:
 def _by_value_if_made_by_hand(module: str) -> None:
     if module in sys.modules and _made_by_hand(module):
         cloudpickle.register_pickle_by_value(sys.modules[module])
-
-
-# --- exceptions -------------------------------------------------------------------------------
-
-
-def _exception(error: BaseException) -> Any:
-    kind = type(error)
-    if (
-        isinstance(kind.__init__, FunctionType)
-        and kind.__reduce__ is BaseException.__reduce__
-        and kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__setstate__ is BaseException.__setstate__
-    ):
-        return _rebuild, (kind, error.args), dict(error.__dict__) or None, None, None, _restore
-    return NotImplemented
-
-
-def _rebuild(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
-    error = kind.__new__(kind, *args)
-    built_in = next(base for base in kind.__mro__ if base.__module__ == "builtins")
-    try:
-        built_in.__init__(error, *args)  # type: ignore[misc]
-    except TypeError:  # its args are not what made it
-        pass
-    assign(error, args=args)
-    return error
-
-
-def _restore(error: BaseException, state: dict[str, Any]) -> None:
-    error.__dict__.update(state)  # a frozen one refuses assignments
 
 
 # --- context variables ------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import StaysHere, TransportError, assign
 from .byvalue import ByValuePickler
+from .exceptions import Parted, substitute
 
 if TYPE_CHECKING:
     from .shared import Shared
@@ -127,32 +128,43 @@ class _Sink:
 
 
 def portable(error: BaseException) -> BaseException:
-    """`error` if it survives the way to the other side, else a stand-in that can be read.
+    """`error` if it survives the way to the other side, else what arrives there in its place.
 
-    What could not be unpickled there would take everything else in its message with it.
+    That is of the same class, with stand-ins for the parts that cannot be sent; where the class
+    cannot be sent either, a :class:`TransportError` with the text. What could not be unpickled
+    there would take everything else in its message with it.
     """
-    if _crosses(error):
+    if _arrives(error, type(error)):
         return error
     # Where tblib is at work tracebacks go along, and one may be too deep.
     assign(error, __traceback__=None, __cause__=None, __context__=None)
-    if _crosses(error):
+    if _arrives(error, type(error)):
         return error
     try:
-        text = str(error)
-    except BaseException:  # noqa: BLE001
-        text = "with a message that cannot be made"
-    return TransportError(
-        f"{type(error).__name__}: {text} (this exception could not be sent back; "
-        "its text stands for it)"
-    )
+        parted = Parted(error, _refused)
+        if _arrives(parted, type(error)):
+            return parted
+    except BaseException:  # noqa: BLE001 - a user's class may raise anything
+        pass
+    return substitute(error, _refused)
 
 
-def _crosses(error: BaseException) -> bool:
+def _arrives(error: BaseException, kind: type[BaseException]) -> bool:
     try:
         pickled = dumps(error)
-        return type(loads(b"".join(pickled.pieces), pickled.buffers)) is type(error)
+        return type(loads(b"".join(pickled.pieces), pickled.buffers)) is kind
     except BaseException:  # noqa: BLE001 - a user's class may raise anything
         return False
+
+
+def _refused(value: object) -> str | None:
+    """Why something cannot be pickled and made again; None if it can."""
+    try:
+        pickled = dumps(value)
+        loads(b"".join(pickled.pieces), pickled.buffers)
+    except BaseException as error:  # noqa: BLE001 - a user's class may raise anything
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    return None
 
 
 # --- explaining a failure ---------------------------------------------------------------------
