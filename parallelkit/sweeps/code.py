@@ -288,7 +288,9 @@ class _Reach:
         return True
 
     def _label(self, value: Any) -> str:
-        name = value.__qualname__.replace("<locals>.", "")
+        code = getattr(value, "__code__", None)  # where `functools.wraps` has not been
+        name = value.__qualname__ if code is None else code.co_qualname
+        name = name.replace("<locals>.", "")
         module = canonical.function_name(value).partition(":")[0]
         if self._home is None:
             self._home = module
@@ -497,8 +499,8 @@ def _is_own(module: str) -> bool:
         return False
     found = sys.modules.get(module)
     path = getattr(found, "__file__", None)
-    if found is None or path is None:
-        return found is not None and getattr(found, "__spec__", None) is None
+    if path is None:  # made by hand, or built in
+        return getattr(found, "__spec__", None) is None
     return _in_project(path)
 
 

@@ -279,6 +279,7 @@ class Lock:
             self._path, timeout=0, isolation_level=None, check_same_thread=False
         )
         try:
+            connection.execute("PRAGMA journal_mode = OFF")  # there is nothing to be taken back
             connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
             connection.close()

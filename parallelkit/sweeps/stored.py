@@ -31,17 +31,6 @@ _COLUMNS = (
     "key, result, params, position, repeat, seed, status, error, traceback, seconds, started, "
     "worker, attempt, curve, sweep, code"
 )
-_KINDS: dict[str, Any] = {
-    "position": int,
-    "repeat": int,
-    "status": str,
-    "error": (str, type(None)),
-    "traceback": (str, type(None)),
-    "seconds": (float, type(None)),
-    "started": (float, type(None)),
-    "worker": (int, type(None)),
-    "attempt": int,
-}
 
 
 class Swept(NamedTuple):
@@ -113,6 +102,7 @@ class Stored:
         self._pickle = pickle
         self._run = run
         self.skipped: set[int] = set()  # numbers of rows that another file has as well
+        self._found: array[int] | None = None  # numbers of the rows, where none will be added
         with self._connected() as connection:
             meta = meta_of(connection, path)
             if meta.get("pickle") == "1" and not pickle:
@@ -176,7 +166,7 @@ class Stored:
                 counted = f"SELECT count(*) FROM points WHERE sweep IN ({marks})"  # noqa: S608
                 count = connection.execute(counted, list(self._of)).fetchone()[0]
                 return int(count) - len(self.skipped)
-        return sum(1 for _ in self._numbers())
+        return len(self._numbers())
 
     def __iter__(self) -> Iterator[Record]:
         return self._records(self._numbers())
@@ -242,9 +232,25 @@ class Stored:
 
     def _numbers(self) -> Sequence[int]:
         """Numbers of all rows, in their order."""
+        if self._found is not None:
+            return self._found
         with self._connected() as connection:
-            rows = self._each(connection, "id")
-            return array("q", (number for (number,) in rows if number not in self.skipped))
+            if self._chosen is None:
+                rows = self._each(connection, "id")
+                return array("q", (number for (number,) in rows if number not in self.skipped))
+            found = array("q", self._chosen_numbers(connection, self._chosen.keys()))
+        if len(found) == len(self._chosen):
+            self._found = found
+        return found
+
+    def _chosen_numbers(self, connection: sqlite3.Connection, keys: list[bytes]) -> Iterator[int]:
+        (sweep,) = self._of
+        for begin in range(0, len(keys), FETCHED):
+            part = keys[begin : begin + FETCHED]
+            marks = ", ".join("?" * len(part))
+            statement = f"SELECT key, id FROM points WHERE sweep = ? AND key IN ({marks})"  # noqa: S608
+            found = dict(connection.execute(statement, (sweep, *part)))
+            yield from (found[key] for key in part if key in found)
 
     def _each(self, connection: sqlite3.Connection, columns: str) -> Iterator[Any]:
         """Some columns of all rows, in their order."""
@@ -255,16 +261,13 @@ class Stored:
                 list(self._of),
             )
             return
-        keys, (sweep, *_) = self._chosen.keys(), self._of
-        for begin in range(0, len(keys), FETCHED):
-            part = keys[begin : begin + FETCHED]
+        numbers = self._numbers()
+        for begin in range(0, len(numbers), FETCHED):
+            part = list(numbers[begin : begin + FETCHED])
             marks = ", ".join("?" * len(part))
-            rows = connection.execute(
-                f"SELECT key, {columns} FROM points WHERE sweep = ? AND key IN ({marks})",  # noqa: S608
-                (sweep, *part),
-            )
-            found = {key: row for key, *row in rows}
-            yield from (found[key] for key in part if key in found)
+            statement = f"SELECT id, {columns} FROM points WHERE id IN ({marks})"  # noqa: S608
+            found = {number: row for number, *row in connection.execute(statement, part)}
+            yield from (found[number] for number in part if number in found)
 
     def _decoded(self, numbers: Sequence[int]) -> Iterator[tuple[Any, Record]]:
         """Rows by their numbers, in this order; those that are gone are left out."""
@@ -314,23 +317,30 @@ class Stored:
         self, row: Any, blobs: dict[int, tuple[str, bytes]], digests: dict[Any, str]
     ) -> Record:
         """Make sense of a row, and of nothing that is not what we write."""
-        key, result, params, position, repeat, seed, status, *rest, told, sweep, code = row
-        for name, value in zip(_KINDS, (position, repeat, status, *rest), strict=True):
-            if not isinstance(value, _KINDS[name]):
-                raise TypeError(f"{name} of a row is {value!r:.60}")
-        if status not in STATUS or not abs(rest[3] or 0.0) <= FAR:
-            raise ValueError(f"a row has the status {status!r:.60}, started at {rest[3]!r:.60}")
+        (key, result, params, position, repeat, seed, status, error, traceback, seconds) = row[:10]
+        started, worker, attempt, told, sweep, code = row[10:]
+        ints = (position, repeat, attempt, 0 if worker is None else worker)
+        if not (
+            set(map(type, ints)) == {int}
+            and (status in STATUS and type(key) is bytes)
+            and (error is None or type(error) is str)
+            and (traceback is None or type(traceback) is str)
+            and (seconds is None or type(seconds) is float)
+            and (started is None or (type(started) is float and abs(started) <= FAR))
+        ):
+            raise ValueError("a row has values that no sweep writes")
         value = None
         if result is not None:
             value = decode(result, blobs, self._pickle, folder_of(self.path))
         point = decode(params, {})
-        if not isinstance(key, bytes) or not isinstance(point, dict):
+        if type(point) is not dict:
             raise TypeError("a point has no parameters")
         curve = [] if told is None else [(step, number) for step, number in decode(told, {})]
         of = self._of[sweep]
         return Record(
             *(position, repeat, point, None if seed is None else int(seed), status, value),
-            *(*rest, curve, digests[code], of.function, of.version),
+            *(error, traceback, seconds, started, worker, attempt),
+            *(curve, digests[code], of.function, of.version),
         )
 
     def _names(self, connection: sqlite3.Connection) -> dict[str, list[str]]:

@@ -59,7 +59,10 @@ def decode(
     text: str, blobs: Mapping[int, tuple[str, bytes]], pickle: bool = False, folder: str = ""
 ) -> Any:
     """What :func:`encode`, or ``canonical``, made text of."""
-    return _Reading(blobs, pickle, folder).of(json.loads(text))
+    tree = json.loads(text)
+    if '"~' not in text:  # all of it is what it looks like
+        return tree
+    return _Reading(blobs, pickle, folder).of(tree)
 
 
 _as_it_is = json.JSONEncoder(allow_nan=False, separators=(",", ":"), check_circular=False)
