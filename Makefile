@@ -1,5 +1,7 @@
 # make demo   a sweep over a model's parameters: table, picture, what it gained (two minutes the first time)
 # make test   every check: lint, format, types, floors, tests
+# make docs   the documentation as a site, in build/docs; warnings are errors
+# make dist   wheel and sdist, in dist; checked, and the sdist's own tests run from the unpacked archive
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
 #             the tests that others have written for what we stand in for
@@ -12,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -39,6 +41,10 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going --quiet -d build/doctrees docs build/docs
+	@echo "the documentation: build/docs/index.html"
+
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
 
@@ -58,7 +64,7 @@ accept-sklearn: $(VENV)/.installed-test
 	    sklearn.utils.tests.test_parallel sklearn.model_selection sklearn.ensemble
 
 clean:
-	rm -rf $(VENV) build dist bench-results *.egg-info .coverage .coverage.* .hypothesis \
+	rm -rf $(VENV) build dist docs/reference/generated bench-results *.egg-info .coverage .coverage.* .hypothesis \
 	    .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

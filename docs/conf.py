@@ -1,0 +1,49 @@
+"""How the site is made: ``make docs``. Everything it needs is on this machine, so that it can be read offline."""
+
+import parallelkit
+
+project = "parallelkit"
+author = "parallelkit developers"
+copyright = "2026, parallelkit developers"  # noqa: A001 - Sphinx's name
+version = release = parallelkit.__version__
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_templates"]
+
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
+myst_heading_anchors = 4
+
+autosummary_generate = True
+autodoc_typehints = "none"  # numpydoc says the types in words
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+copybutton_exclude = ".linenos, .gp, .go"
+pygments_style = "tango"
+
+html_theme = "pydata_sphinx_theme"
+html_title = "parallelkit"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_sidebars = {"index": [], "reference/troubleshooting": []}
+html_theme_options = {
+    "logo": {"text": "parallelkit"},
+    "navbar_align": "left",
+    "navbar_end": ["theme-switcher"],
+    "header_links_before_dropdown": 8,
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
