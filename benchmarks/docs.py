@@ -3,7 +3,7 @@
     python -m benchmarks.docs bench-results    # benchmarks.json, floors.json, scaling.json: what there is in that folder
 
 Writes the marked regions of ``docs/benchmarks.md`` and ``docs/scaling.md``, and the chart beside them. What stands
-outside the marks is written by hand, and stays. A region "speed" in README.md gets one line for each case.
+outside the marks is written by hand, and stays. A region "speed" in README.md, if there is one, gets one line for each case.
 """
 
 import argparse

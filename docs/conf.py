@@ -1,4 +1,4 @@
-"""How the site is made: ``make docs``. Everything it needs is on this machine, so that it can be read offline."""
+"""How the site is made: ``make docs``. Nothing is loaded from elsewhere: it can be read offline."""
 
 import parallelkit
 

@@ -40,8 +40,9 @@ class Pool:
     **options
         ``progress``, ``on_error``, ``timeout``, ``retries``, ``retry_on``, ``chunksize``,
         ``start_method``, ``initializer``, ``initargs``, ``tasks_per_worker``, ``memory_limit``,
-        ``max_nbytes``, ``temp_folder``, ``strict``; see the table in the README. What is not
-        given comes from :class:`configure`, ``PARALLELKIT_*`` variables, or its default.
+        ``max_nbytes``, ``temp_folder``, ``strict``; see *Options* in the documentation.
+        What is not given comes from :class:`configure`, from ``PARALLELKIT_*`` variables, or
+        is its default.
 
     Raises
     ------
@@ -248,7 +249,8 @@ def map(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> 
     *iterables : iterable
         One for each varying argument: lists, ranges, generators, arrays (along axis 0), ...
     **frozen
-        Keywords that are the same for all items. They are sent once, whatever their size.
+        Keywords that are the same for all items. They are sent once a call; an array that
+        many calls use can be given to all workers once, by :func:`share`.
 
     Returns
     -------

@@ -63,7 +63,7 @@ def map_blocks(
         Where the result goes: shared, a memmap, or any array of its shape, to whose dtype it
         can be cast (``"same_kind"``).
     **frozen
-        Keywords that are the same for all blocks, sent once. Not cut.
+        Keywords that are the same for all blocks. They are not cut, and sent once a call.
 
     Returns
     -------

@@ -28,7 +28,7 @@ NESTED = ("thread", "process")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Options of a :class:`Pool`, checked. See the table in the README for their meaning."""
+    """Options of a :class:`Pool`, checked. See *Options* in the documentation."""
 
     workers: int | None = None
     backend: str = "process"

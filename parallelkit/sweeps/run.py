@@ -143,7 +143,7 @@ class Sweep:
             :func:`grid`, :func:`sample`, a list of dicts, scikit-learn's ``ParameterGrid``, ...
             A point that comes twice is run once.
         **frozen
-            Keywords that are the same for all points. They are sent once, whatever their size.
+            Keywords that are the same for all points. They are sent once.
 
         Returns
         -------
