@@ -45,6 +45,24 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going --quiet -d build/doctrees docs build/docs
 	@echo "the documentation: build/docs/index.html"
 
+# The checks are of what a user gets: the wheel, in an environment of its own, and the unpacked sdist.
+# DIST_TESTS: which of its tests to run; all of them by default.
+DIST := build/dist
+DIST_BIN := $(abspath $(DIST))/venv/bin
+dist: $(VENV)/.installed-dist
+	rm -rf dist $(DIST)
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(DIST)/venv
+	$(DIST_BIN)/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[all]"
+	cp -r tests/typing $(DIST)/typing
+	cd $(DIST)/typing && $(abspath $(BIN))/mypy --strict --config-file= --python-executable $(DIST_BIN)/python user.py
+	cd $(DIST)/typing && $(abspath $(BIN))/pyright --pythonpath $(DIST_BIN)/python user.py
+	cd $(DIST)/typing && $(DIST_BIN)/python user.py
+	mkdir $(DIST)/sdist && tar -xzf dist/*.tar.gz -C $(DIST)/sdist --strip-components=1
+	cd $(DIST)/sdist && $(DIST_BIN)/python -m pip install --quiet --disable-pip-version-check '.[test]' && \
+	    $(DIST_BIN)/python -m pytest $(DIST_TESTS)
+
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
 

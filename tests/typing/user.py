@@ -1,0 +1,100 @@
+"""What users write, as type checkers see it: ``make dist`` has mypy and pyright check it on the installed wheel.
+
+``make test`` has mypy check it on the source. It runs as well: ``python tests/typing/user.py``.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future
+from typing import Any, assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import parallelkit as pk
+from parallelkit.integrations.multiprocessing import Pool as TheirPool
+
+
+def half(x: int, scale: float = 1.0) -> float:
+    """One item."""
+    return x / 2 * scale
+
+
+def calls() -> None:
+    """The results of a map have the type that the function returns."""
+    assert_type(pk.map(half, [1, 2], scale=2.0), list[float])
+    assert_type(pk.imap(half, [1, 2]), Iterator[float])
+    assert_type(pk.uimap(half, range(2)), Iterator[float])
+    assert_type(pk.starmap(half, [(1, 2.0)]), list[float])
+    assert_type(pk.starmap(half, [{"x": 1}]), list[float])
+    assert_type(pk.parallel(half, [1, 2], show=False, thread=True), list[float])
+    pk.run(pk.delayed(half)(n) for n in range(3))
+
+
+def pools() -> None:
+    """A pool is a context manager whose methods are typed like the functions."""
+    with pk.Pool(workers=2, backend="thread", on_error="return", retries=1) as pool:
+        assert_type(pool, pk.Pool)
+        assert_type(pool.map(half, [1, 2]), list[float])
+        assert_type(pool.submit(half, 1), Future[float])
+        assert_type(pool.amap(half, [1]).result(), list[float])
+    with pk.configure(workers=2, backend="thread"):
+        pk.map(half, [1])
+    with pk.PoolExecutor(2, "thread") as executor:
+        assert_type(executor.submit(half, 1).result(), float)
+        standard: Executor = executor
+        list(standard.map(half, [1, 2]))
+    with TheirPool(2) as theirs:
+        theirs.map(half, [1, 2])
+
+
+async def waiting() -> list[float]:
+    """Results can be awaited."""
+    with pk.Pool(2, "thread") as pool:
+        return [value async for value in pool.aimap(half, [1, 2])]
+
+
+def failures() -> list[BaseException]:
+    """A failure among results is told apart by its class."""
+    with pk.Pool(2, "thread", on_error="return") as pool:
+        results: list[float | pk.Failure] = [*pool.map(half, [1])]
+    try:
+        pk.map(half, [1])
+    except (pk.WorkerDied, pk.TaskTimeout, pk.TransportError) as error:
+        assert_type(error, pk.WorkerDied | pk.TaskTimeout | pk.TransportError)
+    return [result.exception for result in results if isinstance(result, pk.Failure)]
+
+
+def arrays() -> NDArray[Any]:
+    """Shared arrays are arrays."""
+    table = pk.share(np.zeros((4, 2)))
+    assert_type(pk.is_shared(table), bool)
+    out: NDArray[Any] = pk.shared_empty((4, 2))
+    return pk.map_blocks(np.sqrt, table, blocks=2, out=out)
+
+
+def sweeps() -> dict[str, Any]:
+    """A sweep gives a table, whose rows are dicts."""
+    grid = pk.grid(x=[1, 2], scale=[1.0]).where(lambda point: point["x"] > 0)
+    table = pk.Sweep(workers=2, backend="thread", repeats=2, seed=1).run(half, grid)
+    rows: list[dict[str, Any]] = table.rows
+    assert_type(len(table), int)
+    pk.sweep(half, pk.sample(3, 1, x=[1, 2], scale=[1.0]))
+    return rows[0] | table.best("value")
+
+
+def places() -> tuple[int, int]:
+    """Where a function runs."""
+    assert_type(pk.nesting().cores, int)
+    return pk.nesting().level, pk.cpu_count()
+
+
+if __name__ == "__main__":
+    calls()
+    pools()
+    asyncio.run(waiting())
+    failures()
+    arrays()
+    sweeps()
+    places()
+    pk.shutdown()
