@@ -2,6 +2,9 @@
 # make test   every check: lint, format, types, floors, tests
 # make docs   the documentation as a site, in build/docs; warnings are errors
 # make dist   wheel and sdist, in dist; checked, and the sdist's own tests run from the unpacked archive
+# make test-oldest, test-newest
+#             types and the core's tests with the oldest packages that pyproject.toml admits, and
+#             under the newest Python with the newest packages (a minute or two each)
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
 #             the tests that others have written for what we stand in for
@@ -14,7 +17,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -30,6 +33,21 @@ test: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# Both ends of what pyproject.toml admits, in a short form: the tests of all that is built on others.
+OLDEST ?= python3.11
+NEWEST ?= python3.13
+CORE := $(patsubst %,tests/test_%.py,arrays blas blocks dropins executor facade functions joblib \
+    nesting progress transport)
+
+test-oldest:
+	$(MAKE) VENV=.venv-oldest PYTHON=$(OLDEST) .venv-oldest/.installed-oldest
+	.venv-oldest/bin/python -m pytest -q $(CORE)
+
+test-newest:
+	$(MAKE) VENV=.venv-newest PYTHON=$(NEWEST) .venv-newest/.installed-test
+	.venv-newest/bin/mypy
+	.venv-newest/bin/python -m pytest -q $(CORE)
 
 coverage: $(VENV)/.installed-test
 	$(BIN)/coverage erase
@@ -85,6 +103,14 @@ clean:
 	rm -rf $(VENV) build dist docs/reference/generated bench-results *.egg-info .coverage .coverage.* .hypothesis \
 	    .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The floors themselves. Nothing else is installed that could ask for more.
+$(VENV)/.installed-oldest: $(VENV)/.created pyproject.toml tests/floors.py
+	$(BIN)/python tests/floors.py joblib >$(VENV)/floors.txt
+	@echo "installing the oldest that is admitted into $(VENV):" $$(cat $(VENV)/floors.txt)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --constraint $(VENV)/floors.txt --editable '.[joblib,pytest]'
+	@touch $@
 
 # One stamp per extra. The package itself is installed in place, so its source is no prerequisite.
 $(VENV)/.installed-%: $(VENV)/.created pyproject.toml

@@ -1,5 +1,6 @@
 """Arrays as items, as frozen keywords and as results: equal, writable, private, and shipped without waste."""
 
+import gc
 import os
 import pickle
 import signal
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from helpers import ended, identity, wait_until
+from helpers import ended, identity, meet, wait_until
 
 import parallelkit as pk
 
@@ -661,10 +662,10 @@ def test_replacements_and_initializers_see_shared_memory(process_pool):
 
 
 @needs_proc
-def test_shared_memory_is_freed_with_its_last_array(process_pool):
+def test_shared_memory_is_freed_with_its_last_array(process_pool, tmp_path):
     """When the caller has dropped it and the call is over, no process has it any more."""
     own = process_pool(chunksize=1)
-    inherited = max(own.map(maps_shared, range(8)))  # by fork, from earlier tests
+    inherited = mapped_by_both(own, tmp_path / "before")  # by fork, from earlier tests
     before = descriptors_shared()
     table = pk.share(np.ones(LARGE))
     part = table[5:]
@@ -674,7 +675,19 @@ def test_shared_memory_is_freed_with_its_last_array(process_pool):
     assert descriptors_shared() == before + 1
     del part
     assert descriptors_shared() == before
-    assert max(own.map(maps_shared, range(8))) == inherited
+    assert mapped_by_both(own, tmp_path / "after") == inherited
+
+
+def mapped_by_both(own, folder):
+    """How much shared memory each of the two workers has mapped, by its process."""
+    folder.mkdir()
+    return dict(own.map(met_with_maps, range(2), folder=folder))
+
+
+def met_with_maps(i, folder):
+    meet(i, folder, 2)
+    gc.collect()  # a forked worker has the garbage of earlier tests
+    return os.getpid(), maps_shared(i)
 
 
 def descriptors_shared():

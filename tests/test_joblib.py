@@ -521,11 +521,13 @@ def importance(n_jobs):
 @pytest.mark.parametrize("work", [grid_search, forest, cross_validation, importance])
 def test_scikit_learn(backend, work):
     """Numbers are those of one job, to the last digit."""
+    pytest.importorskip("sklearn")
     np.testing.assert_array_equal(work(2), work(1))
 
 
 def test_search_in_a_search(processes):
     """A search of forests with jobs of their own: the inner jobs are threads of the workers."""
+    pytest.importorskip("sklearn")
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.model_selection import GridSearchCV
 

@@ -324,7 +324,7 @@ def test_iterators_that_end_in_any_order_give_threads_back(monkeypatch, first):
 
 def test_a_timeout_inside_an_item_is_told_of(monkeypatch, caplog):
     """It has no effect there; a warning says so, once."""
-    from parallelkit.engine.run import plan
+    from parallelkit.engine import plan
 
     monkeypatch.setattr(plan, "_told", set())
     with pk.Pool(2, "thread") as pool:

@@ -26,11 +26,10 @@ import weakref
 from typing import Any
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from .byvalue import ByValuePickler
-from .shared import FileMap, Shared, attach, home, open_file
+from .shared import FileMap, Shared, attach, byte_bounds, home, open_file
 
 __all__ = ["ArrayPickler", "bounds", "stacked"]
 
@@ -277,8 +276,9 @@ def _from_memory(
     if array.flags.writeable and not writeable:
         array.flags.writeable = False
     if isinstance(array, np.memmap) and isinstance(memory, FileMap):
-        array._mmap = memory  # type: ignore[attr-defined]  # noqa: SLF001
-        array.filename, array.offset, array.mode = memory.path, offset, memory.mode
+        mapped: Any = array  # to numpy's stubs its attributes are final
+        mapped._mmap = memory  # noqa: SLF001
+        mapped.filename, mapped.offset, mapped.mode = memory.path, offset, memory.mode
     return array
 
 

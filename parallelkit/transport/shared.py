@@ -36,6 +36,7 @@ __all__ = [
     "Shared",
     "arrive",
     "attach",
+    "byte_bounds",
     "home",
     "is_shared",
     "let_go",
@@ -217,6 +218,23 @@ def home(array: NDArray[Any]) -> Any:
     return base
 
 
+def byte_bounds(array: NDArray[Any]) -> tuple[int, int]:
+    """First address of the memory that an array spans, and the one behind its last byte.
+
+    (numpy has it too, in one place before version 2 and in another one since.)
+    """
+    low: int = array.__array_interface__["data"][0]
+    if not array.size:
+        return low, low
+    high = low + array.itemsize
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        if stride < 0:
+            low += (length - 1) * stride
+        else:
+            high += (length - 1) * stride
+    return low, high
+
+
 # --- what people call -----------------------------------------------------------------------------
 
 
@@ -378,8 +396,6 @@ def ready_to_write(array: NDArray[Any]) -> None:
     MemoryError
         If there is none.
     """
-    from numpy.lib.array_utils import byte_bounds
-
     memory = home(array)
     if type(memory) is not Shared or not array.size:
         return
