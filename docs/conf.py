@@ -36,7 +36,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
-html_sidebars = {"index": [], "reference/troubleshooting": []}
+html_sidebars = {page: [] for page in ("index", "start", "benchmarks", "genindex", "search")}
 html_theme_options = {
     "logo": {"text": "parallelkit"},
     "navbar_align": "left",

@@ -15,13 +15,14 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .api import Pool
 from .engine.plan import plan
+from .frames import is_frame, map_frames, refuse_others
 from .options import Options, configured
 from .place.nesting import nesting
 from .transport.shared import is_shared, new_array, ready_to_write, writes_through
@@ -34,6 +35,21 @@ Array = NDArray[Any]
 Index = tuple[int, ...]
 
 
+class Frame(Protocol):
+    """A DataFrame or a Series, to type checkers."""
+
+    @property
+    def iloc(self) -> Any:
+        """Its rows by number."""
+
+
+@overload
+def map_blocks(
+    func: Callable[..., Any], /, *arrays: Frame, blocks: int | None = None, **frozen: Any
+) -> Any: ...
+
+
+@overload
 def map_blocks(
     func: Callable[..., Any],
     /,
@@ -43,15 +59,28 @@ def map_blocks(
     outer: bool = False,
     out: Array | None = None,
     **frozen: Any,
-) -> Array:
+) -> Array: ...
+
+
+def map_blocks(
+    func: Callable[..., Any],
+    /,
+    *arrays: Any,
+    axis: int = 0,
+    blocks: int | Sequence[int] | None = None,
+    outer: bool = False,
+    out: Array | None = None,
+    **frozen: Any,
+) -> Any:
     """Call `func` on blocks of arrays in parallel; put the results together in one array.
 
     Parameters
     ----------
     func : callable
         Called with one block of each array, and `frozen`. Gives an array, or a scalar.
-    *arrays : array_like
-        Cut along `axis`, where they must have the same length, unless `outer`.
+    *arrays : array_like, DataFrame or Series
+        Cut along `axis`, where they must have the same length, unless `outer`. Frames and series of
+        pandas are cut by their rows, and their blocks are frames and series.
     axis : int
         Along which the arrays are cut, and the results joined.
     blocks : int or tuple of int, optional
@@ -71,6 +100,9 @@ def map_blocks(
         `out`, or a new array; one that is shared (:func:`is_shared`) if processes made it.
         Scalars give one element for each block. Blocks whose results are longer or shorter along
         `axis` than they are themselves are concatenated.
+    DataFrame or Series
+        If pandas' frames were cut and `func` gives frames: joined by ``pandas.concat``, so that
+        index and dtypes are kept.
 
     Raises
     ------
@@ -78,7 +110,8 @@ def map_blocks(
         If the arrays differ in length along `axis`, or the results of two blocks, or a result and
         `out`, do not fit; the message names blocks and shapes.
     TypeError
-        If the result cannot be cast to the dtype of `out`.
+        If the result cannot be cast to the dtype of `out`, or some blocks gave frames and others
+        did not, or for a frame of polars.
 
     Examples
     --------
@@ -97,8 +130,18 @@ def map_blocks(
     >>> pk.map_blocks(np.sum, y, blocks=2)
     array([1., 5.])
     """
-    inputs = [np.asanyarray(array) for array in arrays]
+    for array in arrays:
+        refuse_others(array)
     planned = plan(Options(**configured()), nesting())
+    if any(is_frame(array) for array in arrays):
+        if axis != 0 or outer or out is not None:
+            raise ValueError(
+                "map_blocks cuts a DataFrame or Series by its rows: axis=, outer= and out= are for "
+                "arrays; give frame.to_numpy() to use them"
+            )
+        framed = [array if is_frame(array) else np.asanyarray(array) for array in arrays]
+        return map_frames(func, framed, _cuts(framed, 0, blocks, False, planned.workers)[0], frozen)
+    inputs = [np.asanyarray(array) for array in arrays]
     cuts = _cuts(inputs, axis, blocks, outer, planned.workers)
     given: object = out
     if given is not None and not (isinstance(given, np.ndarray) and given.flags.writeable):

@@ -193,3 +193,64 @@ def test_an_error_names_its_block(configured):
     assert "item 1" in caught.value.__notes__[0]
     assert "block 1" in caught.value.__notes__[0]
     assert threading.active_count() < 50
+
+
+# ---- frames --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def frame():
+    pd = pytest.importorskip("pandas")
+    return pd.DataFrame(
+        {"k": pd.Categorical(list("abcab")), "x": np.arange(5, dtype="int16"), "y": np.arange(5.0)},
+        index=[50, 40, 30, 20, 10],
+    )
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5, None])
+def test_frames_give_frames(frame, blocks):
+    """Blocks of a DataFrame are DataFrames, and so is the result: index, order and dtypes are those of the whole."""
+    with pk.configure(workers=2, backend="thread"):
+        result = pk.map_blocks(
+            lambda block, by: block.assign(z=block["y"] * by), frame, by=2, blocks=blocks
+        )
+        assert result.equals(frame.assign(z=frame["y"] * 2))
+        assert list(result.dtypes) == list(frame.assign(z=0.0).dtypes)
+        empty = pk.map_blocks(lambda block: block, frame[:0])
+        assert empty.equals(frame[:0])
+
+
+def test_frames_cross_to_processes(frame):
+    """The same in worker processes, with an array cut beside the frame."""
+    with pk.configure(workers=2):
+        result = pk.map_blocks(lambda block, a: block["x"] + a, frame, np.arange(5), blocks=2)
+    assert result.equals(frame["x"] + np.arange(5))
+
+
+def test_series_and_plain_results(frame):
+    """A Series is cut too; what is no frame becomes an array, as for arrays."""
+    with pk.configure(workers=2, backend="thread"):
+        assert pk.map_blocks(lambda s: s * 2, frame["y"], blocks=2).equals(frame["y"] * 2)
+        assert pk.map_blocks(len, frame, blocks=2).tolist() == [2, 3]
+        assert pk.map_blocks(lambda b: b["y"].to_numpy(), frame, blocks=2).tolist() == [
+            0,
+            1,
+            2,
+            3,
+            4,
+        ]
+
+
+def test_what_frames_cannot(frame):
+    """What has no meaning for frames is refused, with what to do."""
+    with pk.configure(workers=2, backend="thread"):
+        for wrong in ({"axis": 1}, {"outer": True}, {"out": np.empty(5)}):
+            with pytest.raises(ValueError, match="to_numpy"):
+                pk.map_blocks(len, frame, **wrong)
+        with pytest.raises(ValueError, match="differ in length"):
+            pk.map_blocks(len, frame, np.arange(3))
+        with pytest.raises(TypeError, match="block 1 a int"):
+            pk.map_blocks(lambda b: b if 50 in b.index else 1, frame, blocks=2)
+        polars = type("DataFrame", (), {"__module__": "polars.dataframe.frame"})
+        with pytest.raises(TypeError, match="iter_slices"):
+            pk.map_blocks(len, polars())
