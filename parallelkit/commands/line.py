@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from .. import __version__
 from ..errors import ParallelError
-from . import info, sweeping
+from . import info, stores, sweeping
 
 __all__ = ["main"]
 
@@ -48,6 +50,19 @@ examples:
   python -m parallelkit show run.db --best score --top 10
   python -m parallelkit show run.db --csv - | head
 """,
+    "merge": """
+Points that several files have are taken once; where their results differ that is told, the later
+one is taken, and the exit code is 1. The files stay as they are.
+
+examples:
+  python -m parallelkit merge run-*.db --store all.db
+""",
+    "export": """
+examples:
+  python -m parallelkit export run.db run.csv --no-formulas
+  python -m parallelkit export run-*.db all.parquet
+  python -m parallelkit export run.db - | head
+""",
     "info": "",
 }
 
@@ -58,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a terminal may lack some letters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = _run(_parser(), given)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warned
+            code = _run(_parser(), given)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,6 +99,11 @@ def _run(parser: argparse.ArgumentParser, given: list[str]) -> int:
         return OK
     if options.command == "show":
         sweeping.show(options)
+        return OK
+    if options.command == "merge":
+        return OK if stores.merge(options) else FAILED
+    if options.command == "export":
+        stores.export(options)
         return OK
     folder = os.getcwd()
     if options.resume is not None:
@@ -108,6 +130,12 @@ def _parsed(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Names
     options.function = words[0] if words else None
     options.values = words[1:]
     return options
+
+
+def _warned(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """Show a warning without the line of ours at which it was given."""
+    kind = "" if category is UserWarning else f"{category.__name__}: "
+    print(f"{PROGRAM}: warning: {kind}{message}", file=sys.stderr)
 
 
 def _told(error: BaseException, code: int) -> int:
@@ -137,6 +165,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _sweep_arguments(command("sweep", "run a function over a grid of parameters"))
     _show_arguments(command("show", "show the table of a stored sweep"))
+    _merge_arguments(command("merge", "make one store of several"))
+    _export_arguments(command("export", "write the table of a store to a file of another kind"))
     command("info", "tell what this machine and installation are, for a bug report")
     return parser
 
@@ -158,6 +188,12 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
         help="a keyword for all points",
     )
     add("--store", metavar="FILE", help="keep results there; the same command goes on after a kill")
+    add(
+        "--on-change",
+        choices=("warn", "rerun", "error", "ignore"),
+        help="what to do about stored rows of other code (default: warn)",
+    )
+    add("--part", metavar="I/N", help="run part I (from 0) of N alone, in a store of its own")
     add("--resume", metavar="FILE", help="go on with the sweep of this store")
     add("--retry-failed", action="store_true", help="run points again that are stored as failed")
     add("--version", dest="func_version", metavar="V", help="of the function, for the store")
@@ -173,7 +209,10 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _show_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("store", help="file of a sweep; it may be running")
+    parser.add_argument(
+        "store", nargs="+", help="file of a sweep; it may be running. Several give one table"
+    )
+    parser.add_argument("--name", metavar="FUNCTION", help="only rows of this function")
     parser.add_argument("--failed", action="store_true", help="only failed points, with tracebacks")
     parser.add_argument(
         "--provenance", action="store_true", help="where the rows come from: host, versions, commit"
@@ -182,6 +221,21 @@ def _show_arguments(parser: argparse.ArgumentParser) -> None:
         "--pickle", action="store_true", help="load pickles: runs code of who made the store"
     )
     _table_arguments(parser)
+
+
+def _merge_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help="files of sweeps; also a pattern in quotes")
+    add("--store", "--into", required=True, metavar="FILE", help="a new file for all of it")
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", nargs="+", metavar="STORE", help="files of sweeps, which give one table")
+    add("to", metavar="FILE", help="what to write: .csv, .parquet or .jsonl; - is CSV, printed")
+    add("--name", metavar="FUNCTION", help="only rows of this function")
+    add("--no-formulas", action="store_true", help="cells that begin like a formula stay texts")
+    add("--pickle", action="store_true", help="load pickles: runs code of who made the store")
 
 
 def _count(text: str) -> int:

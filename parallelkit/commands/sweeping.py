@@ -20,7 +20,7 @@ from .reading import Usage, function, named, one_value, values
 
 __all__ = ["Usage", "show", "stored_command", "sweep"]
 
-OPTIONS = ("workers", "backend", "timeout", "retries", "seed")
+OPTIONS = ("workers", "backend", "timeout", "retries", "seed", "on_change")
 
 
 def sweep(options: argparse.Namespace, folder: str, note: str) -> Table:
@@ -37,6 +37,7 @@ def sweep(options: argparse.Namespace, folder: str, note: str) -> Table:
         repeats=options.repeats,
         retry_failed=options.retry_failed,
         shuffle=options.shuffle,
+        part=None if options.part is None else _part(options.part),
         version=None if options.func_version is None else one_value(options.func_version),
         progress=sys.stderr.isatty() and not options.no_progress,
         notes={"command": note},
@@ -74,7 +75,7 @@ def _without(arguments: list[str], option: str) -> list[str]:
 def show(options: argparse.Namespace) -> None:
     """Show the table of a store."""
     _check_files(options)
-    table = open_sweep(options.store, pickle=options.pickle)
+    table = open_sweep(options.store, pickle=options.pickle, name=options.name)
     if options.provenance:
         print(clean("\n".join(lines(table.provenance)), lines=True))
         return
@@ -142,6 +143,13 @@ def _hue(table: Table) -> str | None:
     others = [name for name in table.parameters if name != varied(table, rows)]
     few = [name for name in others if len({str(row[name]) for row in rows}) <= 12]
     return few[0] if few else None
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, found, count = text.partition("/")
+    if not (found and number.isdecimal() and count.isdecimal()):
+        raise Usage(f"--part {text}: write the part and their number, as 0/4")
+    return int(number), int(count)
 
 
 def _once(pairs: Any) -> dict[str, str]:

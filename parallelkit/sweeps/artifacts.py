@@ -201,7 +201,9 @@ _READERS: dict[str, Callable[[Artifact], Any]] = {
 def is_frame(value: Any) -> bool:
     """Whether something is a data frame or series of pandas, which becomes a Parquet file."""
     kind = type(value)
-    return kind.__name__ in ("DataFrame", "Series") and kind.__module__.startswith("pandas.")
+    return (
+        kind.__name__ in ("DataFrame", "Series") and kind.__module__.partition(".")[0] == "pandas"
+    )
 
 
 def is_model(value: Any) -> bool:

@@ -125,7 +125,11 @@ class Run:
                 if self._ended:
                     return
                 key = b"" if text is None else key_of(text, repeat)
-                if key in self._seen or not self._is_mine():
+                if key in self._seen:
+                    continue
+                if key:
+                    self._seen.add(key)
+                if not self._is_mine():
                     continue
                 if key and not self._is_new(key, position):
                     continue
@@ -153,7 +157,6 @@ class Run:
 
     def _is_new(self, key: bytes, position: int) -> bool:
         """Whether a point is to be run: it is not stored."""
-        self._seen.add(key)
         if self._store is not None:
             self.chosen.add(key, position)
         if key not in self.done:

@@ -114,6 +114,7 @@ class Store:
         self._guard = threading.RLock()
         self._rows: list[tuple[Any, ...]] = []
         self._blobs: list[tuple[Any, ...]] = []
+        self._names: list[tuple[int, str, str]] = []
         self._bytes = 0
         self._error: BaseException | None = None
         self._last = self._checked = 0.0
@@ -252,7 +253,7 @@ class Store:
     def flush(self) -> None:
         """Write what waits."""
         with self._guard:
-            rows, blobs = self._rows, self._blobs
+            rows, blobs, names = self._rows, self._blobs, self._names
             if not rows:
                 return
             with translated(self.path, reading=False):
@@ -260,6 +261,7 @@ class Store:
                 many = self._connection.executemany
                 run("BEGIN IMMEDIATE")
                 try:
+                    many("INSERT OR IGNORE INTO names (sweep, kind, name) VALUES (?, ?, ?)", names)
                     many(_PUT, rows)
                     many("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", blobs)
                     run("COMMIT")
@@ -267,7 +269,7 @@ class Store:
                     if self._connection.in_transaction:
                         run("ROLLBACK")
                     raise
-            self._rows, self._blobs, self._bytes = [], [], 0
+            self._rows, self._blobs, self._names, self._bytes = [], [], [], 0
             self._last = time.monotonic()
             self._behind = True
             if self._last - self._checked > CHECKED:
@@ -297,8 +299,9 @@ class Store:
 
     def _end(self) -> None:
         """Add what is known of the run by now."""
-        if self._writing.later is not None:
-            told = json.dumps({**self._writing.told, **self._writing.later()})
+        later = {} if self._writing.later is None else self._writing.later()
+        if any(later.values()):
+            told = json.dumps({**self._writing.told, **later})
             self._write("UPDATE runs SET told = ? WHERE id = ?", [(told, self.run)])
 
     def _tidy(self) -> None:
@@ -339,11 +342,8 @@ class Store:
     def _name(self, kind: str, names: Iterable[str]) -> None:
         for name in names:
             if (kind, name) not in self._known:
-                self._write(
-                    "INSERT OR IGNORE INTO names (sweep, kind, name) VALUES (?, ?, ?)",
-                    [(self.sweep, kind, name)],
-                )
                 self._known.add((kind, name))
+                self._names.append((self.sweep, kind, name))
 
     def _write(self, statement: str, rows: Iterable[tuple[Any, ...]]) -> None:
         with translated(self.path, reading=False):

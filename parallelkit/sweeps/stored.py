@@ -21,7 +21,7 @@ from .identity import DIGEST
 from .records import Names, Record, Summary, named_results
 from .values import decode
 
-__all__ = ["Chosen", "Stored", "Swept"]
+__all__ = ["FETCHED", "Chosen", "Outcome", "Stored", "Swept"]
 
 FETCHED = 500  # rows at a time
 LARGEST_FETCH = 8 << 20  # bytes at a time, but for the last row
@@ -46,6 +46,14 @@ class Swept(NamedTuple):
         """What it is called in print."""
         version = "" if self.version is None else f" version {clean(self.version)}"
         return f"{clean(self.function)}{version}"
+
+
+class Outcome(NamedTuple):
+    """What came of a point, to be compared with what came of it elsewhere."""
+
+    status: str
+    result: Any
+    rank: tuple[bool, float]  # whether it is well, and when it began
 
 
 class Chosen:
@@ -166,14 +174,14 @@ class Stored:
                 counted = f"SELECT count(*) FROM points WHERE sweep IN ({marks})"  # noqa: S608
                 count = connection.execute(counted, list(self._of)).fetchone()[0]
                 return int(count) - len(self.skipped)
-        return len(self._numbers())
+        return len(self.numbers())
 
     def __iter__(self) -> Iterator[Record]:
-        return self._records(self._numbers())
+        return self._records(self.numbers())
 
     def ends(self, n: int) -> list[Record]:
         """Return the first `n` records, then the last `n`."""
-        numbers = self._numbers()
+        numbers = self.numbers()
         return list(self._records([*numbers[:n], *numbers[-n:]] if n else []))
 
     def summary(self) -> Summary:
@@ -213,10 +221,19 @@ class Stored:
             rows = list(self._each(connection, "id, key, sweep"))
         yield from rows
 
-    def placed(self) -> Iterator[tuple[int, Record]]:
-        """Rows in their order, each with the number of its function."""
-        for row, record in self._decoded(self._numbers()):
-            yield row[14], record
+    def outcome(self, number: int) -> Outcome:
+        """What came of a point, as it is stored."""
+        with self._connected() as connection:
+            sweep, key, status, result, error, started = connection.execute(
+                "SELECT sweep, key, status, result, error, started FROM points WHERE id = ?",
+                (number,),
+            ).fetchone()
+            blobs = connection.execute(
+                "SELECT data FROM blobs WHERE sweep = ? AND key = ? ORDER BY number", (sweep, key)
+            ).fetchall()
+            return Outcome(
+                status, (result, error, blobs), (status != "failed", float(started or 0.0))
+            )
 
     def at(self, numbers: Iterable[int]) -> list[Record]:
         """Return some rows by their numbers."""
@@ -230,7 +247,7 @@ class Stored:
     def _marks(self) -> str:
         return ", ".join("?" * len(self._of))
 
-    def _numbers(self) -> Sequence[int]:
+    def numbers(self) -> Sequence[int]:
         """Numbers of all rows, in their order."""
         if self._found is not None:
             return self._found
@@ -261,7 +278,7 @@ class Stored:
                 list(self._of),
             )
             return
-        numbers = self._numbers()
+        numbers = self.numbers()
         for begin in range(0, len(numbers), FETCHED):
             part = list(numbers[begin : begin + FETCHED])
             marks = ", ".join("?" * len(part))

@@ -7,7 +7,8 @@ import heapq
 import io
 import math
 import os
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +16,7 @@ from . import show
 from .layout import Layout, as_float, is_number
 from .records import Record, Rows
 from .stored import Stored
+from .together import Together, files_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -342,19 +344,31 @@ class Table:
             raise KeyError(f"no column {column!r}; there are {', '.join(columns)}")
 
 
-def open_sweep(path: str | os.PathLike[str], pickle: bool = False) -> Table:
+def open_sweep(
+    path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    pickle: bool = False,
+    name: str | None = None,
+    version: Any = None,
+) -> Table:
     """Open the table of a stored sweep; also while it runs, in whatever process.
 
     Parameters
     ----------
-    path : path
+    path : path or iterable of paths
+        Several files, also by a pattern such as ``"run-*.db"``, give one table with a column
+        ``file``. A point that several of them have is there once; a warning names points with
+        different results, and files whose frozen values or seeds differ.
     pickle : bool
         Load pickled results, which can run code of who made the store.
+    name, version : optional
+        Only rows of this function, or version, as ``Sweep`` has them. (A function's name may be
+        given without its module.)
 
     Returns
     -------
     Table
-        Of all points in the store.
+        Of all points in the store. Where it holds several functions or versions, the columns
+        ``function`` and ``version`` tell them apart.
 
     Raises
     ------
@@ -372,4 +386,13 @@ def open_sweep(path: str | os.PathLike[str], pickle: bool = False) -> Table:
     ...     len(pk.open_sweep(path))
     0
     """
-    return Table(Stored(os.path.abspath(path), pickle=pickle))
+    files = files_of(path)
+    if not files:
+        raise ValueError("name at least one file")
+    stores = [Stored(file, pickle=pickle, name=name, version=version) for file in files]
+    if len(stores) == 1:
+        return Table(stores[0])
+    together = Together(stores)
+    for told in (*together.different, *together.conflicts):
+        warnings.warn(told, stacklevel=2)
+    return Table(together)
