@@ -66,7 +66,7 @@ class Pool:
         self._ended: ParallelError | None = None  # what calls get that were not done
         self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
         self._desk = Desk(self._resolve)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def map(self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:
         """Call `func` with the elements of `iterables`; see :func:`parallelkit.map`."""

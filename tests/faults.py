@@ -248,16 +248,16 @@ def counted(x, folder, bad=(), fault="hang"):
 # ---- the workers, as seen from outside -----------------------------------------------------------
 
 
-def crews():
-    """The crews that this process keeps warm. Which workers there are is nobody else's business."""
-    from parallelkit.backends.processes import pool as processes
+def warm():
+    """The sets of workers that this process keeps warm. Which there are is nobody else's business."""
+    from parallelkit.backends.processes import pool
 
-    return list(processes._crews.values())
+    return list(pool._warm.values())
 
 
 def workers():
-    """Those of all crews."""
-    return [worker for crew in crews() for worker in list(crew.workers)]
+    """Those of all sets."""
+    return [worker for each in warm() for worker in each.handles()]
 
 
 def busy(seconds):

@@ -297,7 +297,7 @@ def test_a_call_that_begins_during_a_shutdown(folder):
     wait_until(lambda: len(os.listdir(folder)) == 2, "two threads at work")
     ending = threading.Thread(target=pk.shutdown)
     ending.start()
-    wait_until(lambda: not faults.crews(), "the end of the workers")
+    wait_until(lambda: not faults.warm(), "the end of the workers")
     task = pk.Pool(2, start_method="forkserver").submit(hold_here, folder)
     wait_until(lambda: len(os.listdir(folder)) == 3, "a worker at work")
     mark(folder, "go")

@@ -11,10 +11,6 @@ from faults import wait_for_files
 from helpers import mark, wait_until
 from programs import ITEMS, Program
 
-from parallelkit.backends.processes.routing import Router
-from parallelkit.backends.processes.scheduler import Crew
-from parallelkit.worker import loop as protocol
-
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and terminals")
 
 CAUGHT = """
@@ -218,65 +214,65 @@ def test_a_second_ctrl_c_during_clean_up(program, start_method):
 # ---- what Ctrl-C must not cut in two -----------------------------------------------------------
 
 
-def test_ctrl_c_while_a_reply_is_read_for_another_thread(process_pool, monkeypatch, folder):
-    """Who drives may be interrupted in the middle of routing; what was for others arrives all the same."""
-    pool, mine, got, struck = process_pool(), [], [], []
+def test_ctrl_c_while_replies_are_read_for_another_thread(process_pool):
+    """Who drives may be struck at any moment; what was for others arrives all the same."""
+    pool, got, over = process_pool(), [], threading.Event()
 
     def others():
-        wait_for_files(folder, 1)  # by now the main thread's call has a worker
-        mine.extend(faults.crews()[-1].calls)
-        while not struck:  # this thread may be the one that drives
-            got[:] = pool.map(abs, [-1, -2, -3])
+        while not over.is_set():
+            got.append(pool.map(abs, [-1, -2, -3]))
 
     thread = threading.Thread(target=others)
-    routed = Router._on_reply
-
-    def interrupted(router, worker, fds, number, *rest):
-        others = worker.ticket(number).call.number not in mine
-        if others and not struck and threading.current_thread() is threading.main_thread():
-            struck.append(number)
-            signal.raise_signal(signal.SIGINT)
-        routed(router, worker, fds, number, *rest)
-
-    monkeypatch.setattr(Router, "_ROUTES", {**Router._ROUTES, protocol.REPLY: interrupted})
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        pool.map(held, [folder])
-    thread.join(60)
-    assert struck
-    assert got == [1, 2, 3]
+    struck = 0
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        for microseconds in range(200, 10_200, 500):
+            signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6)
+            try:
+                while True:  # this thread drives, as often as not
+                    pool.map(abs, [-4, -5])
+            except KeyboardInterrupt:
+                struck += 1
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        over.set()
+        thread.join(60)
+    assert not thread.is_alive()
+    assert struck == 20
+    assert got
+    assert all(each == [1, 2, 3] for each in got)
+    assert pool.map(abs, [-4, -5]) == [4, 5]
 
 
 def held(folder, big=None):
-    """An item that does not end by itself."""
+    """An item that lets nothing that is raised in it end it."""
     mark(folder, "held-1")
-    threading.Event().wait(600)
+    while True:
+        try:
+            threading.Event().wait(600)
+        except BaseException:
+            continue
 
 
-def test_a_second_ctrl_c_leaves_nothing_of_the_call(process_pool, monkeypatch, folder):
+def test_a_second_ctrl_c_leaves_nothing_of_the_call(process_pool, folder):
     """An interrupt while the call is being given up skips nothing: workers are told and freed, memory is released."""
     pool = process_pool(max_nbytes=1)
-    method = Crew._give_up
-
-    def impatient(crew, call, *_):
-        monkeypatch.setattr(Crew, "_give_up", method)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Crew, "_give_up", impatient)
     results = pool.imap(held, [folder] * 2, big=bytearray(1000))
     wait_for_files(folder, 1)
+    before = {worker.pid for worker in faults.workers()}
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 0.05)  # of the 0.2 seconds that workers have to leave
     with pytest.raises(KeyboardInterrupt):
         results.close()
     assert pool.map(abs, range(-50, 0)) == list(range(50, 0, -1))
-    crew = faults.crews()[-1]
-    assert not crew.calls
+    assert not [call for each in faults.warm() for call in each.scheduler.calls]
     wait_until(  # a worker that was killed is taken out by a call that comes later
         lambda: (
             pool.map(abs, [1])
-            and not any(worker.tickets for worker in crew.workers)
-            and not crew.packing._over
+            and not before & {worker.pid for worker in faults.workers() if worker.tickets}
         ),
-        "the release of the call's memory",
+        "the end of the call's items",
     )
 
 

@@ -4,8 +4,6 @@ import importlib
 import os
 import sys
 import threading
-import time
-from types import SimpleNamespace
 
 import faults
 import pytest
@@ -13,9 +11,6 @@ from faults import WAYS, outcomes, tallies
 from helpers import ended, fail_then_hold, hold, hold_at, increment, wait_for, wait_until
 
 import parallelkit as pk
-from parallelkit.backends.processes.routing import Router
-from parallelkit.worker import loop as protocol
-from parallelkit.worker.watchdog import NOBODY
 
 SHORT = 0.2  # seconds; only what hangs for good runs longer
 PLENTY = 30.0  # seconds; nothing here runs as long
@@ -189,23 +184,3 @@ def test_a_nested_call_runs_within_the_limit_of_its_item(process_pool):
     results = own.map(faults.nest, range(3))
     assert type(results.pop(faults.BAD).exception) is pk.TaskTimeout
     assert results == [[0, 1, 2], [1, 2, 3]]
-
-
-class Changing:
-    """The time in a control block, as another item begins between two looks at it."""
-
-    def __init__(self):
-        self.left = [time.monotonic() - 1000, time.monotonic()]
-
-    def __getitem__(self, _):
-        return self.left.pop(0)
-
-
-def test_a_torn_look_at_a_worker_blames_nobody():
-    """An item that has just begun is not taken for the one before it, which had lasted too long."""
-    words = {protocol.ITEM_OFFSET: NOBODY, protocol.CHUNK_BEGUN: 0}
-    killed, times = [], Changing()
-    worker = SimpleNamespace(times=times, words=words, tickets=[], kill=lambda: killed.append(True))
-    crew = SimpleNamespace(lock=threading.RLock(), workers=[worker])
-    Router(crew).end_overdue(SimpleNamespace(timeout=60))
-    assert (times.left, killed) == ([], [])

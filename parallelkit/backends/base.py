@@ -6,8 +6,9 @@ any order until the source is finished and all chunks that it took are answered.
 that it yields is None: the call has begun. An outcome is
 
 - a :class:`~parallelkit.values.outcome.Reply` for the items from the chunk's start on. A pool that
-  answers in parts yields each part with the chunk that begins where the part does. Items that a
-  final reply leaves out go back into the source (``source.put_back(chunk.part(...))``);
+  answers in parts yields each part with the chunk that begins where the part does. The consumer
+  puts items that a final reply leaves out back into the source, and tells the source what it can
+  learn from the reply about the size of chunks;
 - a :class:`~parallelkit.values.outcome.Lost` where the chunk came to nothing: the worker died, the
   arguments could not be unpickled. Whether it is tried again is not for the pool to decide: the
   consumer may put the chunk back before it resumes the generator.
@@ -58,6 +59,10 @@ class Task(Protocol):
 
     def state(self) -> tuple[Any, ...]:
         """Return what a worker process makes its copy from."""
+        ...
+
+    def may_be_kept(self) -> bool:
+        """Whether a worker process may use its copy for other calls that say the same."""
         ...
 
     def place(self, rank: int) -> Nesting:

@@ -6,7 +6,7 @@ import contextvars
 from collections.abc import Generator
 
 from ..values.source import Source
-from ..worker import loop as worker
+from ..worker import process as worker
 from .base import Done, Setup, Task
 
 __all__ = ["OuterPool"]
@@ -45,12 +45,9 @@ class OuterPool:
                     yield done
                 elif (chunk := inner.take()) is not None:
                     reply = context.run(task.run, chunk, 0)
-                    count = len(reply.values)
-                    if count < chunk.size and not (reply.raised and task.stop_at_error):
-                        source.put_back(chunk.part(count, chunk.size))
+                    yield chunk, reply
+                    if len(reply.values) < chunk.size:
                         inner.worth_seeking = True
-                    source.sizer.observe(count, reply.seconds)
-                    yield chunk.part(0, count), reply
                 elif inner.over():
                     return
                 else:

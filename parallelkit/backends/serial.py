@@ -44,11 +44,7 @@ class SerialPool:
             else:
                 with blas.lent(self._blas_threads, task.place(0).cores):
                     reply = context.run(task.run, chunk, 0)
-            done = len(reply.values)
-            if done < chunk.size and not (reply.raised and task.stop_at_error):
-                source.put_back(chunk.part(done, chunk.size))
-            source.sizer.observe(done, reply.seconds)
-            yield chunk.part(0, done), reply
+            yield chunk, reply
             del chunk, reply  # while this waits, they belong to the consumer alone
 
     def close(self) -> None:

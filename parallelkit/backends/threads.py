@@ -206,11 +206,7 @@ class _Job:
         reply = self._task.run(
             chunk, rank, stop=lambda: self._stopped, spare=partial(self._spare, rank)
         )
-        done = len(reply.values)
-        if done < chunk.size and not (reply.raised and self._task.stop_at_error):
-            self._source.put_back(chunk.part(done, chunk.size))
-        self._source.sizer.observe(done, reply.seconds)
-        return chunk.part(0, done), reply
+        return chunk, reply
 
     def _spare(self, rank: int) -> int:
         """Cores of the thread `rank` when some of the others will get nothing to do any more."""

@@ -72,7 +72,7 @@ class Desk:
     def _forget(self) -> None:
         """Begin anew, as in a forked child, which has none of the threads of its parent."""
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._streams: dict[int, Submissions] = {}  # by level
 
     def here(self) -> Submissions:
@@ -127,7 +127,7 @@ class _Line:
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
         self._threads = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @classmethod
     def here(cls) -> _Line:
@@ -230,8 +230,9 @@ class Submissions(Source):
         """Let the thread end when all that was submitted is done."""
         self.close()
         self._changed.set()
-        if self.wake is not None:
-            self.wake()
+        wake = self.wake
+        if wake is not None:
+            wake()
 
     def join(self) -> None:
         """Take no more, and wait until all that was submitted is done."""

@@ -113,8 +113,9 @@ class Job:
             source, futures = self._source, list(self._futures)
         if source is not None:
             source.close()
-            if source.wake is not None:
-                source.wake()
+            wake = source.wake
+            if wake is not None:
+                wake()
         for future in futures:
             future.cancel()
 

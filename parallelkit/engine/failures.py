@@ -36,16 +36,27 @@ class Failures:
         self._call = call
 
     def settle(self, chunk: Chunk, outcome: Reply | Lost) -> list[Part]:
-        """Results of the items of `chunk` that are settled.
+        """Results of the items of `chunk` that are settled; the others go back into the source.
 
         With ``on_error="raise"`` an error comes with its part, to be raised by whoever delivers
         that; later items are not begun any more.
         """
         if isinstance(outcome, Lost):
-            return self._lost(chunk, outcome)
-        if not outcome.raised:
-            return [Part(chunk.start, chunk.size, outcome.values, None, chunk.attempts)]
-        return self._with_raised(chunk, outcome)
+            if outcome.started:
+                return self._lost(chunk, outcome)
+            self._source.put_back(chunk)
+            return []
+        count = len(outcome.values)
+        if count:
+            self._source.sizer.observe(count, outcome.seconds, outcome.nbytes)
+        done = chunk if count == chunk.size else chunk.part(0, count)
+        if outcome.raised:
+            parts = self._with_raised(done, outcome)
+        else:
+            parts = [Part(done.start, count, outcome.values, None, done.attempts)]
+        if count < chunk.size and outcome.final:
+            self._source.put_back(chunk.part(count, chunk.size))
+        return parts
 
     def _lost(self, chunk: Chunk, lost: Lost) -> list[Part]:
         """A whole chunk came to nothing. One by one tells which item it was."""

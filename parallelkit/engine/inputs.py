@@ -125,8 +125,9 @@ class Stream(Source):
 
     def _notify(self) -> None:
         self._begun.set()
-        if self.wake is not None:
-            self.wake()
+        wake = self.wake
+        if wake is not None:
+            wake()
 
 
 class Inline(Source):

@@ -199,7 +199,7 @@ def run_source(
 def _pool(options: Options, plan_: Plan) -> Pool:
     if plan_.backend in ("serial", "thread", "outer"):
         setup = Setup(options.initializer, options.initargs)
-        if plan_.backend == "serial":
+        if plan_.backend == "serial" or sys.is_finalizing():
             return SerialPool(setup, options.blas_threads)
         if plan_.backend == "outer":
             from ..backends.helpers import OuterPool
@@ -208,6 +208,8 @@ def _pool(options: Options, plan_: Plan) -> Pool:
         from ..backends.threads import ThreadPool
 
         return ThreadPool(plan_.workers, plan_.level, setup, plan_.wished)
+    if sys.is_finalizing():  # a finalizer calls, when no thread can be started any more
+        return SerialPool(Setup(None, ()))
     from ..backends.processes.pool import process_pool
 
     return process_pool(options, plan_.workers, _start_method(options))

@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Shield"]
+__all__ = ["Shield", "held_here"]
 
 
 class Shield:
@@ -45,3 +45,11 @@ class Shield:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._late = number, frame
+
+
+def held_here(lock: Any) -> bool:
+    """Whether this very thread holds a `threading.RLock`.
+
+    A signal handler or a finalizer that asks has interrupted what the lock is held for.
+    """
+    return bool(lock._is_owned())  # noqa: SLF001 - as threading.Condition asks it

@@ -65,6 +65,7 @@ class Reply(NamedTuple):
     raised: list[Raised]
     seconds: float
     final: bool
+    nbytes: int = 0  # that the items or their results take on their way, where that is known
 
 
 class Lost(NamedTuple):

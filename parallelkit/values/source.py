@@ -176,6 +176,16 @@ class Source:
             return None
         return self.total - self.drawn + sum(chunk.size for chunk in self._again)
 
+    def ahead(self, workers: int, seconds: float) -> bool:
+        """Whether a worker should get a chunk while it has one: where they are shorter than that.
+
+        Not near the end, where it could come to wait while another worker has nothing to do.
+        """
+        if not 0.0 < self.sizer.seconds < seconds:
+            return False
+        left = self.remaining
+        return left is None or left > 2 * workers
+
     def wait(self) -> None:
         """Wait until `take` may give something; for a pool that has nothing else to wait for."""
 
@@ -195,8 +205,9 @@ class Source:
         """Ask the pool that runs this to end with `error`."""
         self.aborted = error
         self.close()
-        if self.wake is not None:
-            self.wake()
+        wake = self.wake
+        if wake is not None:
+            wake()
 
     def _draw(self, size: int) -> Chunk | None:
         raise NotImplementedError

@@ -18,7 +18,7 @@ import time
 from ..place import malloc
 from ..transport.channel import Channel
 from . import ending
-from .loop import serve
+from .process import serve
 
 __all__ = ["live", "settle", "spawned"]
 

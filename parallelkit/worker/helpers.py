@@ -2,13 +2,14 @@
 
 ::
 
-    main thread                          link thread                      parent (processes.nested)
-    open ── SEEK ──────────────────────────────────────────────────────►
-    runs chunks itself                   reads the channel  ◄─ GRANT, LENT ──
-                                         takes a chunk ── TASK, LEND ──►
-    takes answers, or waits: meanwhile
-    runs chunks that others have lent
-    close ── SETTLED ──────────────────────────────────────────────────►
+    main thread                   link thread                              parent (`nested`)
+    open ── Seek ─────────────────────────────────────────────────────────►
+    runs chunks itself            reads the channel     ◄─ Grant, NestedReply ──
+                                  takes a chunk ── NestedTask, NestedChunk ──►
+    takes answers, or waits:
+    meanwhile runs chunks of
+    other workers' calls
+    close ── Settled ─────────────────────────────────────────────────────►
 
 The thread is there so that an item that runs long does not keep others waiting; it reads the
 channel only while such a call is open, and hands it back before the item ends.
@@ -25,13 +26,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..transport import pickling
 from ..transport.channel import Closed
-from ..transport.segments import Packet
 from ..values.outcome import Lost, Reply
 from ..values.source import Chunk, Source
-from . import loop as protocol
+from .protocol import (
+    CHUNK_BEGUN,
+    NestedChunk,
+    NestedReply,
+    NestedTask,
+    Quit,
+    Seek,
+    Settled,
+    Waiting,
+)
 
 if TYPE_CHECKING:
-    from .loop import _Worker
+    from .process import Worker
 
 __all__ = ["Inner", "Link"]
 
@@ -68,7 +77,7 @@ class Inner:
         self.events: SimpleQueue[None] = SimpleQueue()  # something has come for who waits
         self.failed: BaseException | None = None
         self.out: dict[int, tuple[Chunk, int]] = {}  # by start: and how many items are unanswered
-        self.answers: deque[tuple[Any, ...]] = deque()
+        self.answers: deque[NestedReply] = deque()
         self.grants: deque[None] = deque()  # one for each helper that is there for a chunk
         self.task_sent = False
         self.seeking = False
@@ -142,10 +151,10 @@ class Link:
 
     Parameters
     ----------
-    worker : _Worker
+    worker : Worker
     """
 
-    def __init__(self, worker: _Worker) -> None:
+    def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self._inners: dict[int, Inner] = {}
         self.opened = 0  # inner calls so far
@@ -178,34 +187,34 @@ class Link:
             return
         with self._worker.undisturbed():
             inner.worth_seeking, inner.seeking = False, True
-            self._tell("seek", inner.number, outer)
+            self._worker.connection.send(Seek(inner.number, outer))
 
     def next(self, inner: Inner) -> tuple[Chunk, Reply | Lost] | None:
         """Return an answer that has come from a helper, if there is one."""
         while inner.answers:
-            start, size, seconds, is_lost, packet = inner.answers.popleft()
+            reply = inner.answers.popleft()
+            start, size, is_lost, packet = reply.start, reply.size, reply.lost, reply.packet
             try:
-                data, buffers = self._worker.inbox.unpack(packet, copy=True)
+                data, buffers = self._worker.connection.inbox.unpack(packet, copy=True)
                 content: tuple[Any, ...] = pickling.loads(data, buffers)
             except Exception as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
                 content, is_lost = (error, True), True
             finally:
-                self._worker.inbox.done(packet)
+                self._worker.connection.inbox.done(packet)
             if not size:  # the task could not be unpickled there
                 raise content[0]
             chunk = inner.answered(start, size)
             if chunk is None:
                 continue
             if not is_lost:
-                inner.source.sizer.observe(size, seconds)
                 values, raised = content
-                return chunk, Reply(values, raised, seconds, True)
+                return chunk, Reply(values, raised, reply.seconds, True)
             lost = Lost(*content)
             inner.worth_seeking = True
             if lost.started:
                 inner.suspect.update(range(start, start + size))
                 return chunk, lost
-            inner.source.put_back(chunk)
+            return chunk, lost
         return None
 
     def wait(self, inner: Inner) -> None:
@@ -237,8 +246,8 @@ class Link:
         """Tell that others' chunks are welcome, or not; with a time limit they never are."""
         if self._worker.item_limit is None:
             with self._worker.undisturbed():
-                number = self._worker.words[protocol.CHUNK_BEGUN]
-                self._worker.channel.send((protocol.SPARE, spare, number))
+                number = self._worker.words[CHUNK_BEGUN]
+                self._worker.connection.send(Waiting(spare, number))
 
     def nudge(self) -> None:
         """End all waits: there may be something to do."""
@@ -259,7 +268,7 @@ class Link:
             inner.go_on_alone()
             inner.events.put(None)
             if inner.seeking or inner.task_sent:
-                self._tell("settled", inner.number)
+                self._worker.connection.send(Settled(inner.number))
 
     def end_since(self, opened: int) -> None:
         """Close what has been opened since, and left open."""
@@ -276,22 +285,20 @@ class Link:
             inner.grants.append(None)
             self._wake()
 
-    def answered(
-        self, number: int, start: int, size: int, seconds: float, is_lost: bool, packet: Packet
-    ) -> None:
+    def answered(self, reply: NestedReply) -> None:
         """Keep what came of a chunk for the main thread."""
-        inner = self._inners.get(number)
+        inner = self._inners.get(reply.inner)
         if inner is None:
-            self._worker.inbox.done(packet)
+            self._worker.connection.inbox.done(reply.packet)
         else:
-            inner.answers.append((start, size, seconds, is_lost, packet))
+            inner.answers.append(reply)
         self.nudge()
 
     # --- the thread ------------------------------------------------------------------------------
 
     def _serve(self) -> None:
         poll = select.poll()
-        poll.register(self._worker.channel.fileno(), select.POLLIN)
+        poll.register(self._worker.connection.channel.fileno(), select.POLLIN)
         poll.register(self._wake_out, select.POLLIN)
         while not self._closed:
             self._needed.wait()
@@ -323,13 +330,13 @@ class Link:
         chunk = inner.take_to_lend()
         if chunk is None:
             inner.seeking = False
-            self._tell("quit", inner.number)
+            self._worker.connection.send(Quit(inner.number))
             return
-        limit = self._worker.max_nbytes
+        limit, connection = self._worker.runtime.max_nbytes, self._worker.connection
         try:
             if not inner.task_sent:
                 task = pickling.dumps(inner.task.state(), limit, together=True)
-                self._worker.send((protocol.LENDING, "task", inner.number), task, ())
+                connection.send_pickled(NestedTask, (inner.number,), task)
                 inner.task_sent = True
             pickled = pickling.dumps(chunk.columns, limit)
         except Closed:
@@ -337,13 +344,10 @@ class Link:
         except Exception:  # noqa: BLE001 - what cannot be sent can still be run here
             inner.take_back(chunk.start)
             inner.alone, inner.seeking = True, False
-            self._tell("quit", inner.number)
+            self._worker.connection.send(Quit(inner.number))
             return
-        head = protocol.LENDING, "lend", inner.number
-        self._worker.send(head, pickled, (chunk.start, chunk.size, inner.ahead))
-
-    def _tell(self, what: str, *fields: Any) -> None:
-        self._worker.channel.send((protocol.LENDING, what, *fields))
+        where = chunk.start, chunk.size, inner.ahead
+        connection.send_pickled(NestedChunk, (inner.number,), pickled, where)
 
     def _wake(self) -> None:
         try:

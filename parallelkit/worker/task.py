@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from .. import options
@@ -30,6 +31,7 @@ __all__ = ["Interrupted", "Progress", "Task", "format_error"]
 BUDGET = 0.05  # seconds after which a worker answers for what it has and gives the rest back
 UNCHECKED = 256  # part of a chunk that runs between two looks at the clock
 FLUSH = 0.001  # with a time limit: seconds of finished work at risk when the worker is ended
+_ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _NOTHING = nullcontext()
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -115,6 +117,19 @@ class Task:
             *(None if self.seed is None else tuple(self.seed), self.alone),
             context.carried(),
         )
+
+    def may_be_kept(self) -> bool:
+        """Whether nothing that items do to a worker's copy can change another call's results.
+
+        What functions have in their modules' globals is the worker's own in any case.
+        """
+        for value in self.frozen.values():
+            if type(value) not in _ATOMS:
+                return False
+        func = self.func
+        if type(func) is FunctionType:
+            return func.__closure__ is None and not func.__defaults__ and not func.__kwdefaults__
+        return type(func) is BuiltinFunctionType and func.__module__ is not None
 
     def place(self, rank: int) -> Nesting:
         """Place of the worker `rank`."""

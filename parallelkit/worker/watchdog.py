@@ -16,13 +16,10 @@ import time
 from collections.abc import Callable
 
 from .ending import kill_below
+from .protocol import WHOLE
 from .task import Progress
 
-__all__ = ["NOBODY", "WHOLE", "Watch"]
-
-# What runs, beside the offset of an item in its chunk.
-WHOLE = (1 << 63) - 1  # something that concerns all of the chunk that has not been answered
-NOBODY = WHOLE - 1  # something after the chunk was answered
+__all__ = ["Watch"]
 
 
 class Watch(threading.Thread):
@@ -69,6 +66,10 @@ class Watch(threading.Thread):
     def item(self, offset: int) -> None:
         """Watch an item."""
         self.mark(self._done + offset)
+
+    def whole(self) -> None:
+        """Watch what concerns the chunk as a whole."""
+        self.mark(WHOLE)
 
     def mark(self, what: int) -> None:
         """Watch `what` from now on."""

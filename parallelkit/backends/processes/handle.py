@@ -1,4 +1,4 @@
-"""Who belongs to a crew: workers, the calls they work for, and the chunks that they have."""
+"""A worker process as the parent talks to it: its channel, its segments, what it knows."""
 
 from __future__ import annotations
 
@@ -7,110 +7,118 @@ import signal
 import socket
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from multiprocessing.connection import wait as wait_for
-from typing import Any, ClassVar
+from typing import Any
 
-from ...transport import pickling
-from ...transport.channel import Channel
-from ...transport.segments import Inbox, Outbox, Packet, Segment, control_block
-from ...values.outcome import Lost
+from ...place.sigint import held_here
+from ...transport.channel import Channel, Closed
+from ...transport.pickling import Pickled
+from ...transport.segments import Inbox, Outbox, control_block, take_all
 from ...values.source import Chunk
-from ...worker import loop as protocol
-from ...worker.environment import Surroundings
+from ...worker.protocol import CONTROL_BYTES, Forget, Run, encode
+from .state import Call, Ticket, WorkerState
+from .tasks import Tasks, forgotten
 
-__all__ = ["GRACE", "Answer", "Call", "Ticket", "Worker", "exit_code", "interrupt", "obituary"]
-
-GRACE = 0.2  # seconds for a worker to leave the item of a call that was given up
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """A chunk that a worker has."""
-
-    number: int
-    call: Call
-    chunk: Chunk
-    nbytes: int
-    done: int = 0  # items answered so far
-    waits: bool = False  # its item waits, inside of a call of its own; others may run meanwhile
+__all__ = ["Handle", "exit_code", "interrupt", "obituary"]
 
 
-@dataclass(slots=True)
-class Answer:
-    """What came for a ticket: part of a reply still to be unpickled, or a loss."""
+class Handle(WorkerState):
+    """Sends one worker what it is to do. Any thread may; one message at a time.
 
-    chunk: Chunk
-    nbytes: int = 0
-    worker: Worker | None = None
-    packet: Packet | None = None
-    seconds: float = 0.0
-    final: bool = True
-    lost: Lost | None = None
-
-
-@dataclass(eq=False, slots=True)
-class Call:
-    """One call's state in the crew."""
-
-    lent: ClassVar[bool] = False  # whether a worker makes it, and not this process
-    number: int
-    pickled: pickling.Pickled
-    around: Surroundings
-    timeout: float | None
-    cores: int  # what its items have together
-    exhausted: bool = False  # no chunk is left to be sent
-    inbox: deque[Answer] = field(default_factory=deque)
-    tickets: int = 0
-    event: threading.Event = field(default_factory=threading.Event)
-    feeding: threading.RLock = field(default_factory=threading.RLock)  # one thread at a time
-    poked: bool = False
-    told: deque[tuple[str, tuple[Any, ...]]] = field(
-        default_factory=deque
-    )  # logs, warnings, prints
-    failed: BaseException | None = None
-    packet: Packet | None = None
-    segment: Segment | None = None
-    users: set[Worker] = field(default_factory=set)  # who has not released the segment
-
-
-class Worker:
-    """A worker process: its channel, its segments, its tickets."""
+    Parameters
+    ----------
+    process : Process
+    sock : socket
+        Our end of the worker's socket pair.
+    rank : int
+    folder : str or None
+        Where segments lie that need a file.
+    """
 
     def __init__(self, process: Any, sock: socket.socket, rank: int, folder: str | None) -> None:
+        super().__init__(rank)
         self.process = process
         self.sentinel: int = process.sentinel
         self.pid: int = process.pid
         self.channel = Channel(sock)
-        self.rank = rank
         self.outbox, self.inbox = Outbox(folder=folder), Inbox()
-        self.sent = 0  # segments known to it, by the highest id
-        self.tickets: deque[Ticket] = deque()
-        self.reserved: list[Call] = []  # a place for each, that a chunk is on its way to
-        self.calls: set[int] = set()  # whose task it has
-        self.over: list[int] = []  # those among them that have ended, which it has yet to be told
+        self.freed: list[int] = []  # segments of ours that it needs no more
+        self.known: set[int] = set()  # tasks that it has
+        self.over: list[int] = []  # tasks that it is to forget
         self.sharing = False  # it may have shared memory mapped for a call
-        self.around: Surroundings | None = None
-        self.ready = self.retired = self.dead = False
-        self.spare = False  # it waits, inside of an item, and may run others meanwhile
-        self.given_up = False  # we have ended it, and not what it runs
-        self.sending = threading.Lock()
-        self.control_fd, control = control_block(protocol.CONTROL_BYTES)
+        self._sent = 0  # segments known to it, by the highest id
+        self._sending = threading.RLock()
+        self.control_fd, control = control_block(CONTROL_BYTES)
         self.words, self.times = control.cast("Q"), control.cast("d")
 
-    @property
-    def load(self) -> int:
-        """Chunks that it has or is about to get."""
-        return len(self.tickets) + len(self.reserved)
+    def run(self, call: Call, ticket: Ticket, chunk: Chunk, pickled: Pickled, tasks: Tasks) -> None:
+        """Send a chunk, with what of its task and surroundings the worker has not got."""
+        assert call.task is not None
+        with self._sending:
+            (packet, *segments), fds = self._packed(pickled)
+            if call.task.pickled.shared:
+                self.sharing = True
+            environment = None
+            if self.environment is not call.environment and self.environment != call.environment:
+                self.environment = call.environment
+                environment = tuple(call.environment or ())
+            state = tasks.for_worker(call.task, self, fds)
+            self._send(
+                Run(
+                    *(call.number, call.task.key, ticket.number, self.rank),
+                    *(chunk.start, chunk.size, call.timeout, call.nested),
+                    *(packet, *segments, environment, state, forgotten(self)),
+                ),
+                fds,
+            )
 
-    def serves_only(self, call: Call) -> bool:
-        """Whether it has chunks of no other call, and will take more."""
-        return not self.retired and all(ticket.call is call for ticket in self.tickets)
+    def post(self, kind: Any, head: Sequence[Any] = (), pickled: Pickled | None = None) -> None:
+        """Send ``kind(*head)``, or with a pickle ``kind(*head, packet, ...)``."""
+        with self._sending:
+            if self.dead:
+                return
+            if pickled is None:
+                self._send(kind(*head), [])
+            else:
+                packed, fds = self._packed(pickled)
+                self._send(kind(*head, *packed), fds)
 
-    def ticket(self, number: int) -> Ticket | None:
-        """Ticket of a chunk that it has; None if that has been settled."""
-        return next((ticket for ticket in self.tickets if ticket.number == number), None)
+    def is_sending(self) -> bool:
+        """Whether this thread is writing to it."""
+        return held_here(self._sending)
+
+    def let_forget(self) -> None:
+        """Tell the worker at once which tasks it is to forget, and to let go of shared memory."""
+        with self._sending:
+            self._send(Forget(forgotten(self)), [])
+
+    def _send(self, message: tuple[Any, ...], fds: list[int]) -> None:
+        try:
+            self.channel.send(encode(message), fds)
+        except Closed:
+            pass  # its end is seen elsewhere, and what it had is then lost or given back
+
+    def _packed(self, pickled: Pickled) -> tuple[tuple[Any, ...], list[int]]:
+        """What a message says of a pickle and of segments, and the descriptors it needs."""
+        if self.freed:
+            self.outbox.free(take_all(self.freed))
+        packet, segment = self.outbox.pack(pickled)
+        fds = []
+        if segment is not None and segment.id > self._sent:
+            self._sent = segment.id
+            fds.append(segment.fd)
+        fresh = bool(fds)
+        if pickled.shared:
+            fds += [memory.fd for memory in pickled.shared]
+            self.sharing = True
+        released, lost = self.inbox.released, self.outbox.forgotten
+        return (
+            packet,
+            fresh,
+            take_all(released) if released else [],
+            take_all(lost) if lost else [],
+        ), fds
 
     def hang_up(self) -> None:
         """Let the process end by itself if it has nothing to do, else end it."""
@@ -123,6 +131,11 @@ class Worker:
         """End the process, whatever it does."""
         if not self.dead:
             self.process.kill()
+
+    def close(self) -> None:
+        """Let go of the channel and of what was sent; what has come can still be read."""
+        self.channel.close()
+        self.outbox.close()
 
 
 def obituary(pid: int, code: int | None) -> str:

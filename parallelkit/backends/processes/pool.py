@@ -1,6 +1,6 @@
-"""Worker processes: a call's way through a crew that is kept warm.
+"""Worker processes: a call's way through workers that are kept warm.
 
-Crews are shared: a call gets the one with its settings, whoever started it. A few idle ones are
+Workers are shared: a call gets those with its settings, whoever started them. A few idle sets are
 kept; they end with `shutdown`, with the process, or when too many others have been used since.
 """
 
@@ -9,217 +9,231 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Generator
-from typing import Any
+from typing import Any, cast
 
 from ...options import Options
+from ...place.sigint import held_here
 from ...transport import pickling
 from ...values.outcome import Lost, Reply
 from ...values.source import Source
 from ...worker.environment import current
-from ..base import Done, Task
-from . import forkserver as forking
-from .handle import Answer, Call
-from .scheduler import Crew
+from ..base import Done, Setup, Task
+from ..serial import SerialPool
+from . import forkserver
+from .handle import Handle
+from .state import Answer, Call
+from .workers import Workers
 
-__all__ = ["ProcessPool", "shutdown"]
+__all__ = ["ProcessPool", "process_pool", "shutdown"]
 
 TIMEOUT_CHECK = 0.25  # seconds between looks at workers that hold on to the interpreter
-MOST_WARM = 4  # crews that are kept while nobody uses them
 PREFETCH_BELOW = 0.02  # seconds; a longer chunk makes the gap between two of no account
+MOST_WARM = 4  # sets of workers that are kept while nobody uses them
 
 
 class ProcessPool:
-    """Runs chunks in the processes of one crew."""
+    """Runs chunks in the processes of one set of workers."""
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
 
-    def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
+    def run(  # noqa: C901, PLR0912 - the one way of a call
+        self, task: Task, source: Source
+    ) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in the workers."""
-        crew = self._crew
+        workers = self._workers
         try:
-            call = crew.open(self._pickled(task), task.timeout, task.cores)
+            if workers.interrupted():
+                yield from SerialPool(Setup(None, ())).run(task, source)
+                return
+            call = workers.open(task)
         finally:
             with _lock:
-                crew.handed_out -= 1
-        source.wake = lambda: crew.poke(call)
+                workers.handed_out -= 1
+        source.wake = lambda: workers.reactor.poke(call)
         source.push = lambda: self._push(call, source)
         try:
             self._feed(call, source)
-            if source.lazy:
-                crew.sated(call)  # nobody waits before the first `next`: others shall have workers
+            if source.lazy:  # nobody waits before the first `next`: others shall have workers
+                self._sated(call)
             yield None
             while True:
-                end = crew.abandoned or source.aborted
+                end = workers.abandoned or source.aborted
                 if end is not None:
                     raise end
-                self._feed(call, source)
+                if not call.exhausted or not source.finished:
+                    self._feed(call, source)
                 if call.inbox:
-                    done = self._open(call.inbox.popleft(), source)
-                    if done is not None:
-                        crew.sated(call)  # the consumer may keep us waiting
-                        yield done
-                        done = None  # it belongs to the consumer alone from now on
-                        if source.lazy:
-                            crew.look(call)
+                    done = self._open(call.inbox.popleft())
+                    if workers.scheduler.line:
+                        self._sated(call)  # the consumer may keep us waiting
+                    yield done
+                    del done  # it belongs to the consumer alone from now on
+                    if source.lazy:
+                        workers.reactor.look(call)
                 elif call.failed is not None:
                     raise call.failed
-                elif source.finished and not call.tickets:
+                elif not call.tickets and source.finished:
                     return
+                elif call.timeout is None:
+                    workers.wait(call)
                 else:
-                    self._wait(call)
+                    workers.wait(call, TIMEOUT_CHECK)
+                    workers.end_overdue(call)
         finally:
             source.wake = source.push = None
-            crew.close_call(call)
-            if crew.broken is not None:
-                crew.close()
-
-    def _pickled(self, task: Task) -> pickling.Pickled:
-        try:
-            limit = self._crew.settings["max_nbytes"]
-            return pickling.dumps(task.state(), limit, together=True)
-        except Exception as error:
-            raise task.refusal(error) from error
+            workers.close_call(call)
+            if workers.broken is not None:
+                workers.close()
 
     def _push(self, call: Call, source: Source) -> None:
         """Send what has just been put into `source`, from the thread that put it there."""
         self._feed(call, source)
         if call.inbox:
-            self._crew.poke(call)
+            self._workers.reactor.poke(call)
 
-    def _wait(self, call: Call) -> None:
-        if call.timeout is None:
-            self._crew.wait(call)
-        else:
-            self._crew.wait(call, TIMEOUT_CHECK)
-            self._crew.router.end_overdue(call)
+    def _sated(self, call: Call) -> None:
+        """Let others have a worker: this call wants none for now."""
+        if self._workers.scheduler.line:
+            self._workers.carry_out(self._workers.scheduler.sated(call))
 
     def _feed(self, call: Call, source: Source) -> None:
         """Send chunks while there are both chunks and workers."""
-        if not source.finished:
-            with call.feeding:
-                self._send_chunks(call, source)
-        else:
-            self._crew.sated(call)
-        if source.finished is not call.exhausted:
-            self._crew.exhausted(call, source.finished)
+        with call.feeding:
+            call.thread = threading.get_ident()
+            while not source.finished:
+                if not self._send_chunk(call, source):
+                    break
+        finished = source.finished
+        if finished is not call.exhausted:
+            self._workers.scheduler.exhausted(call, finished)
 
-    def _send_chunks(self, call: Call, source: Source) -> None:
-        crew = self._crew
-        while not source.finished:
-            sizer, left = source.sizer, source.remaining
-            # A chunk in advance hides the way to the worker and back; near the end, and behind a
-            # long one, it could come to wait while another worker has nothing to do.
-            ahead = 0.0 < sizer.seconds < PREFETCH_BELOW and (left is None or left > 2 * crew.size)
-            worker = crew.reserve(call, 2 if ahead else 1)
-            if worker is None:
-                return
-            chunk = source.take()
-            if chunk is None:
-                crew.unreserve(call, worker)
-                break
-            try:
-                pickled = pickling.dumps(chunk.columns, crew.settings["max_nbytes"])
-            except BaseException as error:
-                crew.unreserve(call, worker)
-                if isinstance(error, KeyboardInterrupt):
-                    source.put_back(chunk)
-                    raise
-                if chunk.size == 1:
-                    columns = chunk.args(0)
-                    told = columns[0] if len(columns) == 1 else columns
-                    error = pickling.refusal(f"argument of item {chunk.start}", told, error)
-                call.inbox.append(Answer(chunk, lost=Lost(error)))
-                continue
-            if source.endless:  # what was submitted just now finds what is around it now
-                call.around = current()
-            if not crew.send(call, worker, chunk, pickled):
+    def _send_chunk(self, call: Call, source: Source) -> bool:
+        """Send the next chunk; false if there is no worker, or nothing right now."""
+        workers = self._workers
+        scheduler = workers.scheduler
+        # A chunk in advance hides the way to the worker and back; near the end, and behind a
+        # long one, it could come to wait while another worker has nothing to do.
+        worker = scheduler.claim(call, 2 if source.ahead(workers.size, PREFETCH_BELOW) else 1)
+        if worker is None:
+            return False
+        chunk = source.take()
+        if chunk is None:
+            scheduler.release(call, worker)
+            self._sated(call)
+            return False
+        try:
+            pickled = pickling.dumps(chunk.columns, workers.max_nbytes)
+        except BaseException as error:
+            scheduler.release(call, worker)
+            if isinstance(error, KeyboardInterrupt):
                 source.put_back(chunk)
-        crew.sated(call)
+                raise
+            if chunk.size == 1:
+                columns = chunk.args(0)
+                told = columns[0] if len(columns) == 1 else columns
+                error = pickling.refusal(f"argument of item {chunk.start}", told, error)
+            call.inbox.append(Answer(chunk, lost=Lost(error)))
+            return True
+        if source.endless:  # what was submitted just now finds what is around it now
+            call.environment = current()
+        if not workers.send(call, cast(Handle, worker), chunk, pickled):
+            source.put_back(chunk)
+        if scheduler.line:  # several workers may be free: the next in turn has one
+            workers.carry_out(scheduler.turn())
+        return True
 
-    def _open(self, answer: Answer, source: Source) -> Done | None:
+    def _open(self, answer: Answer) -> Done:
         """Unpickle an answer in the thread of its call."""
         chunk = answer.chunk
-        if answer.packet is None or answer.worker is None:
+        if answer.packet is None:
             assert answer.lost is not None
-            if not answer.lost.started:
-                source.put_back(chunk)
-                return None
             return chunk, answer.lost
-        inbox = answer.worker.inbox
+        inbox = cast(Handle, answer.worker).inbox
         try:
             values, raised = pickling.loads(*inbox.unpack(answer.packet, copy=True))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
-            return chunk, Lost(error)
+            return chunk.part(0, answer.count), Lost(error)
         finally:
             inbox.done(answer.packet)
         # Large results make small chunks too: what is copied out while it is still in the cache.
         nbytes = max(answer.nbytes, answer.packet[2])
-        source.sizer.observe(chunk.size, answer.seconds, nbytes)
-        return chunk, Reply(values, raised, answer.seconds, answer.final)
+        return chunk, Reply(values, raised, answer.seconds, answer.final, nbytes)
 
     def close(self) -> None:
         """End the workers."""
-        self._crew.close()
+        self._workers.close()
 
 
-# --- crews that are kept warm -------------------------------------------------------------------
+# --- workers that are kept warm -----------------------------------------------------------------
 
-_lock = threading.Lock()
-_crews: dict[tuple[Any, ...], Crew] = {}  # the last used one last
+_lock = threading.RLock()
+_warm: dict[tuple[Any, ...], Workers] = {}  # the last used ones last
 
 
-def process_pool(options: Options, workers: int, start_method: str) -> ProcessPool:
-    """Pool on the warm crew with these settings, started if there is none."""
+def process_pool(options: Options, size: int, start_method: str) -> ProcessPool | SerialPool:
+    """Pool on the warm workers with these settings, started if there are none.
+
+    A signal handler or a finalizer that has interrupted just that makes its call in place.
+    """
+    if held_here(_lock):
+        return SerialPool(Setup(None, ()))
+    key = (
+        *(size, start_method, id(options.initializer), tuple(map(id, options.initargs))),
+        *(options.tasks_per_worker, options.memory_limit),
+        *(options.max_nbytes, options.temp_folder),
+    )
+    with _lock:
+        workers = _warm.get(key)
+        if workers is None or workers.broken is not None:
+            workers = _start(key, options, size, start_method, workers)
+        elif next(reversed(_warm)) != key:  # it is the last used one now
+            _warm[key] = _warm.pop(key)
+        workers.handed_out += 1  # until it has the call that it is wanted for
+    return ProcessPool(workers)
+
+
+def _start(
+    key: tuple[Any, ...], options: Options, size: int, start_method: str, broken: Workers | None
+) -> Workers:
+    if broken is not None:
+        del _warm[key]
+        broken.close()
     settings = {
         name: getattr(options, name)
         for name in ("tasks_per_worker", "memory_limit", "max_nbytes", "temp_folder")
     }
-    key = (
-        workers,
-        start_method,
-        id(options.initializer),
-        tuple(map(id, options.initargs)),
-        *settings.values(),
-    )
-    with _lock:
-        crew = _crews.pop(key, None)
-        if crew is not None and crew.broken is not None:
-            crew.close()
-            crew = None
-        if crew is None:
-            crew = Crew(workers, start_method, options.initializer, options.initargs, settings)
-            # The key holds ids: keep what they are of alive.
-            crew.origin = options.initializer, options.initargs
-        _crews[key] = crew
-        crew.handed_out += 1  # until it has the call that it is wanted for
-        idle = [k for k, c in _crews.items() if not c.calls and not c.handed_out]
-        for k in idle[: max(0, len(_crews) - MOST_WARM)]:
-            _crews.pop(k).close()
-    return ProcessPool(crew)
+    workers = Workers(size, start_method, options.initializer, options.initargs, settings)
+    # The key holds ids: keep what they are of alive.
+    workers.origin = options.initializer, options.initargs
+    idle = [k for k, other in _warm.items() if other.idle]
+    for k in idle[: max(0, len(_warm) + 1 - MOST_WARM)]:
+        _warm.pop(k).close()
+    _warm[key] = workers
+    return workers
 
 
 def shutdown() -> None:
-    """End all crews; the fork server too, unless another thread has begun a call meanwhile."""
+    """End all workers; the fork server too, unless another thread has begun a call meanwhile."""
     with _lock:
-        crews = list(_crews.values())
-        _crews.clear()
-    for crew in crews:
-        crew.close()
+        ended = list(_warm.values())
+        _warm.clear()
+    for workers in ended:
+        workers.close()
     with _lock:
-        if not _crews:
-            forking.shutdown()
+        if not _warm:
+            forkserver.shutdown()
 
 
 def _after_fork() -> None:
-    """In a forked child: the crews are the parent's. Forget them without a word to them."""
+    """In a forked child: the workers are the parent's. Forget them without a word to them."""
     global _lock
-    _lock = threading.Lock()
-    for crew in _crews.values():
-        crew.abandon()
-    _crews.clear()
+    _lock = threading.RLock()
+    for workers in _warm.values():
+        workers.abandon()
+    _warm.clear()
 
 
 if hasattr(os, "register_at_fork"):

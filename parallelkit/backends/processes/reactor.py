@@ -1,105 +1,121 @@
-"""Who waits, drives: the loop that reads what all workers of a crew send.
+"""Who waits, drives: the loop that reads what all workers of a pool send.
 
-A thread that waits for its own call reads for everybody, and routes what comes to the calls that
-it belongs to. One thread drives at a time; whoever stops waiting sees to it that another one that
-still waits drives on. So there is no thread between a worker's answer and the caller.
+A thread that waits for its own call reads for everybody, and hands on what comes. One thread
+drives at a time; whoever stops waiting sees to it that another one that still waits drives on. So
+there is no thread between a worker's answer and the caller.
 
 ::
 
-    worker sockets ─┐                       ┌─► call A's inbox   (A drives)
-    process ends   ─┼─► selector ─► route ──┤
-    wake pipe      ─┘                       └─► call B's inbox, B's event
+    worker sockets ─┐                            ┌─► call A's inbox   (A drives)
+    process ends   ─┼─► poll ─► on_message ──────┤
+    wake pipe      ─┘                            └─► call B's inbox, B's event
+
+A signal handler or a finalizer may make a call in the very thread that drives: that call drives
+in its place until it is done.
 """
 
 from __future__ import annotations
 
-import selectors
+import select
 import socket
 import threading
 from collections.abc import Callable
+from typing import Any
 
-from .handle import Call, Worker
+from .handle import Handle
+from .state import Call
 
-__all__ = ["Driver"]
+__all__ = ["Reactor"]
 
 
-class Driver:
+class Reactor:
     """Waits for workers on behalf of calls.
 
     Parameters
     ----------
-    lock : RLock
-        The crew's.
     on_message, on_end : callable
         Called with the worker that has sent something, or whose process has ended; by the thread
-        that drives, without the lock.
+        that drives, without a lock.
     """
 
     def __init__(
-        self,
-        lock: threading.RLock,
-        on_message: Callable[[Worker], None],
-        on_end: Callable[[Worker], None],
+        self, on_message: Callable[[Handle], None], on_end: Callable[[Handle], None]
     ) -> None:
-        self._lock = lock
+        self.lock = threading.RLock()
         self._on_message = on_message
         self._on_end = on_end
         self._leader: Call | None = None
         self._thread = 0  # that of the leader
         self._this_thread = threading.get_ident  # found here even while Python takes modules apart
         self._waiting: list[Call] = []
-        self._selector = selectors.DefaultSelector()
+        self._poll: Any = select.epoll() if hasattr(select, "epoll") else _Poll()
+        self._sources: dict[int, tuple[Callable[[Handle], None], Handle]] = {}
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
             end.setblocking(False)
-        self._selector.register(self._wake_out, selectors.EVENT_READ, None)
+        self._poll.register(self._wake_out, select.POLLIN)
+        self._wake_fd = self._wake_out.fileno()
 
-    def add(self, worker: Worker) -> None:
+    def add(self, worker: Handle) -> None:
         """Listen to a worker."""
-        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
-        self._selector.register(worker.sentinel, selectors.EVENT_READ, worker)
+        for fd, then in self._ends(worker):
+            self._sources[fd] = then, worker
+            self._poll.register(fd, select.POLLIN)
+        self.nudge()
 
-    def remove(self, worker: Worker) -> None:
+    def remove(self, worker: Handle) -> None:
         """Listen to it no more."""
-        for end in (worker.channel, worker.sentinel):
-            try:
-                self._selector.unregister(end)
-            except (KeyError, ValueError, RuntimeError):
-                pass  # closed already
+        for fd, _ in self._ends(worker):
+            if self._sources.get(fd, (None, None))[1] is worker:
+                del self._sources[fd]
+                try:
+                    self._poll.unregister(fd)
+                except (KeyError, ValueError, OSError):
+                    pass  # closed already
+
+    def _ends(self, worker: Handle) -> list[tuple[int, Callable[[Handle], None]]]:
+        return [(worker.channel.fileno(), self._on_message), (worker.sentinel, self._on_end)]
 
     def wait(self, call: Call, timeout: float | None = None) -> None:
         """Wait until something may have come for `call`, driving if nobody else does."""
+        before = None
         try:
-            with self._lock:
-                leads = self._leader is None
-                if leads:
-                    self._lead(call)  # before the look: who pokes has no lock
+            with self.lock:
+                me = self._this_thread()
+                leads = self._leader is None or self._thread == me
+                if leads:  # before the look: who pokes has no lock
+                    before, self._leader, self._thread = self._leader, call, me
+                elif call.event is None:
+                    call.event = threading.Event()
                 self._waiting.append(call)
-                if call.event.is_set() or call.inbox or call.poked or call.failed or call.told:
-                    call.event.clear()
+                if call.inbox or call.poked or call.failed or call.told:
                     return
             if leads:
                 self._drive(timeout)
-            else:
+            elif call.event is not None:
                 call.event.wait(timeout)
                 call.event.clear()
         finally:  # also where Ctrl-C strikes in between
-            self.leave(call)
+            self.leave(call, before)
 
-    def leave(self, call: Call) -> None:
-        """See to it that somebody else drives, if there is one, where `call` waits no more."""
-        with self._lock:
-            self._waiting = [other for other in self._waiting if other is not call]
+    def leave(self, call: Call, before: Call | None = None) -> None:
+        """See to it that somebody else drives, if there is one, where `call` waits no more.
+
+        `before` is who drove in this thread until then.
+        """
+        with self.lock:
             call.poked = False
+            if call in self._waiting:
+                self._waiting.remove(call)
             if self._leader is call:
-                self._leader = None
+                self._leader = before
+                if before is not None:  # what came for it meanwhile, it is to look at
+                    self.nudge()
             if self._leader is None and self._waiting:
                 # It may turn out to stop waiting too, and then wakes the next one.
-                self._waiting[0].event.set()
-
-    def _lead(self, call: Call) -> None:
-        self._thread = self._this_thread()
-        self._leader = call
+                event = self._waiting[0].event
+                if event is not None:
+                    event.set()
 
     def poke(self, call: Call) -> None:
         """Have `call` look whether there is something to do for it."""
@@ -109,7 +125,8 @@ class Driver:
     def wake(self, call: Call) -> None:
         """End the wait of `call`; its own thread, where that drives just now, looks afterwards."""
         if self._leader is not call:
-            call.event.set()
+            if call.event is not None:
+                call.event.set()
         elif self._thread != self._this_thread():
             self.nudge()
 
@@ -122,34 +139,49 @@ class Driver:
 
     def look(self, call: Call) -> None:
         """Take in what has already come, on behalf of `call`, if nobody drives."""
+        before = None
         try:
-            with self._lock:
+            with self.lock:
                 if self._leader is not None:
                     return
-                self._lead(call)
+                before, self._leader, self._thread = None, call, self._this_thread()
             self._drive(0)  # without the lock: what comes may have to be passed on
         finally:
-            self.leave(call)
+            self.leave(call, before)
 
     def close(self) -> None:
         """Let go of the descriptors."""
-        self._selector.close()
+        self._poll.close()
         self._wake_in.close()
         self._wake_out.close()
 
     def _drive(self, timeout: float | None) -> None:
         try:
-            events = self._selector.select(timeout)
+            events = self._poll.poll(timeout)
         except (OSError, ValueError):  # closed under a call that Python's end has cut off
             return
-        for key, _ in events:
-            worker = key.data
-            if worker is None:
+        sources = self._sources
+        for fd, _ in events:
+            found = sources.get(fd)
+            if found is not None:
+                found[0](found[1])
+            elif fd == self._wake_fd:
                 try:
                     self._wake_out.recv(4096)
-                except BlockingIOError:
+                except (BlockingIOError, OSError):
                     pass
-            elif key.fileobj is worker.channel:
-                self._on_message(worker)
-            else:
-                self._on_end(worker)
+
+
+class _Poll:
+    """`select.poll` with the face of `select.epoll`, where there is none."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self.register, self.unregister = self._poll.register, self._poll.unregister
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Wait for seconds."""
+        return self._poll.poll(None if timeout is None else timeout * 1000)
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,280 +1,230 @@
-"""The workers of one process pool as the parent sees them, and which call may use them when.
+"""Which worker runs what: events in, instructions out.
 
-A crew is shared: by calls, threads and pools with the same settings. Calls that want a worker
-stand in line; each takes one when it is its turn, and lines up again for the next. What a worker
-sends is routed here (see `driver` for who reads it) and unpickled by the call that it is for.
+::
+
+    a call opens, wants a worker, ends ──┐                   ┌─► tickets: chunks that workers have
+    a worker comes, says something,      ├──► Scheduler ─────┼─► answers in the inboxes of calls
+    dies, takes too long ────────────────┘                   └─► instructions, for `workers`
+
+Calls that want a worker stand in line; each takes one when it is its turn, and lines up again for
+the next. Nothing here sends, reads, waits or runs anything of the user's: what is to be done is
+returned, and done by the caller when the lock has been given back.
 """
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-from ...errors import ParallelError, WorkerDied
-from ...place.sigint import Shield
-from ...transport import pickling
-from ...transport.channel import Closed
+from ...errors import ParallelError, TransportError, WorkerDied
+from ...transport.pickling import Pickled
+from ...transport.segments import Packet
 from ...values.outcome import Lost
 from ...values.source import Chunk
-from ...worker import loop as protocol
-from ...worker import output as telling
-from ...worker.environment import current
-from .handle import GRACE, Answer, Call, Ticket, Worker, exit_code, obituary
-from .nested import Lending, Loan, abandon, is_below
-from .packing import Packing
-from .pathos_host import Host
-from .reactor import Driver
-from .routing import Router
+from ...worker.protocol import CHUNK_BEGUN, ITEM_BEGUN, ITEM_OFFSET, NOBODY, SPARE_CORES, WHOLE
+from .nested import NestedCalls, is_below
+from .state import (
+    Answer,
+    Call,
+    Drop,
+    Instruction,
+    Kill,
+    NestedCall,
+    Poke,
+    Refuse,
+    SendNested,
+    Ticket,
+    Wake,
+    WorkerState,
+)
 
-__all__ = ["Crew"]
+__all__ = ["GRACE", "Scheduler"]
 
+GRACE = 0.2  # seconds for a worker to leave the item of a call that was given up
 MOST_FUTILE = 100  # deaths in a row of workers that have begun nothing, by whatever kills them
 
+_NOT_RUN = ParallelError("not run")
+_TIMED_OUT = TimeoutError("ran too long")
 
-class Crew:
-    """Workers with the same settings, kept warm, shared by calls and threads.
+
+class Scheduler:
+    """The workers of one pool and the calls that share them.
 
     Parameters
     ----------
-    workers : int
-    start_method : str
-    initializer, initargs
-        Run in each worker before its first item.
-    settings : Mapping
-        ``tasks_per_worker``, ``memory_limit``, ``max_nbytes`` and ``temp_folder``.
-
-    Raises
-    ------
-    TransportError
-        If the initializer or its arguments cannot be pickled.
+    size : int
+        How many workers there are meant to be.
     """
 
-    def __init__(
-        self,
-        workers: int,
-        start_method: str,
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
-        settings: Mapping[str, Any],
-    ) -> None:
-        self.size = workers
-        self.settings = dict(settings)
-        self.broken: BaseException | None = None
-        self.abandoned: BaseException | None = None  # in a forked child, where locks may be stuck
-        self._closed = False
-        self.origin: object = None
+    def __init__(self, size: int) -> None:
+        self.size = size
+        # Held for a few lines at a time. Re-entrant: a finalizer or a signal handler may end a
+        # call anywhere.
         self.lock = threading.RLock()
-        self.workers: list[Worker] = []
+        self.workers: list[WorkerState] = []
         self.calls: dict[int, Call] = {}
-        self._hungry: deque[Call] = deque()  # in the order in which they get workers
-        self._later: deque[Callable[[], object]] = deque()
+        self.line: deque[Call] = deque()  # calls that want a worker, in turn
         self.told: deque[tuple[str, tuple[Any, ...]]] = deque()  # on behalf of no call of ours
-        self.lending = Lending(self)
+        self.broken: BaseException | None = None
+        self.closed = False
+        self._nested = NestedCalls(self.workers, self.calls)
         self._numbers = 0
-        self._shared_out = False  # whether workers have cores of idle ones
         self._futile = 0  # deaths since a worker answered or began something
-        self._folder: str | None = settings["temp_folder"]
-        settings = {**self.settings, "workers": workers}
-        self.packing = Packing(self.lock, self.workers, settings, initializer, initargs)
-        self.router = Router(self)
-        self._driver = Driver(self.lock, self._receive, self._bury)
-        self.poke, self.wake, self.look = self._driver.poke, self._driver.wake, self._driver.look
-        self.pid = os.getpid()
-        self.handed_out = 0  # pools on it whose call is yet to be opened
-        try:
-            self.host = Host(workers, start_method, self._add, self.fail)
-        except BaseException:
-            self._closed = True  # for what another thread is starting at this moment
-            for worker in self.workers:
-                worker.kill()
-            self._let_go()
-            raise
+        self._shared_out = False  # whether workers have cores of idle ones
 
-    # --- workers come and go -------------------------------------------------------------------
+    # --- workers come and go ----------------------------------------------------------------------
 
-    def _add(self, process: Any, sock: socket.socket) -> None:
-        """Greet a new worker; called by whichever thread has started it."""
+    def joined(self, worker: WorkerState) -> list[Instruction]:
+        """A worker is there; it takes chunks at once, and runs them when it is ready."""
         with self.lock:
-            if self._closed:
-                sock.close()
-                process.kill()
-                return
-            # One that has ended while nobody waited is still to be buried.
-            living = [worker for worker in self.workers if worker.process.exitcode is None]
-            taken = {worker.rank for worker in living}
-            rank = next(i for i in range(len(taken) + 1) if i not in taken)
-            worker = Worker(process, sock, rank, self._folder)
-            worker.around = current()
             self.workers.append(worker)
-            self.packing.greet(worker)
-            self._driver.add(worker)
-            self.feed_next()
-        self._follow_up()
-        os.close(worker.control_fd)
-        self._driver.nudge()
+            return self._turn()
 
-    def _bury(self, worker: Worker) -> None:
-        """Take a dead worker out; what it had begun is lost, what it had not is not."""
-        with Shield(), self.lock:
+    def ready(self, worker: WorkerState) -> list[Instruction]:
+        """A worker has run its initializer."""
+        with self.lock:
+            worker.ready = True
+            return self._turn()
+
+    def died(self, worker: WorkerState, obituary: str) -> list[Instruction]:
+        """A worker has ended. What it had begun is lost, what it had not is not."""
+        with self.lock:
             if worker.dead:
-                return
-            self._drain(worker)
+                return []
             worker.dead = True
-            self._driver.remove(worker)
             self.workers.remove(worker)
-            code = exit_code(worker.process)
-            begun = worker.words[protocol.CHUNK_BEGUN]
+            begun = worker.words[CHUNK_BEGUN]
+            out: list[Instruction] = []
             for ticket in worker.tickets:
                 ticket.call.tickets -= 1
-                if self._closed:
+                if self.closed:
                     continue  # the call fails as a whole
                 rest = ticket.chunk.part(ticket.done, ticket.chunk.size)
                 started = ticket.number == begun or ticket.done > 0 or ticket.waits
                 if worker.given_up:  # on behalf of another call: this one is not to blame
                     started = False
                 if started:
-                    self.alive()
-                died = WorkerDied(obituary(worker.pid, code))
-                self.deliver(ticket.call, Answer(rest, lost=Lost(died, started)))
+                    self._futile = 0
+                self._give(ticket.call, Answer(rest, lost=Lost(WorkerDied(obituary), started)), out)
             worker.tickets.clear()
-            for loan in self.lending.of(worker):
-                self.lending.drop(loan)
-            self.packing.bury(worker)
-            idle = worker.ready or worker.retired  # else it has not even begun to live
+            out.extend(self._nested.end(nested) for nested in self._nested.of(worker))
             self._futile += 1
-            most = MOST_FUTILE if idle else 2 * self.size + 1
-            if self._futile > most and self.broken is None:
-                how = obituary(worker.pid, code)
-                self.fail(WorkerDied(f"workers end before they do anything: {how}"))
-            worker.channel.close()
-            worker.outbox.close()  # the inbox stays for answers that are still to be read
-        self._follow_up()
+            idle = worker.ready or worker.retired  # else it has not even begun to live
+            if self._futile > (MOST_FUTILE if idle else 2 * self.size + 1) and self.broken is None:
+                error = WorkerDied(f"workers end before they do anything: {obituary}")
+                out += self.fail(error)
+            return out + self._turn()
 
-    def alive(self) -> None:
-        """Take note that some worker got somewhere."""
-        self._futile = 0
-
-    def _drain(self, worker: Worker) -> None:
-        try:
-            while True:
-                for message in worker.channel.receive():
-                    self.router.route(worker, message)
-                if not worker.channel.wait(0):
-                    break
-        except Closed:
-            pass
-
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> list[Instruction]:
         """Nothing more can be done with these workers: tell all calls."""
         with self.lock:
             self.broken = self.broken or error
             for call in self.calls.values():
                 call.failed = call.failed or error
-                call.event.set()
-        self._driver.nudge()
+            return [Wake(call) for call in self.calls.values()]
 
-    def close(self) -> None:
-        """End the workers. Calls that are under way fail."""
-        if os.getpid() != self.pid:
-            return
-        with self.lock:
-            if self._closed:
-                return
-            self._closed = True
-        self.fail(ParallelError("the workers were shut down while the call was running"))
-        self.host.replace_no_more()
-        with self.lock:
-            for worker in self.workers:
-                worker.hang_up()
-        self.host.close()
-        with self.lock:
-            for worker in list(self.workers):
-                worker.dead = True
-                self._driver.remove(worker)
-                worker.channel.close()
-                worker.outbox.close()  # the inbox stays for answers that are still to be read
-            self.workers.clear()
-            if not self.calls:
-                self._let_go()
+    # --- calls ------------------------------------------------------------------------------------
 
-    def abandon(self) -> None:
-        """In a forked child: close our copies of what is the parent's, and touch nothing else."""
-        self.abandoned = self.broken = ParallelError(
-            "these workers belong to the process this one was forked from"
-        )
-        self._closed = True
-        for worker in self.workers:
-            worker.dead = True
-            worker.channel.close()
-        self.host.disown([worker.process for worker in self.workers])
-        self._let_go()
+    def open(self, call: Call) -> None:
+        """A call begins.
 
-    def _let_go(self) -> None:
-        self.packing.close()
-        self._driver.close()
-
-    # --- calls ---------------------------------------------------------------------------------
-
-    def open(self, pickled: pickling.Pickled, timeout: float | None, cores: int) -> Call:
-        """Begin a call."""
+        Raises
+        ------
+        BaseException
+            What makes these workers useless, if something does.
+        """
         with self.lock:
             if self.broken is not None:
                 raise self.broken
-            call = Call(self.next_number(), pickled, current(), timeout, cores)
+            call.number = self._next_number()
             self.calls[call.number] = call
-            self._share_out()
-        if pickled.buffers:
-            self.look(call)  # a segment of the last call may be free by now
-        return call
+            if self._shared_out:
+                self._share_out()
 
-    def reserve(self, call: Call, depth: int) -> Worker | None:
-        """Find a worker that may take another chunk of `call`, in turn with other calls."""
-        with self.lock:
-            if call.number not in self.calls:
-                return None  # it has just been closed, by another thread than the one that feeds
-            free = [w for w in self.workers if not (w.tickets or w.reserved or w.retired)]
-            if not free and depth > 1:
-                free = [w for w in self.workers if w.load < depth and w.serves_only(call)]
-            if not free or (self._hungry and self._hungry[0] is not call):
-                if call not in self._hungry:
-                    self._hungry.append(call)
-                return None
-            if self._hungry:
-                self._hungry.popleft()
-            worker = next((w for w in free if w.ready), free[0])
-            worker.reserved.append(call)
-            if len(free) > 1:
-                self.feed_next()
-            return worker
-
-    def sated(self, call: Call) -> None:
-        """`call` wants no worker for now: let the next in turn have one."""
-        if not self._hungry:
-            return
-        with self.lock:
-            if call in self._hungry:
-                self._hungry.remove(call)
-            self.feed_next()
-        self._follow_up()
-
-    @property
-    def wanted(self) -> bool:
-        """Whether a call of this process waits for a worker."""
-        return bool(self._hungry)
-
-    def next_number(self) -> int:
-        """Return a number for a call or a chunk that no other has; with the lock."""
+    def _next_number(self) -> int:
+        """Return a number for a call or a chunk that no other has."""
         self._numbers += 1
         return self._numbers
 
+    def claim(self, call: Call, depth: int) -> WorkerState | None:
+        """Find a worker that may take another chunk of `call`, in turn with other calls.
+
+        `depth` is how many chunks a worker may have that has none of other calls.
+        """
+        with self.lock:
+            if call.number not in self.calls:
+                return None  # it has just been closed, by another thread than the one that feeds
+            found: WorkerState | None = None
+            for worker in self.workers:
+                if not (worker.tickets or worker.reserved or worker.retired):
+                    if worker.ready:
+                        found = worker
+                        break
+                    found = found or worker
+            if found is None and depth > 1:
+                found = self._room_beside(call, depth)
+            line = self.line
+            if found is None or (line and line[0] is not call):
+                if call not in line:
+                    line.append(call)
+                return None
+            if line:
+                line.popleft()
+            found.reserved.append(call)
+            return found
+
+    def _room_beside(self, call: Call, depth: int) -> WorkerState | None:
+        for worker in self.workers:
+            if len(worker.tickets) + len(worker.reserved) >= depth or worker.retired:
+                continue
+            for ticket in worker.tickets:
+                if ticket.call is not call:
+                    break
+            else:
+                return worker
+        return None
+
+    def release(self, call: Call, worker: WorkerState) -> None:
+        """Give a claimed place back unused."""
+        with self.lock:
+            if call in worker.reserved:
+                worker.reserved.remove(call)
+
+    def assign(self, call: Call, worker: WorkerState, chunk: Chunk, nbytes: int) -> Ticket | None:
+        """Give a chunk to a worker that was claimed for it; None if it, or the call, is gone."""
+        with self.lock:
+            if call.number not in self.calls:
+                return None  # closed meanwhile, by another thread
+            worker.reserved.remove(call)
+            if worker.dead:
+                return None
+            ticket = Ticket(self._next_number(), call, chunk, nbytes)
+            worker.tickets.append(ticket)
+            call.tickets += 1
+            return ticket
+
+    def sated(self, call: Call) -> list[Instruction]:
+        """`call` wants no worker for now: let the next in turn have one."""
+        with self.lock:
+            if call in self.line:
+                self.line.remove(call)
+            return self._turn()
+
+    def turn(self) -> list[Instruction]:
+        """Who may have a worker now."""
+        with self.lock:
+            return self._turn()
+
+    def _turn(self) -> list[Instruction]:
+        if self.line:
+            return [Poke(self.line[0])]
+        if self._nested.open:
+            return [*self._nested.grant()]
+        return []
+
     def exhausted(self, call: Call, exhausted: bool) -> None:
-        """Tell whether `call` has no chunk left that some worker has not got."""
+        """`call` has, or has not, a chunk left that some worker has not got."""
         with self.lock:
             call.exhausted = exhausted
             self._share_out()
@@ -285,93 +235,48 @@ class Crew:
         The items see it when they make a call. What was handed out so is not taken back from
         inner calls that run when a new outer call begins.
         """
-        tail = all(call.exhausted for call in self.calls.values())
+        tail, cores = True, 0
+        for call in self.calls.values():
+            if not call.exhausted:
+                tail = False
+                break
+            cores = max(cores, call.cores)
         if not (tail or self._shared_out):
             return  # as with nearly every chunk, and without a look at each worker
-        busy = [worker for worker in self.workers if worker.load]
+        busy = [worker for worker in self.workers if worker.tickets or worker.reserved]
         tail = tail and len(busy) < self.size
         if not (tail or self._shared_out):
             return
         self._shared_out = tail
         for worker in self.workers:
-            worker.words[protocol.SPARE_CORES] = 0
+            worker.words[SPARE_CORES] = 0
         if tail and busy:
-            cores = max(call.cores for call in self.calls.values()) if self.calls else 0
             base, extra = divmod(cores, len(busy))
             for rank, worker in enumerate(busy):
-                worker.words[protocol.SPARE_CORES] = base + (rank < extra)
+                worker.words[SPARE_CORES] = base + (rank < extra)
 
-    def unreserve(self, call: Call, worker: Worker) -> None:
-        """Give a reserved place back unused."""
+    def withdraw(self, call: Call) -> tuple[list[tuple[WorkerState, Call]], list[Instruction]]:
+        """A call ends: what still comes for it is dropped.
+
+        Returns which workers still have chunks of it, or of calls that its items have made.
+        """
         with self.lock:
-            worker.reserved.remove(call)
+            if self.calls.pop(call.number, None) is None:
+                return [], []
+            if call in self.line:
+                self.line.remove(call)
+            out: list[Instruction] = []
+            if self._nested.open:
+                out += [self._nested.end(nested) for nested in self._nested.below(call)]
+            for worker in self.workers:
+                if call in worker.reserved:  # Ctrl-C has left a place reserved
+                    worker.reserved = [other for other in worker.reserved if other is not call]
+            out += [Drop(answer) for answer in call.inbox]
+            call.inbox.clear()
+            call.failed = None
+            return self._left(call), out
 
-    def send(self, call: Call, worker: Worker, chunk: Chunk, pickled: pickling.Pickled) -> bool:
-        """Send a chunk to a worker that was reserved for it; false if the worker is dead."""
-        with worker.sending:
-            with self.lock:
-                if call.number not in self.calls:
-                    return False  # closed meanwhile, by another thread
-                worker.reserved.remove(call)
-                if worker.dead:
-                    return False
-                packed = self.packing.packed(worker, pickled)
-                ticket = Ticket(self.next_number(), call, chunk, pickled.nbytes)
-                worker.tickets.append(ticket)
-                call.tickets += 1
-            body, fds = packed
-            worker.sharing |= bool(call.pickled.shared)
-            head = (
-                *(protocol.CHUNK, call.number, ticket.number, worker.rank),
-                *(chunk.start, chunk.size, call.timeout, call.lent),
-            )
-            around = self.packing.around_for(call, worker)
-            task = self.packing.task_for(call, worker, fds)
-            try:
-                worker.channel.send((*head, *body, around, task), fds)
-            except Closed:
-                pass  # the selector will tell, and the ticket be answered as not started
-        if worker.channel.pending:  # read while the message waited to be sent
-            self._receive(worker)
-        return True
-
-    def post(
-        self, worker: Worker, head: tuple[Any, ...], pickled: pickling.Pickled | None = None
-    ) -> None:
-        """Send a worker something that it need not answer."""
-        with worker.sending:
-            with self.lock:
-                if worker.dead:
-                    return
-                body, fds = ((), []) if pickled is None else self.packing.packed(worker, pickled)
-            try:
-                worker.channel.send((*head, *body), fds)
-            except Closed:
-                pass
-        if worker.channel.pending:
-            self._receive(worker)
-
-    def close_call(self, call: Call) -> None:
-        """End a call; give it up in the workers that still have chunks of it."""
-        if os.getpid() != self.pid:
-            return  # a copy of the call, in a forked child
-        try:
-            with Shield(len(self.calls) > 1), self.lock:
-                self._driver.leave(call)
-                self.withdraw(call)
-                for loan in self.lending.below(call):
-                    self.lending.end(loan)
-                left = self._left(call)
-            if left and self.broken is None:
-                self._give_up(call, left)
-        finally:  # also where Ctrl-C, once more, has cut that short
-            with Shield(len(self.calls) > 0), self.lock:
-                self._part_with(call)
-            self._follow_up()
-            self._retell(call)
-
-    def _left(self, call: Call) -> list[tuple[Worker, Call]]:
-        """Which workers still have chunks of `call`, or of calls that its items have made."""
+    def _left(self, call: Call) -> list[tuple[WorkerState, Call]]:
         return [
             (worker, ticket.call)
             for worker in self.workers
@@ -379,118 +284,204 @@ class Crew:
             if is_below(ticket.call, call)
         ]
 
-    def _part_with(self, call: Call) -> None:
-        """Leave nothing of a call that is over in the workers."""
-        self.calls.pop(call.number, None)
-        for worker in {worker for worker, _ in self._left(call)}:
-            # It had its moment. But where an item of another call runs while one of this call
-            # waits, this one leaves by itself when that is done.
-            top = worker.ticket(worker.words[protocol.CHUNK_BEGUN])
-            if top is None or top.call.number not in self.calls:
-                worker.given_up = True
-                worker.kill()
-        self.packing.let_forget(call)
-        self.feed_next()
-        if self._closed and not self.calls and not self.workers:
-            self._let_go()  # else close() does, which is under way in another thread
+    def part_with(self, call: Call) -> list[Instruction]:
+        """A call that was given up has had its moment: end what still runs of it."""
+        with self.lock:
+            out: list[Instruction] = []
+            for worker in {worker for worker, _ in self._left(call)}:
+                # Where an item of another call runs while one of this call waits, this one leaves
+                # by itself when that is done.
+                top = worker.ticket(worker.words[CHUNK_BEGUN])
+                if top is None or top.call.number not in self.calls:
+                    worker.given_up = True
+                    out.append(Kill(worker))
+            return out + self._turn()
 
-    def withdraw(self, call: Call) -> None:
-        """Take a call out; what still comes for it is dropped."""
-        del self.calls[call.number]
-        if call in self._hungry:
-            self._hungry.remove(call)
-        self._clear(call)
+    # --- what workers say -------------------------------------------------------------------------
 
-    def _clear(self, call: Call) -> None:
-        """Drop what was kept for a call, and give places back that Ctrl-C left reserved."""
-        for worker in self.workers:
-            worker.reserved = [other for other in worker.reserved if other is not call]
-        while call.inbox:
-            self.deliver(call, call.inbox.popleft())
-        call.failed = None
-
-    def wait(self, call: Call, timeout: float | None = None) -> None:
-        """Wait until something may have come for `call`."""
-        self._driver.wait(call, timeout)
-        self._retell(call)
-
-    def _give_up(self, call: Call, left: list[tuple[Worker, Call]]) -> None:
-        """Ask workers to leave the items of `call`, and give them a moment for it."""
-        abandon(left)
-        deadline = time.monotonic() + GRACE
-        while any(one.tickets for one in {call, *(one for _, one in left)}) and not self._closed:
-            patience = deadline - time.monotonic()
-            if patience <= 0:
-                break
-            self.wait(call, patience)
-
-    # --- what workers send ------------------------------------------------------------------
-
-    def _receive(self, worker: Worker) -> None:
-        with Shield(len(self.calls) > 1):  # a reply that is read and not routed would be lost
-            try:
-                messages = worker.channel.receive()
-            except Closed:
-                gone = True
+    def replied(
+        self,
+        worker: WorkerState,
+        number: int,
+        packet: Packet,
+        seconds: float,
+        count: int,
+        final: bool,
+        lost: BaseException | None,
+    ) -> list[Instruction]:
+        """Part of a chunk is answered; `lost` if the answer itself could not be received."""
+        with self.lock:
+            self._futile = 0
+            ticket = worker.ticket(number)
+            if ticket is None:  # settled without it
+                return [Drop(Answer(_NOTHING, worker=worker, packet=packet))]
+            chunk, begin = ticket.chunk, ticket.done
+            ticket.done += count
+            rest = chunk.part(begin, chunk.size) if begin else chunk
+            out: list[Instruction] = []
+            if lost is None:
+                nbytes = ticket.nbytes * count // chunk.size
+                answer = Answer(rest, nbytes, worker, packet, seconds, count, final)
             else:
-                gone = False
-                with self.lock:
-                    for message in messages:
-                        self.router.route(worker, message)
-        if gone:
-            self._bury(worker)
-        else:
-            self._follow_up()
+                answer = Answer(chunk.part(begin, ticket.done), lost=Lost(lost))
+                if final and ticket.done < chunk.size:
+                    left = chunk.part(ticket.done, chunk.size)
+                    self._give(ticket.call, Answer(left, lost=Lost(_NOT_RUN, False)), out)
+            self._give(ticket.call, answer, out)
+            return self._close_ticket(worker, ticket, out) if final else out
 
-    def _retell(self, call: Call) -> None:
-        """Log, warn and print what items of a call told, in its own thread and without the lock.
+    def skipped(self, worker: WorkerState, number: int) -> list[Instruction]:
+        """A worker has left out a chunk of a call that is over, or has failed."""
+        with self.lock:
+            ticket = worker.ticket(number)
+            return [] if ticket is None else self._close_ticket(worker, ticket, [])
 
-        So handlers may do anything, and one that takes its time holds up no other call.
-        """
-        for told in (call.told, self.told):
-            while told:
-                try:
-                    kind, fields = told.popleft()
-                except IndexError:  # another thread had it
-                    break
-                telling.retell(kind, fields)
+    def unreadable(
+        self, worker: WorkerState, number: int, error: BaseException
+    ) -> list[Instruction]:
+        """A worker could not unpickle the arguments of a chunk."""
+        with self.lock:
+            ticket, out = worker.ticket(number), list[Instruction]()
+            if ticket is None:
+                return out
+            self._give(ticket.call, Answer(ticket.chunk, lost=Lost(error)), out)
+            return self._close_ticket(worker, ticket, out)
 
-    def later(self, what: Callable[[], object]) -> None:
-        """Do `what` when the lock has been given back."""
-        self._later.append(what)
+    def task_failed(self, task: int, error: BaseException) -> list[Instruction]:
+        """A task could not be unpickled: its calls fail."""
+        told = f"the function or a keyword could not be unpickled in a worker: {error!r}"
+        failed = TransportError(told)
+        failed.__cause__ = error
+        out: list[Instruction] = []
+        with self.lock:
+            for call in self.calls.values():
+                if call.task is not None and call.task.key == task:
+                    call.failed = failed
+                    out.append(Refuse(call, failed) if isinstance(call, NestedCall) else Wake(call))
+        return out
 
-    def _follow_up(self) -> None:
-        """Do what waits for that."""
-        while self._later:
-            try:
-                what = self._later.popleft()
-            except IndexError:  # another thread was faster
-                return
-            with Shield(len(self.calls) > 1):  # what another call waits for
-                what()
+    def retired(self, worker: WorkerState) -> list[Instruction]:
+        """A worker takes no more chunks, since it is about to end."""
+        with self.lock:
+            worker.retired = True
+            return []
 
-    def close_ticket(self, worker: Worker, ticket: Ticket) -> None:
+    def said(self, worker: WorkerState, kind: str, fields: tuple[Any, ...]) -> list[Instruction]:
+        """An item has logged, warned or printed."""
+        with self.lock:
+            call = worker.tickets[0].call if worker.tickets else None
+            if call is None or call.nested or call.number not in self.calls:
+                self.told.append((kind, fields))
+                return []
+            call.told.append((kind, fields))
+            return [Wake(call)]
+
+    def _give(self, call: Call, answer: Answer, out: list[Instruction]) -> None:
+        """Give an answer to the call that it is for; drop it if that is over."""
+        out.append(call.give(answer) if call.number in self.calls else Drop(answer))
+
+    def _close_ticket(
+        self, worker: WorkerState, ticket: Ticket, out: list[Instruction]
+    ) -> list[Instruction]:
         """Take a chunk off a worker: it is answered in full, or lost."""
         worker.tickets.remove(ticket)
-        ticket.call.tickets -= 1
-        self.wake(ticket.call)
-        self._share_out()
-        self.feed_next()
+        call = ticket.call
+        call.tickets -= 1
+        if not call.tickets and not out:
+            out.append(Wake(call))
+        if call.exhausted:
+            self._share_out()
+        return out + self._turn() if self.line or self._nested.open else out
 
-    def deliver(self, call: Call, answer: Answer) -> None:
-        """Give an answer to the call that it is for; drop it if that is over."""
-        if call.number in self.calls:
-            if isinstance(call, Loan):
-                self.later(partial(self.lending.relay, call, answer))
-                return
-            call.inbox.append(answer)
-            self.wake(call)
-        elif answer.worker is not None and answer.packet is not None:
-            answer.worker.inbox.done(answer.packet)
+    # --- time limits ------------------------------------------------------------------------------
 
-    def feed_next(self) -> None:
-        """Wake the call whose turn it is to get a worker."""
-        if self._hungry:
-            self._driver.poke(self._hungry[0])
-        elif self.lending:
-            self.later(self.lending.grant)
+    def timed_out(self, worker: WorkerState, number: int, offset: int) -> list[Instruction]:
+        """A worker ends itself, since something took too long; see `worker.protocol`."""
+        with self.lock:
+            ticket, out = worker.ticket(number), list[Instruction]()
+            return out if ticket is None else self._expired(worker, ticket, offset, out)
+
+    def overdue(self, call: Call, now: float) -> list[Instruction]:
+        """End workers that did not do that when an item's time was over."""
+        out: list[Instruction] = []
+        with self.lock:
+            for worker in self.workers:
+                begun = worker.times[ITEM_BEGUN]
+                if not begun or call.timeout is None or now - begun - call.timeout < 2 * GRACE:
+                    continue
+                what = worker.words[ITEM_OFFSET]
+                ticket = worker.ticket(worker.words[CHUNK_BEGUN])
+                if worker.times[ITEM_BEGUN] != begun:
+                    continue  # it goes on, and `what` may have begun just now
+                if ticket is not None and ticket.call is call:
+                    self._expired(worker, ticket, what, out)
+                    out.append(Kill(worker))
+                elif what == NOBODY and ticket is None:
+                    out.append(Kill(worker))
+        return out
+
+    def _expired(
+        self, worker: WorkerState, ticket: Ticket, offset: int, out: list[Instruction]
+    ) -> list[Instruction]:
+        """Settle a ticket whose item at `offset` ran too long; its worker is about to end."""
+        chunk, call = ticket.chunk, ticket.call
+        begin, end = (ticket.done, chunk.size) if offset == WHOLE else (offset, offset + 1)
+        not_run, too_long = Lost(_NOT_RUN, started=False), Lost(_TIMED_OUT)
+        if ticket.done < begin:
+            self._give(call, Answer(chunk.part(ticket.done, begin), lost=not_run), out)
+        self._give(call, Answer(chunk.part(begin, end), lost=too_long), out)
+        if end < chunk.size:
+            self._give(call, Answer(chunk.part(end, chunk.size), lost=not_run), out)
+        worker.retired = True
+        return self._close_ticket(worker, ticket, out)
+
+    # --- calls that items make --------------------------------------------------------------------
+
+    def seek(self, worker: WorkerState, inner: int, outer: int) -> list[Instruction]:
+        """An item's call has chunks for helpers."""
+        with self.lock:
+            self._nested.seek(self._next_number(), worker, inner, outer)
+            return self._turn()
+
+    def nested_task(self, worker: WorkerState, inner: int) -> NestedCall | None:
+        """Find the call whose task has come."""
+        with self.lock:
+            return self._nested.find(worker, inner)
+
+    def nested_chunk(
+        self, worker: WorkerState, inner: int, chunk: Chunk, ahead: bool, pickled: Pickled
+    ) -> list[Instruction]:
+        """A chunk has come for the worker that was granted."""
+        with self.lock:
+            nested = self._nested.find(worker, inner)
+            if nested is None:
+                return []  # closed meanwhile
+            nested.ahead = ahead
+            helper = nested.granted.popleft() if nested.granted else None
+            return [SendNested(nested, helper, chunk, pickled)]
+
+    def quit(self, worker: WorkerState, inner: int) -> list[Instruction]:
+        """A call wants no helper any more, until it seeks again."""
+        with self.lock:
+            nested = self._nested.find(worker, inner)
+            if nested is not None:
+                self._nested.quit(nested)
+            return self._turn()
+
+    def settled(self, worker: WorkerState, inner: int) -> list[Instruction]:
+        """An item's call is over."""
+        with self.lock:
+            nested = self._nested.find(worker, inner)
+            return [] if nested is None else [self._nested.end(nested), *self._turn()]
+
+    def waiting(self, worker: WorkerState, waits: bool, number: int) -> list[Instruction]:
+        """An item waits for a call of its own (or no longer): other chunks may run meanwhile."""
+        with self.lock:
+            worker.spare = waits
+            ticket = worker.ticket(number)
+            if ticket is not None:
+                ticket.waits = waits
+            return self._turn()
+
+
+_NOTHING = Chunk(0, 0, ())

@@ -1,0 +1,223 @@
+"""What the scheduler knows: workers, the calls they work for, the chunks they have; plain values.
+
+Then what it decides: instructions, which `workers` carries out when no lock is held.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import MutableSequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...values.outcome import Lost
+from ...values.source import Chunk
+
+if TYPE_CHECKING:
+    from ...transport.pickling import Pickled
+    from ...transport.segments import Packet
+    from ...worker.environment import Surroundings
+    from .tasks import Prepared
+
+__all__ = [
+    "Abandon",
+    "Answer",
+    "Call",
+    "Drop",
+    "Instruction",
+    "Kill",
+    "NestedCall",
+    "Poke",
+    "Post",
+    "Refuse",
+    "Relay",
+    "SendNested",
+    "Ticket",
+    "Wake",
+    "WorkerState",
+]
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A chunk that a worker has."""
+
+    number: int
+    call: Call
+    chunk: Chunk
+    nbytes: int
+    done: int = 0  # items answered so far
+    waits: bool = False  # its item waits, inside of a call of its own; others may run meanwhile
+
+
+@dataclass(slots=True)
+class Answer:
+    """What came for a chunk, from its first unanswered item on: a reply to be read, or a loss."""
+
+    chunk: Chunk
+    nbytes: int = 0
+    worker: WorkerState | None = None
+    packet: Packet | None = None
+    seconds: float = 0.0
+    count: int = 0
+    final: bool = True
+    lost: Lost | None = None
+
+
+class Call:
+    """One call, as long as it runs.
+
+    Parameters
+    ----------
+    number : int
+    task : Prepared
+    environment : Surroundings
+        What its items are to find around them.
+    timeout : float or None
+        Seconds per item.
+    cores : int
+        What its items have together.
+    """
+
+    nested = False  # whether an item in a worker makes it, and not this process
+    outer: Call | None = None  # the call whose item makes it
+
+    def __init__(
+        self,
+        number: int,
+        task: Prepared | None,
+        environment: Surroundings | None,
+        timeout: float | None,
+        cores: int,
+    ) -> None:
+        self.number = number
+        self.task = task
+        self.environment = environment
+        self.timeout = timeout
+        self.cores = cores
+        self.exhausted = False  # no chunk is left to be sent
+        self.tickets = 0
+        self.inbox: deque[Answer] = deque()
+        self.told: deque[tuple[str, tuple[Any, ...]]] = deque()  # logs, warnings, prints
+        self.failed: BaseException | None = None
+        self.poked = False  # it is to look whether there is something to do
+        self.event: threading.Event | None = None  # made by who waits while another drives
+        self.thread = 0  # that which has sent a chunk, or tried to, the last time
+        self.feeding = threading.RLock()  # one thread at a time sends its chunks
+
+    def give(self, answer: Answer) -> Instruction:
+        """Take an answer in; return what is to follow."""
+        self.inbox.append(answer)
+        return Wake(self)
+
+
+class NestedCall(Call):
+    """A call that an item in the worker `lender` makes, and that other workers help with."""
+
+    nested = True
+
+    def __init__(self, number: int, lender: WorkerState, inner: int, outer: Call) -> None:
+        super().__init__(number, None, outer.environment, None, 0)
+        self.exhausted = True
+        self.lender = lender
+        self.inner = inner  # its number there
+        self.outer = outer
+        self.granted: deque[WorkerState] = deque()  # reserved for chunks that will come
+        self.ahead = False  # chunks are short: let a helper have one in advance
+
+    def give(self, answer: Answer) -> Instruction:
+        """Pass an answer on to the worker that makes the call."""
+        return Relay(self, answer)
+
+
+@dataclass(eq=False)
+class WorkerState:
+    """A worker, as far as decisions go."""
+
+    rank: int = 0
+    tickets: deque[Ticket] = field(default_factory=deque)
+    reserved: list[Call] = field(default_factory=list)  # a place for each chunk on its way here
+    ready: bool = False  # its initializer is done
+    retired: bool = False  # it takes nothing more
+    dead: bool = False
+    spare: bool = False  # its item waits: others may run meanwhile
+    given_up: bool = False  # we have ended it, and not what it runs
+    environment: Surroundings | None = None  # what its items find around them now
+    # The control block; see `worker.protocol` for its fields.
+    words: MutableSequence[int] | memoryview[int] = field(default_factory=lambda: [0] * 8)
+    times: MutableSequence[float] | memoryview[float] = field(default_factory=lambda: [0.0] * 8)
+
+    def ticket(self, number: int) -> Ticket | None:
+        """Ticket of a chunk that it has; None if that has been settled."""
+        for ticket in self.tickets:
+            if ticket.number == number:
+                return ticket
+        return None
+
+
+# --- instructions -------------------------------------------------------------------------------
+
+
+class Wake(NamedTuple):
+    """Something has come for a call."""
+
+    call: Call
+
+
+class Poke(NamedTuple):
+    """It is the turn of a call to get a worker."""
+
+    call: Call
+
+
+class Drop(NamedTuple):
+    """Nobody wants an answer any more."""
+
+    answer: Answer
+
+
+class Kill(NamedTuple):
+    """End a worker process."""
+
+    worker: WorkerState
+
+
+class Post(NamedTuple):
+    """Send a worker a message that names no pickle."""
+
+    worker: WorkerState
+    message: tuple[Any, ...]
+
+
+class Relay(NamedTuple):
+    """Send an answer to the worker whose item makes the call."""
+
+    call: NestedCall
+    answer: Answer
+
+
+class Refuse(NamedTuple):
+    """Tell that worker that its task could not be unpickled."""
+
+    call: NestedCall
+    error: BaseException
+
+
+class SendNested(NamedTuple):
+    """Send a chunk of a nested call to the helper that was granted, if there still is one."""
+
+    call: NestedCall
+    helper: WorkerState | None
+    chunk: Chunk
+    pickled: Pickled
+
+
+class Abandon(NamedTuple):
+    """A nested call is over: helpers are to leave it, and to forget its task."""
+
+    call: NestedCall
+    left: list[WorkerState]
+
+
+Instruction = Wake | Poke | Drop | Kill | Post | Relay | Refuse | SendNested | Abandon

@@ -1,0 +1,151 @@
+"""What workers have been sent of tasks, so that nothing is sent, or made, twice.
+
+A task that says the same as one before it keeps the key of that one: a chunk then names the task,
+and nothing of it crosses. Large ones lie in a segment, which is free again when the call is over
+and the last worker has let go of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ...transport.pickling import Pickled
+from ...transport.segments import Outbox, Packet, Segment, take_all
+
+if TYPE_CHECKING:
+    from .handle import Handle
+
+__all__ = ["Prepared", "Tasks", "forgotten"]
+
+KEPT = 512 << 20  # bytes of free segments
+REMEMBERED = 64  # tasks that workers keep although no call needs them
+
+
+class Prepared:
+    """A task on its way.
+
+    Attributes
+    ----------
+    key : int
+        What the workers call it.
+    pickled : Pickled
+    """
+
+    __slots__ = ("calls", "kept", "key", "packet", "pickled", "segment", "users")
+
+    def __init__(self, key: int, pickled: Pickled, kept: bytes | None) -> None:
+        self.key = key
+        self.pickled = pickled
+        self.kept = kept  # the pickle by which it is found again
+        self.calls = 1
+        self.packet: Packet | None = None
+        self.segment: Segment | None = None
+        self.users: set[Handle] = set()  # who has not released the segment
+
+
+class Tasks:
+    """The tasks of one pool's calls.
+
+    Parameters
+    ----------
+    folder : str or None
+        Where segments lie that need a file.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        self._lock = threading.RLock()
+        self.outbox = Outbox(cap=KEPT, folder=folder)
+        self._keys = 0
+        self._remembered: dict[bytes, Prepared] = {}  # the last used one last
+        self._in_segments: dict[int, Prepared] = {}
+
+    def prepare(self, pickled: Pickled, again: bool) -> Prepared:
+        """A task for a call; `again` tells whether a worker may use its copy for other calls."""
+        plain = again and not pickled.buffers and not pickled.shared
+        data = b"".join(pickled.pieces) if plain else None
+        with self._lock:
+            found = None if data is None else self._remembered.pop(data, None)
+            if found is None:
+                self._keys += 1
+                found = Prepared(self._keys, pickled, data)
+            else:
+                found.calls += 1
+            if data is not None:
+                self._remembered[data] = found
+            return found
+
+    def for_worker(self, task: Prepared, worker: Handle, fds: list[int]) -> Packet | None:
+        """What a worker needs to make the task; None if it has it. May add to `fds`."""
+        if task.key in worker.known:
+            return None
+        worker.known.add(task.key)
+        with self._lock:
+            if task.packet is None:
+                task.packet, task.segment = self.outbox.pack(task.pickled)
+                if task.segment is not None:
+                    self._in_segments[task.segment.id] = task
+            if task.segment is not None:
+                task.users.add(worker)
+                fds.append(task.segment.fd)
+            fds += [memory.fd for memory in task.pickled.shared]
+            return task.packet
+
+    def end(self, task: Prepared, workers: Iterable[Handle]) -> list[Handle]:
+        """A call is over. Return the workers that hold memory for it, to be told so at once."""
+        told = [worker for worker in workers if worker.sharing]
+        for worker in told:
+            worker.sharing = False
+        with self._lock:
+            task.calls -= 1
+            if task.calls:
+                return told
+            over = [task]
+            if task.kept is not None:
+                if len(self._remembered) <= REMEMBERED:
+                    return told
+                over = [one for one in self._remembered.values() if not one.calls]
+                over = over[: len(self._remembered) - REMEMBERED]
+            for one in over:
+                if one.kept is not None:
+                    del self._remembered[one.kept]
+                for worker in workers:
+                    if one.key in worker.known:
+                        worker.known.discard(one.key)
+                        worker.over.append(one.key)
+                        if one.segment is not None and worker not in told:
+                            told.append(worker)
+                self._free_if_unused(one)
+            return told
+
+    def freed(self, worker: Handle, segments: Sequence[int]) -> None:
+        """A worker refers to these segments no more."""
+        with self._lock:
+            for number in segments:
+                task = self._in_segments.get(number)
+                if task is not None:
+                    task.users.discard(worker)
+                    self._free_if_unused(task)
+
+    def bury(self, worker: Handle) -> None:
+        """A worker uses nothing any more."""
+        with self._lock:
+            for task in list(self._in_segments.values()):
+                task.users.discard(worker)
+                self._free_if_unused(task)
+
+    def _free_if_unused(self, task: Prepared) -> None:
+        if task.segment is not None and not task.users and not task.calls:
+            number = task.segment.id
+            if self._in_segments.pop(number, None) is not None:
+                self.outbox.free([number])
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.outbox.close()
+
+
+def forgotten(worker: Handle) -> list[int]:
+    """Keys that a worker is to be told to forget, with the next message that can tell."""
+    return take_all(worker.over) if worker.over else []

@@ -1,0 +1,596 @@
+"""The workers of one process pool, kept warm, shared by calls and threads.
+
+::
+
+    Host ── a new process ──► Handle ── messages ──► Reactor ─► receive ─► Scheduler
+                                 ▲                                            │
+                                 └───────────── carry_out ◄── instructions ───┘
+
+The rule about locks: the scheduler's is held while it decides, and nothing of the user's runs and
+nothing is sent or read meanwhile; a worker's is held while a message is written to it; `_reading`
+while what a worker has sent is read and handed on. A signal handler or a finalizer may run in any
+of these moments all the same, in the very thread. The calls that it makes then run in place, and
+the calls that it ends are ended when the moment is over.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import current_process
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign
+from ...place.sigint import Shield, held_here
+from ...transport import pickling
+from ...transport.channel import Closed
+from ...transport.pickling import Pickled
+from ...transport.segments import Packet
+from ...values.outcome import Lost
+from ...values.source import Chunk
+from ...worker import output
+from ...worker.environment import current
+from ...worker.protocol import (
+    VERSION,
+    Abort,
+    Failed,
+    Hello,
+    NestedChunk,
+    NestedReply,
+    NestedTask,
+    Quit,
+    Ready,
+    Released,
+    Replied,
+    Retired,
+    Said,
+    Seek,
+    Settled,
+    Skipped,
+    TimedOut,
+    Unreadable,
+    Waiting,
+    decode,
+    encode,
+)
+from . import launch
+from .handle import Handle, exit_code, interrupt, obituary
+from .pathos_host import Host
+from .reactor import Reactor
+from .scheduler import GRACE, Scheduler
+from .state import (
+    Abandon,
+    Answer,
+    Call,
+    Drop,
+    Instruction,
+    Kill,
+    NestedCall,
+    Poke,
+    Post,
+    Refuse,
+    Relay,
+    SendNested,
+    Wake,
+    WorkerState,
+)
+from .tasks import Tasks
+
+if TYPE_CHECKING:
+    from ..base import Task
+
+__all__ = ["Workers"]
+
+_OUT_OF_MEANS = (MemoryError, OSError, KeyError)  # no memory, or no descriptor and so no segment
+
+
+class Workers:
+    """Worker processes with the same settings.
+
+    Parameters
+    ----------
+    size : int
+    start_method : str
+    initializer, initargs
+        Run in each worker before its first item.
+    settings : Mapping
+        ``tasks_per_worker``, ``memory_limit``, ``max_nbytes`` and ``temp_folder``.
+
+    Raises
+    ------
+    TransportError
+        If the initializer or its arguments cannot be pickled.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        start_method: str,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.size = size
+        self.settings = {**settings, "workers": size}
+        self.max_nbytes: int = settings["max_nbytes"]
+        self.abandoned: BaseException | None = None  # in a forked child, where locks may be stuck
+        self.origin: object = None
+        self.handed_out = 0  # pools on it whose call is yet to be opened
+        self.pid = os.getpid()
+        self.scheduler = Scheduler(size)
+        self.tasks = Tasks(settings["temp_folder"])
+        self.reactor = Reactor(self._receive, self._bury)
+        self._reading = threading.RLock()
+        self._adding = threading.RLock()
+        self._to_close: deque[Call] = deque()
+        try:
+            hello = pickling.dumps((initializer, initargs))
+        except Exception as error:
+            self._let_go()
+            raise pickling.refusal(
+                "initializer or initargs", (initializer, initargs), error
+            ) from error
+        self._hello, segment = self.tasks.outbox.pack(hello)
+        self._hello_fds = [] if segment is None else [segment.fd]
+        self._hello_fds += [memory.fd for memory in hello.shared]
+        try:
+            self.host = Host(size, start_method, self._add, self.fail)
+        except BaseException:
+            self.scheduler.closed = True  # for what another thread is starting at this moment
+            for worker in self.handles():
+                worker.kill()
+            self._let_go()
+            raise
+
+    def handles(self) -> list[Handle]:
+        """The workers that live."""
+        return cast(list[Handle], list(self.scheduler.workers))
+
+    @property
+    def broken(self) -> BaseException | None:
+        """Why these workers are of no use any more."""
+        return self.scheduler.broken
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call needs them."""
+        return not self.scheduler.calls and not self.handed_out
+
+    def interrupted(self) -> bool:
+        """Whether this thread is in the middle of something here, interrupted by who asks."""
+        return (
+            held_here(self.scheduler.lock)
+            or held_here(self._reading)
+            or held_here(self.reactor.lock)
+            or any(worker.is_sending() for worker in self.handles())
+        )
+
+    # --- workers come and go ----------------------------------------------------------------------
+
+    def _add(self, process: Any, sock: socket.socket) -> None:
+        """Greet a new worker; called by whichever thread has started it."""
+        scheduler = self.scheduler
+        with self._adding:
+            if scheduler.closed:
+                sock.close()
+                process.kill()
+                return
+            worker = Handle(process, sock, self._rank(), self.settings["temp_folder"])
+            worker.environment = current()
+            self._greet(worker)
+            out = scheduler.joined(worker)
+            self.reactor.add(worker)
+        self.carry_out(out)
+        os.close(worker.control_fd)
+
+    def _rank(self) -> int:
+        """The lowest rank that no living worker has."""
+        taken = {w.rank for w in self.handles() if w.process.exitcode is None}
+        return next(rank for rank in range(len(taken) + 1) if rank not in taken)
+
+    def _greet(self, worker: Handle) -> None:
+        parentage = worker.rank + 1, current_process().name, os.getpid()
+        origin = sys.argv, tempfile.tempdir, launch.standard_modules(), parentage
+        around = tuple(worker.environment or ())
+        hello = Hello(VERSION, self._hello, around, self.settings, origin)
+        try:
+            worker.channel.send(encode(hello), [worker.control_fd, *self._hello_fds])
+        except Closed:
+            pass  # it is dead already; the reactor will tell
+
+    def _bury(self, worker: Handle) -> None:
+        """Take a dead worker out, when what it has sent is read."""
+        with Shield(), self._reading:
+            if worker.dead:
+                return
+            self.reactor.remove(worker)
+            self._drain(worker)
+            code = exit_code(worker.process)
+            out = self.scheduler.died(worker, obituary(worker.pid, code))
+            self.tasks.bury(worker)
+            worker.close()
+            self.carry_out(out)
+
+    def _drain(self, worker: Handle) -> None:
+        try:
+            while True:
+                for body, fds in worker.channel.receive():
+                    self.carry_out(self._handle(worker, body, fds))
+                if not worker.channel.wait(0):
+                    break
+        except Closed:
+            pass
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing more can be done with these workers: tell all calls."""
+        self.carry_out(self.scheduler.fail(error))
+        self.reactor.nudge()
+
+    def close(self) -> None:
+        """End the workers. Calls that are under way fail."""
+        if os.getpid() != self.pid:
+            return
+        scheduler = self.scheduler
+        with self._adding:
+            if scheduler.closed:
+                return
+            scheduler.closed = True
+        self.fail(ParallelError("the workers were shut down while the call was running"))
+        self.host.replace_no_more()
+        for worker in self.handles():
+            worker.hang_up()
+        self.host.close()
+        with scheduler.lock:
+            for worker in self.handles():
+                worker.dead = True
+                self.reactor.remove(worker)
+                worker.close()
+            scheduler.workers.clear()
+            last = not scheduler.calls
+        if last:
+            self._let_go()  # else the last of the calls does
+
+    def abandon(self) -> None:
+        """In a forked child: close our copies of what is the parent's, and touch nothing else."""
+        self.abandoned = self.scheduler.broken = ParallelError(
+            "these workers belong to the process this one was forked from"
+        )
+        self.scheduler.closed = True
+        handles = self.handles()
+        for worker in handles:
+            worker.dead = True
+            worker.channel.close()
+        self.host.disown([worker.process for worker in handles])
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self.tasks.close()
+        self.reactor.close()
+
+    # --- calls ------------------------------------------------------------------------------------
+
+    def open(self, task: Task) -> Call:
+        """Begin a call."""
+        try:
+            pickled = pickling.dumps(task.state(), self.max_nbytes, together=True)
+        except Exception as error:
+            raise task.refusal(error) from error
+        prepared = self.tasks.prepare(pickled, task.may_be_kept())
+        call = Call(0, prepared, current(), task.timeout, task.cores)
+        try:
+            self.scheduler.open(call)
+        except BaseException:
+            self.tasks.end(prepared, ())
+            raise
+        if self.scheduler.line:
+            self._step_aside(threading.get_ident())
+        if pickled.buffers:
+            self.reactor.look(call)  # a segment of the last call may be free by now
+        return call
+
+    def _step_aside(self, thread: int) -> None:
+        """Let calls that a signal handler or a finalizer has interrupted wait for those it makes.
+
+        They cannot take their turns before that; afterwards they are to line up again.
+        """
+        for other in list(self.scheduler.line):
+            if other.thread == thread:
+                self.carry_out(self.scheduler.sated(other))
+                self.reactor.poke(other)
+                self.reactor.nudge()
+
+    def send(self, call: Call, worker: Handle, chunk: Chunk, pickled: Pickled) -> bool:
+        """Send a chunk to a worker that was claimed for it; false if one of them is gone."""
+        nbytes = pickled.nbytes if pickled.buffers else 0
+        ticket = self.scheduler.assign(call, worker, chunk, nbytes)
+        if ticket is None:
+            return False
+        worker.run(call, ticket, chunk, pickled, self.tasks)
+        if worker.channel.pending:  # read while the message waited to be sent
+            self._receive(worker)
+        return True
+
+    def close_call(self, call: Call) -> None:
+        """End a call; give it up in the workers that still have chunks of it."""
+        if os.getpid() != self.pid:
+            return  # a copy of the call, in a forked child
+        if self.interrupted():
+            self._to_close.append(call)
+            return
+        left: list[tuple[WorkerState, Call]] = []
+        try:
+            with Shield(len(self.scheduler.calls) > 1):
+                self.reactor.leave(call)
+                left, out = self.scheduler.withdraw(call)
+                if out:
+                    self.carry_out(out)
+            if left and self.broken is None:
+                self._give_up(call, left)
+        finally:  # also where Ctrl-C, once more, has cut that short
+            with Shield(len(self.scheduler.calls) > 0):
+                self.scheduler.calls.pop(call.number, None)
+                out = self.scheduler.part_with(call)
+                assert call.task is not None
+                for worker in self.tasks.end(call.task, self.handles()):
+                    worker.let_forget()
+                if out:
+                    self.carry_out(out)
+                if self.scheduler.closed and not self.scheduler.calls and not self.handles():
+                    self._let_go()  # else close() does, which is under way in another thread
+            if call.told or self.scheduler.told:
+                self._retell(call)
+
+    def _give_up(self, call: Call, left: list[tuple[WorkerState, Call]]) -> None:
+        """Ask workers to leave the items of `call`, and give them a moment for it."""
+        self._abort(left)
+        deadline = time.monotonic() + GRACE
+        while any(one.tickets for one in {call, *(one for _, one in left)}):
+            patience = deadline - time.monotonic()
+            if patience <= 0 or self.scheduler.closed:
+                break
+            self.wait(call, patience)
+
+    def _abort(self, left: Iterable[tuple[WorkerState, Call]]) -> None:
+        """Ask workers to leave the items of calls that are over."""
+        left = cast(list[tuple[Handle, Call]], list(left))
+        for worker, call in left:
+            worker.post(Abort, (call.number,))
+        for worker in {worker for worker, _ in left}:
+            if worker.ready and not worker.dead:
+                interrupt(worker.pid)
+
+    def wait(self, call: Call, timeout: float | None = None) -> None:
+        """Wait until something may have come for `call`."""
+        self.reactor.wait(call, timeout)
+        if call.told or self.scheduler.told:
+            self._retell(call)
+        while self._to_close:
+            self.close_call(self._to_close.popleft())
+
+    def _retell(self, call: Call) -> None:
+        """Log, warn and print what items of a call told, in its own thread and without the lock.
+
+        So handlers may do anything, and one that takes its time holds up no other call.
+        """
+        for told in (call.told, self.scheduler.told):
+            while told:
+                try:
+                    kind, fields = told.popleft()
+                except IndexError:  # another thread had it
+                    break
+                output.retell(kind, fields)
+
+    def end_overdue(self, call: Call) -> None:
+        """End workers that did not do that when an item's time was over."""
+        self.carry_out(self.scheduler.overdue(call, time.monotonic()))
+
+    # --- what workers send ------------------------------------------------------------------------
+
+    def _receive(self, worker: Handle) -> None:
+        if len(self.scheduler.calls) > 1:  # a reply that is read and not handed on would be lost
+            with Shield():
+                self._read(worker)
+        else:
+            self._read(worker)
+
+    def _read(self, worker: Handle) -> None:
+        with self._reading:
+            try:
+                messages = worker.channel.receive()
+            except Closed:
+                self._bury(worker)
+                return
+            for body, fds in messages:
+                out = self._handle(worker, body, fds)
+                if out:
+                    self.carry_out(out)
+
+    def _handle(self, worker: Handle, body: Any, fds: list[int]) -> list[Instruction]:
+        """Do what a message asks for."""
+        message = decode(body)
+        return self._HANDLERS[type(message)](self, worker, message, fds)
+
+    def _replied(self, worker: Handle, message: Replied, fds: list[int]) -> list[Instruction]:
+        number, packet, seconds, count, final, released, tasks, forgotten = message
+        lost = None
+        if fds or packet[0] is None:
+            try:
+                worker.inbox.adopt(packet, fds)
+            except OSError as error:
+                worker.inbox.done(packet)
+                told = f"a result could not be received ({error}); see ulimit -n"
+                lost = TransportError(told)
+        if released or tasks or forgotten:
+            self._freed(worker, released, tasks, forgotten)
+        return self.scheduler.replied(worker, number, packet, seconds, count, final, lost)
+
+    def _freed(
+        self, worker: Handle, released: list[int], tasks: list[int], forgotten: list[int]
+    ) -> None:
+        """Take note of what a worker says of segments: which are free, and which are gone."""
+        worker.freed += released
+        worker.inbox.forget(forgotten)
+        self.tasks.freed(worker, tasks)
+
+    def _unreadable(self, worker: Handle, message: Unreadable, fds: list[int]) -> list[Instruction]:
+        return self.scheduler.unreadable(worker, message.number, self._error(worker, message, fds))
+
+    def _failed(self, worker: Handle, message: Failed, fds: list[int]) -> list[Instruction]:
+        """A task that cannot be unpickled, or (key 0) an initializer that raised."""
+        error = self._error(worker, message, fds)
+        if message.task:
+            return self.scheduler.task_failed(message.task, error)
+        error.add_note(IN_INITIALIZER)
+        return self.scheduler.fail(error)
+
+    def _error(self, worker: Handle, message: Failed | Unreadable, fds: list[int]) -> BaseException:
+        error, text = self._loaded_error(self._passed_on(worker, message, fds))
+        assign(error, __cause__=RemoteTraceback(text))
+        return error
+
+    @staticmethod
+    def _loaded_error(pickled: Pickled) -> tuple[BaseException, str]:
+        try:
+            return cast(
+                tuple[BaseException, str], pickling.loads(pickled.pieces[0], pickled.buffers)
+            )
+        except BaseException as problem:  # noqa: BLE001 - a user's class may raise anything
+            return ParallelError(f"an error that cannot be read: {problem}"), ""
+
+    def _passed_on(self, worker: Handle, message: Any, fds: list[int]) -> Pickled:
+        """Take the pickle of a message out, unread, to be kept or sent on."""
+        worker.inbox.adopt(message.packet, fds)
+        self._freed(worker, message.released, message.released_tasks, message.forgotten)
+        return _taken(worker, message.packet)
+
+    def _nested_task(
+        self, worker: Handle, message: NestedTask, fds: list[int]
+    ) -> list[Instruction]:
+        try:
+            pickled = self._passed_on(worker, message, fds)
+        except _OUT_OF_MEANS:
+            pickled = Pickled([b""], [])  # which cannot be unpickled either, and that is told
+        nested = self.scheduler.nested_task(worker, message.inner)
+        if nested is not None:
+            nested.task = self.tasks.prepare(pickled, again=False)
+        return []
+
+    def _nested_chunk(
+        self, worker: Handle, message: NestedChunk, fds: list[int]
+    ) -> list[Instruction]:
+        chunk = Chunk(message.start, message.size, ())
+        try:
+            pickled = self._passed_on(worker, message, fds)
+        except _OUT_OF_MEANS as error:
+            nested = self.scheduler.nested_task(worker, message.inner)
+            return [] if nested is None else [Relay(nested, Answer(chunk, lost=Lost(error)))]
+        return self.scheduler.nested_chunk(worker, message.inner, chunk, message.ahead, pickled)
+
+    def _released(self, worker: Handle, message: Released, _: list[int]) -> list[Instruction]:
+        self._freed(worker, message.released, message.released_tasks, [])
+        return []
+
+    _HANDLERS: ClassVar[dict[type, Callable[..., list[Instruction]]]] = {
+        Replied: _replied,
+        Unreadable: _unreadable,
+        Failed: _failed,
+        Released: _released,
+        NestedTask: _nested_task,
+        NestedChunk: _nested_chunk,
+        Ready: lambda self, worker, _, __: self.scheduler.ready(worker),
+        Skipped: lambda self, worker, m, _: self.scheduler.skipped(worker, m.number),
+        TimedOut: lambda self, worker, m, _: self.scheduler.timed_out(worker, *m),
+        Retired: lambda self, worker, _, __: self.scheduler.retired(worker),
+        Said: lambda self, worker, m, _: self.scheduler.said(worker, *m),
+        Seek: lambda self, worker, m, _: self.scheduler.seek(worker, *m),
+        Quit: lambda self, worker, m, _: self.scheduler.quit(worker, m.inner),
+        Settled: lambda self, worker, m, _: self.scheduler.settled(worker, m.inner),
+        Waiting: lambda self, worker, m, _: self.scheduler.waiting(worker, *m),
+    }
+
+    # --- what was decided -------------------------------------------------------------------------
+
+    def carry_out(self, instructions: list[Instruction]) -> None:
+        """Do what the scheduler has decided."""
+        for instruction in instructions:
+            self._CARRIED_OUT[type(instruction)](self, *instruction)
+
+    def _wake(self, call: Call) -> None:
+        self.reactor.wake(call)
+
+    def _poke(self, call: Call) -> None:
+        self.reactor.poke(call)
+
+    def _drop(self, answer: Answer) -> None:
+        if answer.packet is not None:
+            cast(Handle, answer.worker).inbox.done(answer.packet)
+
+    def _kill(self, worker: Handle) -> None:
+        worker.kill()
+
+    def _post(self, worker: Handle, message: tuple[Any, ...]) -> None:
+        worker.post(type(message), message)
+
+    def _relay(self, call: NestedCall, answer: Answer) -> None:
+        """Pass what came of a chunk on to the worker whose item makes the call."""
+        chunk, lost, pickled = answer.chunk, answer.lost, Pickled([], [])
+        size = chunk.size
+        if answer.packet is not None:
+            size = answer.count
+            try:
+                pickled = _taken(cast(Handle, answer.worker), answer.packet)
+            except _OUT_OF_MEANS as error:
+                lost = Lost(error)
+        if lost is not None:
+            pickled = pickling.dumps((pickling.portable(lost.reason), lost.started))
+        head = call.inner, chunk.start, size, answer.seconds, lost is not None
+        lender = cast(Handle, call.lender)
+        lender.post(NestedReply, head, pickled)
+        if answer.final and answer.packet is not None and size < chunk.size:
+            left = chunk.part(size, chunk.size)
+            gone = Lost(ParallelError("not run"), started=False)
+            self._relay(call, Answer(left, lost=gone))
+
+    def _refuse(self, call: NestedCall, error: BaseException) -> None:
+        pickled = pickling.dumps((pickling.portable(error), True))
+        cast(Handle, call.lender).post(NestedReply, (call.inner, 0, 0, 0.0, True), pickled)
+
+    def _send_nested(
+        self, call: NestedCall, helper: Handle | None, chunk: Chunk, pickled: Pickled
+    ) -> None:
+        if helper is None or call.task is None or not self.send(call, helper, chunk, pickled):
+            gone = ParallelError("not run")
+            self._relay(call, Answer(chunk, lost=Lost(gone, started=False)))
+        self.carry_out(self.scheduler.turn())
+
+    def _abandon(self, call: NestedCall, left: list[WorkerState]) -> None:
+        self._abort([(worker, call) for worker in left])
+        if call.task is not None:
+            for worker in self.tasks.end(call.task, self.handles()):
+                worker.let_forget()
+
+    _CARRIED_OUT: ClassVar[dict[type, Callable[..., None]]] = {
+        Wake: _wake,
+        Poke: _poke,
+        Drop: _drop,
+        Kill: _kill,
+        Post: _post,
+        Relay: _relay,
+        Refuse: _refuse,
+        SendNested: _send_nested,
+        Abandon: _abandon,
+    }
+
+
+def _taken(worker: Handle, packet: Packet) -> Pickled:
+    """Take a packet of `worker` to be sent to another one, unread."""
+    data, buffers = worker.inbox.unpack(packet, copy=True)
+    pickled = Pickled([bytes(data)], buffers, getattr(buffers, "held", None) or ())
+    worker.inbox.done(packet)
+    return pickled

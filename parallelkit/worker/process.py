@@ -1,0 +1,474 @@
+"""The life of a worker process: take messages, run chunks, answer; `protocol` has the messages.
+
+::
+
+    parent ── messages ──► Connection.receive ─► queue ─► Runtime.run ─► Connection.send ──► parent
+                 Abort, Grant, NestedReply ─► at once, in whichever thread receives
+
+A worker that finds the channel closed ends. What it writes into its control block tells the
+parent, after its death, which chunk it had begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import mmap
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from ..place import malloc, nesting
+from ..transport import pickling
+from ..transport.channel import Channel, Closed, Message
+from ..transport.segments import Outbox
+from ..values import seeds
+from ..values.outcome import Reply
+from ..values.source import Chunk
+from . import output, printing
+from .connection import Connection
+from .environment import StandardFinder, Surroundings
+from .parentage import Parentage
+from .protocol import (
+    CHUNK_BEGUN,
+    CONTROL_BYTES,
+    ITEM_BEGUN,
+    ITEM_OFFSET,
+    NOBODY,
+    SPARE_CORES,
+    VERSION,
+    Abort,
+    Failed,
+    Forget,
+    Grant,
+    Hello,
+    NestedReply,
+    Ready,
+    Replied,
+    Retired,
+    Run,
+    Said,
+    Skipped,
+    TimedOut,
+    Unreadable,
+)
+from .runtime import Runtime, pickled_error
+from .task import Interrupted, Progress, Task
+from .watchdog import Watch
+
+if TYPE_CHECKING:
+    from .helpers import Link
+
+__all__ = ["link", "serve"]
+
+MOST_ABORTED = 1024  # calls given up that are remembered, for chunks that were on their way
+
+
+def serve(channel: Channel, end: int | None = None) -> None:
+    """Run until the parent hangs up; `end` is the pipe by whose closing it sees this one's end."""
+    global _this
+    _this = Worker(channel, end)
+    try:
+        _this.run()
+    except Closed:
+        pass
+    finally:
+        _flush()
+
+
+_this: Worker | None = None
+
+
+def _after_fork() -> None:
+    """In a child that an item has forked: the parent is to see the worker's end, not this one's."""
+    if _this is not None:
+        _this.connection.channel.close()
+        _this.connection.channel = _Nobody()
+        if _this.end is not None:
+            os.close(_this.end)
+            _this.end = None
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+class _Nobody(Channel):
+    """The channel of a process that is no worker any more."""
+
+    def __init__(self) -> None:
+        pass
+
+    def send(self, body: tuple[Any, ...], fds: Any = ()) -> None:
+        """Say nothing."""
+
+    def receive(self) -> list[Message]:
+        """Nobody says anything either."""
+        raise Closed
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - the base's
+        """It is known at once."""
+        return True
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def link() -> Link:
+    """Return the link of this worker process to idle ones."""
+    assert _this is not None
+    if _this.link is None:
+        from .helpers import Link
+
+        _this.link = Link(_this)
+    return _this.link
+
+
+def _flush() -> None:
+    """Let what was printed out, as far as there is somewhere to print to."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
+
+
+class Worker:
+    """What this process has been told, what it runs, and whether it may be interrupted.
+
+    Parameters
+    ----------
+    channel : Channel
+    end : int or None
+        Descriptor of the pipe by whose closing the parent sees the end of this process.
+    """
+
+    def __init__(self, channel: Channel, end: int | None) -> None:
+        self.connection = Connection(channel)
+        self.end = end
+        self.runtime = Runtime(self._spare)
+        self.queue: deque[Run | Forget] = deque()
+        self.aborted: dict[int, None] = {}
+        self.running: int | None = None  # call whose item runs; what SIGINT looks at
+        self.holding = self.interrupted = False
+        self.watch: Watch | None = None
+        self.number = 0  # of the chunk that is watched
+        self.taking = threading.Lock()
+        self.link: Link | None = None
+        self.item_limit: float | None = None  # seconds that the item that runs may take
+        self.outside = contextvars.copy_context()  # of any item
+
+    def run(self) -> None:
+        """Do what is asked for, until the parent hangs up."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        self._greet()
+        queue = self.queue
+        while True:
+            while not queue:
+                channel = self.connection.channel  # another one in a process that an item forks
+                if not channel.wait(malloc.IDLE):
+                    malloc.trim()
+                    channel.wait()
+                self.take()
+            message = queue.popleft()
+            if isinstance(message, Run):
+                self._chunk(message)
+            else:
+                self.runtime.forget(message.tasks)
+                self.connection.tell_released()
+            if self.max_items and self.runtime.items >= self.max_items:
+                self.connection.send(Retired())
+                return
+
+    def _greet(self) -> None:
+        connection = self.connection
+        connection.channel.wait()
+        while not (arrived := connection.receive()):
+            connection.channel.wait()
+        (hello, fds), *more = arrived
+        assert type(hello) is Hello
+        for other in more:
+            self._arrived(other.message)
+        control = fds[0]
+        self.control = memoryview(mmap.mmap(control, CONTROL_BYTES))
+        self.words = self.control.cast("Q")
+        self.times = self.control.cast("d")
+        os.close(control)
+        sys.argv, tempfile.tempdir, standard, parentage = hello.origin
+        sys.meta_path.insert(0, StandardFinder(standard, list(sys.path)))
+        Parentage(*parentage).settle()
+        settings = hello.settings
+        Surroundings(*hello.environment).enter()
+        self.max_items = settings["tasks_per_worker"]
+        connection.outbox = Outbox(folder=settings["temp_folder"])
+        self.runtime.max_nbytes = settings["max_nbytes"]
+        if settings["memory_limit"]:
+            _limit_memory(settings["memory_limit"])
+        nesting.settle(nesting.Nesting(1, 1))
+        nesting.join(settings["workers"])
+        seeds.refresh()
+        output.forward(self._tell, lambda: self.runtime.index)
+        printing.attach(self._tell)
+        printing.set_by_parent(Surroundings(*hello.environment).printing)
+        try:
+            if hello.version != VERSION:
+                raise RuntimeError(
+                    f"the parent speaks version {hello.version} of the protocol, this worker "
+                    f"{VERSION}: both must import the same version of parallelkit"
+                )
+            packet = hello.initializer
+            initializer, initargs = pickling.loads(*connection.inbox.unpack(packet, copy=True))
+            if initializer is not None:
+                initializer(*initargs)
+        except BaseException as error:  # noqa: BLE001 - told to the parent, who raises it
+            self._send_error(Failed, 0, error)
+            connection.channel.wait()  # until the parent hangs up; an end would be a respawn loop
+            raise Closed from None
+        connection.send(Ready())
+
+    # --- messages ----------------------------------------------------------------------------
+
+    def take(self) -> None:
+        """Receive what is there; what must not wait for its turn takes effect at once."""
+        with self.taking:
+            for arrived in self.connection.receive():
+                self._arrived(arrived.message)
+
+    def _arrived(self, message: Any) -> None:
+        kind = type(message)
+        if kind is Run or kind is Forget:
+            self.queue.append(message)
+        elif kind is Abort:
+            self.aborted[message.call] = None
+            if len(self.aborted) > MOST_ABORTED:
+                del self.aborted[next(iter(self.aborted))]
+        elif self.link is not None:
+            if kind is Grant:
+                self.link.granted(message.inner)
+            elif kind is NestedReply:
+                self.link.answered(message)
+
+    def _chunk(self, order: Run) -> None:  # noqa: C901, PLR0912 - the one way of a chunk
+        begin = time.perf_counter()
+        lost = False
+        opened = 0 if self.link is None else self.link.opened
+        watch = self._watching(order)
+        self.words[CHUNK_BEGUN] = order.number
+        if order.environment is not None:
+            Surroundings(*order.environment).enter()
+        if order.over:
+            self.runtime.forget(order.over)
+        if order.state is not None:
+            self._learn(order)
+        self.take()  # the call may have been given up since
+        task = self.runtime.tasks.get(order.task)
+        columns: list[tuple[Any, ...]] = []
+        try:
+            if task is None or order.call in self.aborted:
+                self.connection.inbox.done(order.packet)
+                self.connection.send(Skipped(order.number))
+                return
+            self.running = order.call
+            try:
+                columns.append(pickling.loads(*self.connection.unpack(order.packet)))
+            except Interrupted:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
+                self.running = None
+                self._send_error(Unreadable, order.number, error)
+                return
+            self.runtime.stand(task, order.rank)
+            self._run(task, order, columns, watch, begin)
+        except Interrupted:
+            self.connection.send(Skipped(order.number))
+        except Closed:
+            lost = True  # as when an item closes what it has not opened
+            raise
+        except Exception as error:  # noqa: BLE001 - an error of ours: no reason to end the worker
+            self.running = None
+            self._send_error(Unreadable, order.number, error)
+        finally:
+            self.running = self.runtime.item = None
+            if not lost:  # or the parent is to know what was
+                self.words[CHUNK_BEGUN] = 0
+            if watch is not None:
+                watch.mark(NOBODY)
+            columns.clear()  # what the arguments do at their end is watched as well
+            if watch is not None:
+                watch.end()
+            if self.link is not None:  # calls that an item has made and left open
+                self.link.end_since(opened)
+
+    def _learn(self, order: Run) -> None:
+        """Make the task of a call whose first chunk has come."""
+        assert order.state is not None
+        try:
+            self.runtime.learn(order.task, *self.connection.unpack_task(order.state))
+        except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
+            self._send_error(Failed, order.task, error)
+
+    def _run(
+        self,
+        task: Task,
+        order: Run,
+        columns: list[tuple[Any, ...]],
+        watch: Watch | None,
+        begin: float,
+    ) -> None:
+        """Run the items of a chunk, and answer for them."""
+        size, runtime = order.size, self.runtime
+        if self.max_items and size > self.max_items - runtime.items:
+            size = self.max_items - runtime.items
+            columns[0] = tuple([column[:size] for column in columns[0]])
+        chunk = Chunk(order.start, size, columns[0])
+        columns.clear()
+        columns.append(chunk.columns)
+        for reply in runtime.run(task, chunk, order.rank, watch, begin):
+            self._answer(order.number, reply)
+            if not reply.final:
+                self.running = order.call
+
+    def _watching(self, order: Run) -> Watch | None:
+        """Begin to watch a chunk whose call has a time limit."""
+        self.item_limit = order.timeout
+        if order.timeout is None:
+            return None
+        if self.watch is None:
+            self.watch = Watch(self._mark, _main_imports, self._expire)
+        self.number = order.number
+        self.watch.begin(order.timeout)
+        return self.watch
+
+    def _mark(self, what: int, since: float) -> None:
+        self.times[ITEM_BEGUN] = 0.0  # by this the parent sees that the offset is being changed
+        self.words[ITEM_OFFSET] = what
+        self.times[ITEM_BEGUN] = since
+
+    def _expire(self, what: int, progress: Progress, done: int) -> None:
+        """Answer for the items that were finished, and tell what was not."""
+        if what < NOBODY and what > done:
+            values = progress.values[: what - done]  # the item that runs may end at this moment
+            self._answer(self.number, Reply(values, progress.raised[:], 0.0, False))
+        if what != NOBODY:
+            self.connection.send(TimedOut(self.number, what))
+
+    def run_meanwhile(self) -> bool:
+        """Run a chunk of another worker's call, while an item here waits; false without one."""
+        order = next((m for m in list(self.queue) if type(m) is Run and m.nested), None)
+        if order is None:
+            return False
+        self.queue.remove(order)
+        runtime = self.runtime
+        before = self.running, runtime.item, self.words[CHUNK_BEGUN], runtime.standing
+        limit = self.item_limit
+        self.running = None
+        try:
+            with seeds.kept():
+                self.outside.copy().run(self._chunk, order)
+        finally:
+            self.running, runtime.item, self.words[CHUNK_BEGUN], standing = before
+            self.item_limit = limit
+            if standing is not None:
+                runtime.stand(*standing)
+        self.leave_if_aborted()
+        return True
+
+    def leave_if_aborted(self) -> None:
+        """Leave the item that runs if its call was given up meanwhile."""
+        if self.running in self.aborted:
+            self.running = None
+            raise Interrupted
+
+    def _spare(self) -> int:
+        return self.words[SPARE_CORES]
+
+    # --- answers -----------------------------------------------------------------------------
+
+    def _answer(self, number: int, reply: Reply) -> None:
+        """Send what came of a chunk, or of a part of it."""
+        pickled = self.runtime.pickled(reply)
+        self.running = None
+        _flush()
+        tail = reply.seconds, len(reply.values), reply.final
+        self.connection.send_pickled(Replied, (number,), pickled, tail)
+
+    def _send_error(self, kind: Any, number: int, error: BaseException) -> None:
+        self.connection.send_pickled(kind, (number,), pickled_error(error))
+
+    def _tell(self, kind: str, fields: tuple[Any, ...]) -> None:
+        """Send what an item says."""
+        with self.undisturbed():
+            try:
+                self.connection.send(Said(kind, fields))
+            except Closed:
+                pass  # nobody listens any more
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Within this the item that runs is not torn apart by an interrupt."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals are the main thread's
+            return
+        before, self.holding = self.holding, True
+        try:
+            yield
+        finally:
+            self.holding = before
+        if self.interrupted and not before:
+            self.interrupted = False
+            self._on_interrupt(frame=sys._getframe(2))  # noqa: SLF001 - that of who left this
+
+    def _on_interrupt(self, _: int = 0, frame: FrameType | None = None) -> None:
+        """SIGINT: the parent gave a call up, or somebody pressed Ctrl-C, which is the parent's."""
+        if self.running is None:
+            return
+        if self.holding:
+            self.interrupted = True
+            return
+        if _importing(frame) or _entering(frame):  # would be torn apart; the parent will kill us
+            return
+        self.holding = True  # a second one must not find the first at work
+        try:
+            self.take()
+        except Closed:
+            raise Interrupted from None
+        finally:
+            self.holding = False
+        self.leave_if_aborted()
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported somewhere below `frame`."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _entering(frame: FrameType | None) -> bool:
+    """Whether a context is just being entered or left."""
+    return frame is not None and frame.f_code.co_filename == contextlib.__file__
+
+
+def _main_imports() -> bool:
+    """Whether the main thread is importing a module."""
+    main = threading.main_thread().ident
+    frames = sys._current_frames()  # noqa: SLF001 - documented, for purposes like this
+    return main is not None and _importing(frames.get(main))
+
+
+def _limit_memory(nbytes: int) -> None:
+    import resource
+
+    kind = resource.RLIMIT_DATA if sys.platform.startswith("linux") else resource.RLIMIT_AS
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (nbytes if hard < 0 else min(nbytes, hard), hard))
