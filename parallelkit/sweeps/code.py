@@ -36,7 +36,7 @@ __all__ = ["Code", "changes", "code_of"]
 
 LARGE = 1 << 16  # bytes of an array from which on its digest is kept
 _ATOMS = (int, float, str, bool, bytes, complex, type(None))
-_STREAMS = ("numpy.random", "random", "_random", "_thread", "threading", "_io", "weakref")
+_LIVING = ("random", "_random", "_thread", "threading", "_io", "weakref", "_weakref", "os")
 
 
 class Code(NamedTuple):
@@ -121,16 +121,21 @@ class _Reach:
         if not self._first(func):
             return
         label = f"{self._label(func)}()"
-        read = _read(func.__code__)
-        self._add(label, read.told)
+        own = not _is_foreign(func.__code__.co_filename)
+        if own:  # else it is a wrapper that a library has made
+            read = _read(func.__code__)
+            self._add(label, read.told)
+            self._globals(read, func.__globals__)
         names = func.__code__.co_varnames[: func.__code__.co_argcount]
         defaults = func.__defaults__ or ()
         by_name = dict(zip(names[len(names) - len(defaults) :], defaults, strict=True))
         for name, value in (by_name | (func.__kwdefaults__ or {})).items():
             self._value(f"{name} (default of {label})", value)
         for name, cell in zip(func.__code__.co_freevars, func.__closure__ or (), strict=True):
-            self._any(f"{name} (closure of {label})", canonical.content(cell))
-        self._globals(read, func.__globals__)
+            value = canonical.content(cell)
+            # Of a library's wrapper only what it wraps is the user's.
+            if own or isinstance(value, (types.FunctionType, type, types.MappingProxyType)):
+                self._any(f"{name} (closure of {label})", value)
         inner = getattr(func, "__wrapped__", None)
         if inner is not None:
             self._any(label, inner)
@@ -160,9 +165,10 @@ class _Reach:
         if not isinstance(value, types.FunctionType):
             self._any(label, value)
         elif value.__qualname__.startswith(f"{kind.__qualname__}."):
-            if not value.__code__.co_filename.startswith("<string>"):  # as dataclasses make them
+            made = ("<string>", "<attrs")  # by dataclasses and their like
+            if not value.__code__.co_filename.startswith(made):
                 self._function(value)
-        else:
+        elif not _is_foreign(value.__code__.co_filename):
             self._any(label, value)
 
     # --- what they name ----------------------------------------------------------------------
@@ -253,10 +259,7 @@ class _Reach:
         if type(value) in _ATOMS:
             self._add(label, repr(value))
             return
-        if type(value).__module__.partition(".")[0] in _OWN or (
-            type(value).__module__.startswith(_STREAMS)
-        ):
-            # What goes on by itself: random streams, locks, files, our own pools.
+        if _lives(type(value)):
             self._add(label, f"some {canonical.function_name(type(value))}")
             self._is_project(type(value).__module__)
             return
@@ -330,9 +333,16 @@ class _Stated(canonical._Stating):  # noqa: SLF001 - the same form, and what is 
         return _kept.of(value, lambda: canonical._Stating.array(self, value))  # noqa: SLF001
 
     def container(self, value: Any) -> Any:
-        if type(value).__module__.startswith(_STREAMS):
+        if _lives(type(value)):
             return {"~is": f"some {canonical.function_name(type(value))}"}
         return super().container(value)
+
+
+def _lives(kind: type) -> bool:
+    """Whether objects of a class change by themselves: random streams, locks, files, our pools."""
+    module = kind.__module__
+    top = module.partition(".")[0]
+    return top in _LIVING or top in _OWN or module.startswith("numpy.random")
 
 
 class _Kept:
@@ -506,13 +516,19 @@ def _is_own(module: str) -> bool:
 
 @functools.lru_cache(4096)
 def _in_project(path: str) -> bool:
+    # What is compiled has no code that could be read.
+    return path.endswith((".py", ".ipynb")) and not _is_foreign(path)
+
+
+@functools.lru_cache(4096)
+def _is_foreign(path: str) -> bool:
+    """Whether a file is Python's own or that of an installed package."""
+    if path.startswith("<"):
+        return path.startswith("<frozen")
     path = os.path.realpath(path)
-    parts = path.split(os.sep)
-    if "site-packages" in parts or "dist-packages" in parts:
-        return False
-    if not path.endswith((".py", ".ipynb")):  # compiled: it has no code that could be read
-        return False
-    return not path.startswith(f"{os.path.dirname(os.path.realpath(os.__file__))}{os.sep}")
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.split(os.sep)):
+        return True
+    return path.startswith(f"{os.path.dirname(os.path.realpath(os.__file__))}{os.sep}")
 
 
 def _file_of(module: str) -> str | None:
