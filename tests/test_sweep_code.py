@@ -257,8 +257,8 @@ def test_older_rows_are_told(path):
     assert values(table) == [1, 2, 6]
     old, same, new = (row["code"] for row in table)
     assert old == same != new
-    assert "2 from the store" in repr(table)
-    assert "2 versions of the code" in repr(pk.open_sweep(path))
+    assert "3 points, 2 from the store, 2 with older code" in repr(table)
+    assert "3 points, 2 with older code" in repr(pk.open_sweep(path))
     with pytest.warns(UserWarning, match=r"2 of the 3 rows") as caught:
         run(path, 2, [1, 2, 3])
     assert caught[0].filename == __file__

@@ -189,7 +189,7 @@ def test_merge_and_export(tmp_path, parts, command):
     assert "36 from the store" in repr(whole)
     assert told(whole) == told(pk.open_sweep(parts))
     assert pk.open_sweep(tmp_path / "all.db").notes == {"part": "2"}
-    for name in ("a.csv", "a.jsonl", "a.parquet"):
+    for name in ("a.csv", "a.jsonl"):
         command([*run, "export", tmp_path / "all.db", tmp_path / name])
     assert (tmp_path / "a.csv").read_text() == pk.open_sweep(tmp_path / "all.db").to_csv()
     lines = (tmp_path / "a.jsonl").read_text().splitlines()

@@ -42,8 +42,8 @@ class Names(NamedTuple):
 class Summary(NamedTuple):
     """How many records there are, how many of them failed or were pruned, and their seconds.
 
-    Of a store also how many were there before this run, and how many are of which code, the
-    oldest first.
+    Of a store also how many were there before this run, and how many were computed with other code
+    than that of this run, or of the last one.
     """
 
     points: int
@@ -52,7 +52,7 @@ class Summary(NamedTuple):
     seconds: float
     reported: bool  # whether any has a curve
     stored: int = 0
-    codes: dict[str, int] = {}  # noqa: RUF012 - nobody changes it
+    older: int = 0
 
 
 class Rows(Protocol):

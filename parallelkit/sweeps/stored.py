@@ -187,10 +187,10 @@ class Stored:
     def summary(self) -> Summary:
         """Count and add up."""
         with self._connected() as connection:
-            count, failed, pruned, total, reported, before = 0, 0, 0, 0.0, False, 0
-            codes: dict[Any, int] = {}
-            columns = "id, status, seconds, curve IS NOT NULL, run, code"
-            for number, status, seconds, curve, run, code in self._each(connection, columns):
+            count, failed, pruned, total, reported, before, older = 0, 0, 0, 0.0, False, 0, 0
+            newest = self._newest(connection)
+            columns = "id, status, seconds, curve IS NOT NULL, run, code, sweep"
+            for number, status, seconds, curve, run, code, sweep in self._each(connection, columns):
                 if number in self.skipped:
                     continue
                 count += 1
@@ -199,11 +199,22 @@ class Stored:
                 total += float(seconds or 0.0)
                 reported |= bool(curve)
                 before += run != self._run
-                codes[code] = codes.get(code, 0) + 1
-            digests = self._digests(connection)
-            told = {digests[code]: number for code, number in sorted(codes.items())}
+                older += code != newest[sweep]
             stored = before if self._run is not None else 0
-            return Summary(count, failed, pruned, total, reported, stored, told)
+            return Summary(count, failed, pruned, total, reported, stored, older)
+
+    def _newest(self, connection: sqlite3.Connection) -> dict[Any, Any]:
+        """Code of this run, else of the last one, by the number of the function."""
+        if self._run is not None:
+            mine = connection.execute("SELECT sweep, code FROM runs WHERE id = ?", (self._run,))
+            return dict(mine)
+        # The last row of each group: https://sqlite.org/lang_select.html#bareagg
+        return {
+            sweep: code
+            for sweep, code, _ in connection.execute(
+                "SELECT sweep, code, max(id) FROM runs GROUP BY sweep"
+            )
+        }
 
     def names(self) -> Names:
         """What the columns are called."""

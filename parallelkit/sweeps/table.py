@@ -333,8 +333,8 @@ class Table:
             told += f", {of.pruned} pruned"
         if of.stored:
             told += f", {of.stored} from the store"
-        if len(of.codes) > 1:
-            told += f", computed with {len(of.codes)} versions of the code"
+        if of.older:
+            told += f", {of.older} with older code"
         told += f", {show.duration(of.seconds)} of work"
         return told + (", interrupted" if self.interrupted else "")
 

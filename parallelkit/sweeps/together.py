@@ -142,17 +142,13 @@ class Together:
     def summary(self) -> Summary:
         """Count and add up."""
         parts = [store.summary() for store in self.stores]
-        codes: dict[str, int] = {}
-        for part in parts:
-            for code, count in part.codes.items():
-                codes[code] = codes.get(code, 0) + count
         return Summary(
             points=sum(part.points for part in parts),
             failed=sum(part.failed for part in parts),
             pruned=sum(part.pruned for part in parts),
             seconds=sum(part.seconds for part in parts),
             reported=any(part.reported for part in parts),
-            codes=codes,
+            older=sum(part.older for part in parts),
         )
 
     def names(self) -> Names:
