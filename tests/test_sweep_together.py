@@ -209,6 +209,7 @@ def test_merge_tells_conflicts(tmp_path, command):
     files = [tmp_path / "a.db", tmp_path / "b.db"]
     ran = command(["-m", "parallelkit", "merge", *files, "--store", tmp_path / "all.db"], code=1)
     assert "different results of x=1" in ran.err
+    assert "a.db and b.db have rows of f that were computed with other code: SHARED" in ran.err
     table = pk.open_sweep(tmp_path / "all.db")
     assert [row["value"] for row in table] == [1]
 

@@ -23,12 +23,14 @@ def merge(options: argparse.Namespace) -> bool:
     """Make several stores one; return whether they had no conflicts."""
     files = files_of(options.files)
     target = os.path.abspath(options.store)
-    conflicts = merged(files, target)
-    for told in conflicts:
+    together = merged(files, target)
+    for told in together.other_code:
+        print(f"note: {told}", file=sys.stderr)
+    for told in together.conflicts:
         print(f"conflict: {told}: the later one was taken", file=sys.stderr)
     table = open_sweep(target, pickle=True)
     print(f"{target}: {table.head()}, from {len(files)} files")
-    return not conflicts
+    return not together.conflicts
 
 
 def export(options: argparse.Namespace) -> None:

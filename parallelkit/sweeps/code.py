@@ -32,8 +32,9 @@ from typing import Any, NamedTuple
 from . import canonical
 from .values import NotPlain, dumps
 
-__all__ = ["Code", "changes", "code_of"]
+__all__ = ["Code", "changes", "code_of", "listed"]
 
+SHOWN = 6  # changes in a message
 LARGE = 1 << 16  # bytes of an array from which on its digest is kept
 _ATOMS = (int, float, str, bool, bytes, complex, type(None))
 _LIVING = ("random", "_random", "_thread", "threading", "_io", "weakref", "_weakref", "os")
@@ -79,6 +80,12 @@ def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
         elif old[label] != new[label]:
             told.append(label)
     return told
+
+
+def listed(changed: list[str]) -> str:
+    """Changes in a message: the first ones, and how many more there are."""
+    more = len(changed) - SHOWN
+    return ", ".join([*changed[:SHOWN], *([f"{more} more"] if more > 0 else [])])
 
 
 class _Reach:

@@ -22,8 +22,8 @@ _POINT = (
 )
 
 
-def merge(paths: Sequence[str], target: str) -> list[str]:
-    """Copy what several stores hold into a new one; return the conflicts.
+def merge(paths: Sequence[str], target: str) -> Together:
+    """Copy what several stores hold into a new one.
 
     Parameters
     ----------
@@ -33,8 +33,9 @@ def merge(paths: Sequence[str], target: str) -> list[str]:
 
     Returns
     -------
-    list of str
-        Points of which the stores have different results; the later one was taken.
+    Together
+        Its ``conflicts`` are points of which the stores have different results; the later one was
+        taken.
 
     Raises
     ------
@@ -68,7 +69,7 @@ def merge(paths: Sequence[str], target: str) -> list[str]:
         raise
     finally:
         lock.release()
-    return together.conflicts
+    return together
 
 
 def _copy(source: sqlite3.Connection, into: sqlite3.Connection, store: Stored) -> None:

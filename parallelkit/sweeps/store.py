@@ -28,8 +28,8 @@ from typing import Any, NamedTuple
 from ..errors import StoreError
 from ..place.sigint import Shield
 from .artifacts import Files, folder_of
-from .code import Code, changes
-from .database import Lock, meta_of, refuse_pickles, translated, writable
+from .code import Code, changes, listed
+from .database import Lock, clean, meta_of, refuse_pickles, translated, writable
 from .identity import check
 from .records import Record, named_results
 from .values import Encoded, NotPlain, encode
@@ -39,7 +39,6 @@ __all__ = ["Store", "Writing"]
 INTERVAL = 0.1  # seconds for which results may wait to be stored
 CHECKED = 0.5  # seconds for which they may be in the journal beside the file alone
 PATIENCE = 1000  # milliseconds to wait for readers at the end
-SHOWN = 6  # changes in a message
 LARGEST_BATCH = 4096  # results
 LARGEST_BYTES = 8 << 20
 LARGEST_BLOB = 999_999_999  # SQLite's limit
@@ -363,7 +362,6 @@ def _encodable(text: str | None) -> str | None:
 
 
 def _told(path: str, writing: Writing, count: int, older: int, changed: list[str]) -> str:
-    shown = changed[:SHOWN] + ([f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else [])
     rows = f"{older} of the {count} rows" if older < count else f"all {count} rows"
     ways = (
         "name another file, give the function another version=, or say on_change='rerun' (run "
@@ -376,7 +374,7 @@ def _told(path: str, writing: Writing, count: int, older: int, changed: list[str
         )
     return (
         f"{rows} of {writing.identity['function']} in {path!r} were computed with other code: "
-        f"{', '.join(shown)} changed since; {ways}"
+        f"{clean(listed(changed))} changed since; {ways}"
     )
 
 

@@ -203,6 +203,13 @@ class Stored:
             stored = before if self._run is not None else 0
             return Summary(count, failed, pruned, total, reported, stored, older)
 
+    def codes(self) -> dict[int, dict[str, str]]:
+        """What each function was last computed with, part by part: see code.py."""
+        with self._connected() as connection:
+            parts = dict(connection.execute("SELECT id, parts FROM codes"))
+            newest = self._newest(connection)
+            return {one: _dict(parts[newest[one]]) for one in self._of if one in newest}
+
     def _newest(self, connection: sqlite3.Connection) -> dict[Any, Any]:
         """Code of this run, else of the last one, by the number of the function."""
         if self._run is not None:

@@ -393,6 +393,6 @@ def open_sweep(
     if len(stores) == 1:
         return Table(stores[0])
     together = Together(stores)
-    for told in (*together.different, *together.conflicts):
+    for told in (*together.different, *together.other_code, *together.conflicts):
         warnings.warn(told, stacklevel=2)
     return Table(together)

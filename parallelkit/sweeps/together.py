@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import StoreError
+from .code import changes, listed
 from .database import clean
 from .records import Names, Record, Summary
 from .stored import Stored
@@ -45,6 +46,8 @@ class Together:
     different : list of str
         Files that have the same function and version with other frozen values or another seed:
         whose points are not the same points.
+    other_code : list of str
+        Files that have the same function and version, computed with other code.
     conflicts : list of str
         Points of which files have different results.
     """
@@ -54,11 +57,13 @@ class Together:
         self._labels = _labels([one.path for one in stores])
         self.different: list[str] = []
         self.conflicts: list[str] = []
+        self.other_code: list[str] = []
         self._order: dict[tuple[str, str | None], int] = {}
         for store in self.stores:
             for swept in store.sweeps:
                 self._order.setdefault(swept[1:3], len(self._order))
         self._find_different()
+        self._find_other_code()
         self._find_twice()
         titles = dict.fromkeys(one.title for store in self.stores for one in store.sweeps)
         self.title = f"{', '.join(titles)} in {len(self.stores)} files"
@@ -81,6 +86,21 @@ class Together:
                     self.different.append(
                         f"{self._labels[known]} and {self._labels[at]} differ in "
                         f"{', '.join(parts)} of {swept.title}"
+                    )
+
+    def _find_other_code(self) -> None:
+        first: dict[Any, tuple[int, dict[str, str]]] = {}
+        for at, store in enumerate(self.stores):
+            codes = store.codes()
+            for swept in store.sweeps:
+                parts = codes.get(swept.number, {})
+                known, other = first.setdefault(swept[1:3], (at, parts))
+                changed = changes(other, parts)
+                if changed:
+                    self.other_code.append(
+                        f"{self._labels[known]} and {self._labels[at]} have rows of "
+                        f"{swept.title} that were computed with other code: "
+                        f"{clean(listed(changed))} changed"
                     )
 
     def _find_twice(self) -> None:
