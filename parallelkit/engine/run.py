@@ -26,7 +26,7 @@ from ..place import importing
 from ..place.host import default_start_method
 from ..place.nesting import nesting
 from ..place.sigint import Shield
-from ..values.call import Call
+from ..values.call import Call, apply_call
 from ..values.seeds import draws, inherited, root
 from ..values.source import LARGEST, LARGEST_LAZY, Sizer, Source
 from .failures import Failures
@@ -41,6 +41,7 @@ Watch = Callable[[Source], object]  # told of the source of each call when it be
 
 # Seconds to see whether an iterator gives nothing at all, in which case no worker is started.
 FIRST_ITEM_PATIENCE = 0.05
+MOST_COSTS = 1000  # functions of which it is remembered how long their items take
 _BEGUN = Part(0, 0, [])  # stands before the results of a call, when its work has begun
 _MODULES = {
     "process": "parallelkit.backends.processes.pool",
@@ -122,13 +123,44 @@ def _raise_if_ended(source: Source) -> None:
 
 
 def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
-    return source_of(
+    largest = LARGEST_LAZY if lazy else LARGEST
+    source = source_of(
         call.iterables,
-        sizer=Sizer(plan_.workers, options.chunksize, LARGEST_LAZY if lazy else LARGEST),
+        sizer=Sizer(plan_.workers, options.chunksize, largest, _costs.of(call.func)),
         lazy=lazy,
         strict=options.strict,
         inline=plan_.backend == "serial",
     )
+    source.sizer.settle(source.total)
+    return source
+
+
+class _Costs:
+    """What an item of a function has taken, so that a short call need not find it out anew."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, tuple[weakref.ref[Any], float]] = {}
+
+    def of(self, func: Callable[..., Any]) -> float:
+        """Seconds; 0.0 where nothing is known."""
+        func = getattr(func, "__func__", func)
+        known = self._seconds.get(id(func))
+        return 0.0 if known is None or known[0]() is not func else known[1]
+
+    def learn(self, func: Callable[..., Any], seconds: float) -> None:
+        """Remember a call. The longer ones count: what is taken for quick is not shared out."""
+        func = getattr(func, "__func__", func)
+        before = self.of(func)
+        seconds = max(seconds, (before + seconds) / 2) if before else seconds
+        try:
+            self._seconds[id(func)] = weakref.ref(func), seconds
+        except TypeError:
+            return  # it cannot be referred to weakly
+        if len(self._seconds) > MOST_COSTS:
+            del self._seconds[next(iter(self._seconds))]
+
+
+_costs = _Costs()
 
 
 def _parts(
@@ -153,6 +185,9 @@ def _parts(
             opened.close()
     finally:
         source.close()
+        cost = source.sizer.cost
+        if cost and call.func is not apply_call:  # where each item is a call of its own
+            _costs.learn(call.func, cost)
 
 
 def _settled(

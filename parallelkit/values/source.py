@@ -26,6 +26,8 @@ LARGEST_LAZY = 8192  # the same where a consumer may pause: bounds what is drawn
 LARGEST_BYTES = 8 << 20
 FIRST = 16  # items of the first chunks; a worker gives back what takes too long
 GROWTH = 32  # one measurement is trusted so far
+SHORT_SECONDS = 0.004  # of work for each worker: then a call is cut evenly
+MESSAGE_SECONDS = 0.0001  # of work that are not worth another message
 WINDOW_ITEMS = 64  # per worker, see window()
 WINDOW_CHUNKS = 4
 
@@ -59,8 +61,16 @@ class Sizer:
     towards the end and all workers finish together. One worker has nobody to finish with.
     """
 
-    def __init__(self, workers: int, fixed: int | None = None, largest: int = LARGEST) -> None:
+    def __init__(
+        self,
+        workers: int,
+        fixed: int | None = None,
+        largest: int = LARGEST,
+        remembered: float = 0.0,
+    ) -> None:
         self._workers = workers
+        self._remembered = remembered  # seconds per item that the function took in earlier calls
+        self._even: int | None = None
         self._largest = largest
         self._parts = workers * 3 if workers > 1 else 1
         self._fixed = fixed
@@ -71,6 +81,7 @@ class Sizer:
 
     def observe(self, items: int, seconds: float, nbytes: int = 0) -> None:
         """Learn from a chunk that is finished."""
+        self._even = None if seconds > SHORT_SECONDS * 2 else self._even  # they are not quick
         recent = max(0.5, items / (items + self._weight))
         self._cost += recent * (seconds / items - self._cost) if self._weight else seconds / items
         self._weight = items
@@ -93,8 +104,25 @@ class Sizer:
         """What the next chunk is expected to take; 0.0 while nothing is known."""
         return self._cost * self._size
 
+    def settle(self, total: int | None) -> None:
+        """Cut a short call of `total` items evenly, where the function is remembered as quick.
+
+        One message for each worker, and none for what takes less time than its message. Should
+        the items turn out to take longer after all, a worker gives back what it has not begun.
+        """
+        cost = self._remembered
+        if total and cost and self._fixed is None and total * cost < SHORT_SECONDS * self._workers:
+            self._even = max(-(-total // self._workers), int(MESSAGE_SECONDS / cost))
+
+    @property
+    def cost(self) -> float:
+        """Seconds per item, as far as was seen; 0.0 while nothing is known."""
+        return self._cost
+
     def size(self, remaining: int | None) -> int:
         """Items of the next chunk."""
+        if self._even is not None:
+            return min(self._even, self._largest)
         if remaining is None or self._fixed is not None:
             return self._size
         share = -(-remaining // self._parts)

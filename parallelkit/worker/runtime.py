@@ -20,6 +20,8 @@ from .task import BUDGET, Interrupted, Progress, Task, format_error
 
 __all__ = ["Runtime", "Watched", "pickled_error"]
 
+BY_ITSELF = 5e-5  # seconds that a chunk may take whatever its items do
+
 
 class Watched(Protocol):
     """What sees to the time limit of items; see `watchdog`."""
@@ -108,7 +110,7 @@ class Runtime:
             count = len(reply.values)
             done += count
             self.items += count
-            seconds = time.perf_counter() - begin
+            seconds = max(reply.seconds, time.perf_counter() - begin - BY_ITSELF)
             failed = bool(reply.raised) and task.stop_at_error
             final = watch is None or done >= size or failed or seconds > BUDGET
             yield reply._replace(seconds=seconds, final=final)
