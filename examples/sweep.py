@@ -10,6 +10,7 @@ Run it where parallelkit, scikit-learn and matplotlib are installed: python exam
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ GRID = pk.grid(depth=[1, 2, 3, 4, 6], rate=[0.03, 0.1, 0.3])
 REPEATS = 3
 TREES = 250  # few enough that it takes less than a minute, serial run included
 PICTURE = Path("sweep.png")
+QUIET = 0.1  # of the cores: busier with others, two times say little about what was gained
 
 
 def score(
@@ -44,12 +46,43 @@ def score(
     return {"accuracy": model.score(test_x, test_y), "trained": model.score(train_x, train_y)}
 
 
+def others_at_work(seconds: float = 0.5) -> float | None:
+    """Cores that other programs keep busy now; None where the system does not tell."""
+
+    def busy() -> int:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split()[1:9]]
+        return sum(ticks) - ticks[3] - ticks[4]  # idle, and waiting for a disk
+
+    try:
+        before = busy()
+        time.sleep(seconds)
+        return (busy() - before) / os.sysconf("SC_CLK_TCK") / seconds
+    except (OSError, ValueError):
+        return None
+
+
+def gained(parallel: float, serial: float, others: list[float | None]) -> str:
+    """What running in parallel gained, if that can be told from these two times."""
+    times = f"parallel {parallel:.1f} s, start of the workers included; serial {serial:.1f} s; "
+    cores = pk.cpu_count()
+    if cores == 1:
+        return f"{times}same results. One core: nothing can be gained here"
+    busiest = max((share for share in others if share is not None), default=0.0)
+    if busiest > QUIET * cores:
+        return (
+            f"{times}same results. What was gained is not told, since other programs kept "
+            f"{busiest:.1f} of {cores} cores busy: run it again on a quiet machine"
+        )
+    return f"{times}same results: {serial / parallel:.2f} times as fast"
+
+
 def main() -> None:
     """Sweep in parallel, again, and serially."""
     features, labels = load_breast_cancer(return_X_y=True)
     frozen = {"features": features, "labels": labels}
     print(f"{len(GRID)} points x {REPEATS} repeats on {pk.cpu_count()} cores")
 
+    others = [others_at_work()]
     with tempfile.TemporaryDirectory() as folder:
         sweep = pk.Sweep(f"{folder}/run.db", REPEATS, seed=42, progress="parallel")
         began = time.perf_counter()
@@ -72,10 +105,9 @@ def main() -> None:
         print(f"the best: depth {best['depth']}, rate {best['rate']}: {best['accuracy']:.4f}")
         table.plot("rate", "accuracy", hue="depth", path=PICTURE)
         print(f"accuracy over rate, a line for each depth: {PICTURE.resolve()}")
-    print(
-        f"\nparallel {parallel:.1f} s, start of the workers included; serial {serial:.1f} s; "
-        f"same results: {serial / parallel:.2f} times as fast"
-    )
+    pk.shutdown()
+    others.append(others_at_work())
+    print(f"\n{gained(parallel, serial, others)}")
 
 
 # No `if __name__ == "__main__":` is needed: workers never run the script again.
