@@ -235,3 +235,19 @@ def test_an_iterator_that_nobody_reads_yet_holds_up_no_other_call(concurrent_poo
     with contextlib.closing(own.imap(abs, itertools.count())) as unread:
         assert own.map(abs, range(9)) == list(range(9))
         assert next(unread) == 0
+
+
+def test_large_items_are_drawn_a_few_at_a_time(pool):
+    """What waits is bounded in bytes: of inputs with 32 MB each, 256 MB and an item a worker at the most."""
+    numpy = pytest.importorskip("numpy")
+    drawn = []
+
+    def inputs():
+        for i in range(200):
+            drawn.append(i)
+            yield numpy.zeros(4 << 20)
+
+    results = pool(workers=2).imap(len, inputs())
+    assert next(results) == 4 << 20
+    assert len(drawn) <= 8 + 2 + 1
+    results.close()

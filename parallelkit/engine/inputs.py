@@ -110,11 +110,18 @@ class Stream(Source):
             for row in islice(rows, room):
                 append(row)
                 count += 1
+                if count == before + 1:  # the others are likely to be as large
+                    weight = _nbytes(row)
+                    if weight:
+                        self.sizer.weigh(weight)
+                        room = min(room, max(1, self._allowance() - before))
                 if self._starved:
                     self._starved = False
                     self._notify()
                 if self._closed:
                     return None
+                if count - before >= room:
+                    break
             if count - before < room:
                 return count
 
@@ -206,6 +213,14 @@ def _rows(iterables: Sequence[Iterable[Any]], total: int | None) -> Iterator[Any
     iterators = [iter(iterable) for iterable in iterables]
     rows: Iterator[Any] = iterators[0] if len(iterators) == 1 else zip(*iterators, strict=False)
     return rows if total is None else islice(rows, total)
+
+
+def _nbytes(row: Any) -> int:
+    """Bytes of the arrays in a row, as far as that shows at once."""
+    if type(row) is tuple:
+        return sum([getattr(value, "nbytes", 0) for value in row])
+    nbytes = getattr(row, "nbytes", 0)
+    return nbytes if type(nbytes) is int else 0
 
 
 def _columns(rows: list[Any], arity: int) -> tuple[Any, ...]:

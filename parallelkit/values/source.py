@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["Chunk", "Sizer", "Source", "Table"]
+__all__ = ["LARGEST_BYTES", "Chunk", "Sizer", "Source", "Table"]
 
 TARGET_SECONDS = 0.015  # of work in a chunk: long beside a message (0.1 ms), short beside a wait
 LEAST_SECONDS = 0.002  # towards the end: such a wait for the last worker costs less than messages
@@ -30,6 +30,7 @@ SHORT_SECONDS = 0.004  # of work for each worker: then a call is cut evenly
 MESSAGE_SECONDS = 0.0001  # of work that are not worth another message
 WINDOW_ITEMS = 64  # per worker, see window()
 WINDOW_CHUNKS = 4
+WINDOW_BYTES = 256 << 20  # of arguments or results that wait, but always an item for each worker
 
 
 @dataclass(slots=True)
@@ -77,7 +78,7 @@ class Sizer:
         self._size = fixed or FIRST
         self._cost = 0.0  # seconds per item; recent and large chunks weigh more
         self._weight = 0
-        self._bytes = 0.0
+        self._bytes = 0
 
     def observe(self, items: int, seconds: float, nbytes: int = 0) -> None:
         """Learn from a chunk that is finished."""
@@ -86,7 +87,7 @@ class Sizer:
         self._cost += recent * (seconds / items - self._cost) if self._weight else seconds / items
         self._weight = items
         if nbytes:
-            self._bytes = max(self._bytes, nbytes / items)
+            self.weigh(-(-nbytes // items))
         if self._fixed is None:
             wish: float = self._largest
             if self._cost > 0:
@@ -131,7 +132,14 @@ class Sizer:
 
     def window(self) -> int:
         """How many items may be drawn ahead of what a lazy consumer took."""
-        return max(WINDOW_ITEMS * self._workers, WINDOW_CHUNKS * self._workers * self._size)
+        items = max(WINDOW_ITEMS * self._workers, WINDOW_CHUNKS * self._workers * self._size)
+        if self._bytes:
+            items = min(items, max(self._workers, int(WINDOW_BYTES / self._bytes)))
+        return items
+
+    def weigh(self, nbytes: int) -> None:
+        """Learn from an item that has been drawn how many bytes one may have."""
+        self._bytes = max(self._bytes, nbytes)
 
 
 class Source:

@@ -23,7 +23,7 @@ from ..place.nesting import Nesting
 from ..transport import pickling
 from ..values import seeds
 from ..values.outcome import Raised, Reply
-from ..values.source import Chunk
+from ..values.source import LARGEST_BYTES, Chunk
 from . import context
 
 __all__ = ["Interrupted", "Progress", "Task", "format_error"]
@@ -177,7 +177,7 @@ class Task:
         apply = _apply if len(columns) == 1 else _apply_row
         values, raised, mark = progress.values, progress.raised, progress.mark
         budget = BUDGET if mark is None else FLUSH
-        begin = time.perf_counter()
+        begin, weight = time.perf_counter(), 0
         # A look at the clock for each item; in a large chunk, whose items are short, for a few.
         batch = 1 if mark is not None or self.alters else max(1, size // UNCHECKED)
         around = contextvars.copy_context()
@@ -200,6 +200,11 @@ class Task:
                     self.alters, batch = True, 1
                 if time.perf_counter() - begin > budget or (stop is not None and stop()):
                     break
+                if batch == 1:  # large results go one after the other
+                    nbytes = getattr(values[-1], "nbytes", 0)
+                    weight += nbytes if type(nbytes) is int else 0
+                    if weight > LARGEST_BYTES:
+                        break
         return Reply(values, raised, time.perf_counter() - begin, True)
 
     def _callable(self, start: int) -> Callable[..., Any]:
