@@ -599,6 +599,12 @@ def test_a_result_that_cannot_be_stored(path):
     assert "cannot be stored" in table.failed[0]["error"]
 
 
+def test_a_result_whose_name_cannot_be_stored(path):
+    """A name with half a character is refused like a value that has no form."""
+    with pytest.raises(TypeError, match="half a character"):
+        sweep(path).run(lambda x: {"\udcff": x}, pk.grid(x=[1]))
+
+
 class Evil:
     def __reduce__(self):
         return os.mkdir, (os.environ["EVIL"],)

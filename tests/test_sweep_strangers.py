@@ -1,5 +1,6 @@
 """Stores of strangers: damaged, or made to do harm; what is read of them, and what is shown."""
 
+import random
 import re
 import shutil
 import sqlite3
@@ -174,3 +175,28 @@ def test_notes_are_read_back(tmp_path):
     assert pk.sweep(work, pk.grid(x=[1])).notes == {}
     with pytest.raises(TypeError, match="texts by name"):
         pk.Sweep(store=path, notes={"n": 3})
+
+
+def test_random_damage_is_a_store_error(base, tmp_path):
+    """Bytes that changed, moved or are missing give a StoreError, or do not matter."""
+    chance, data = random.Random(19), base.read_bytes()
+    told = []
+    for trial in range(60):
+        damaged = bytearray(data)
+        if trial % 3 == 0:
+            for _ in range(chance.choice([1, 20])):
+                damaged[chance.randrange(len(data))] = chance.randrange(256)
+        elif trial % 3 == 1:
+            del damaged[chance.randrange(len(data)) :]
+        else:
+            at, start, count = (chance.randrange(n) for n in (len(data), len(data), 2000))
+            damaged[at : at + count] = data[start : start + count]
+        path = tmp_path / f"{trial}.db"
+        for use in (look, go_on):
+            path.write_bytes(damaged)
+            try:
+                use(path)
+            except StoreError as error:
+                told.append(str(error))
+    assert len(told) > 20
+    assert all(map(str.isprintable, told))

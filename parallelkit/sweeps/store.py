@@ -226,6 +226,9 @@ class Store:
             encoded = encode(value, self._pickle, self._files)
         if max((len(data) for _, data in encoded.blobs), default=len(encoded.text)) > LARGEST_BLOB:
             raise NotPlain("it is larger than 1 GB; save it to a file, and return the file's name")
+        for name in value if type(value) is dict else ():
+            if type(name) is str and _encodable(name) != name:
+                raise NotPlain(f"its name {name!r} has half a character")
         return encoded
 
     def put(self, key: bytes, params: str, record: Record, encoded: Encoded | None) -> None:
