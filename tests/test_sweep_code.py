@@ -226,6 +226,47 @@ def test_recursion_ends():
     assert {"f()", "g()", "SELF"} <= code_of(space["f"]).parts.keys()
 
 
+def test_a_long_chain_of_helpers():
+    """However deep functions call each other, the last one is seen to change."""
+    lines = [f"def f{i}(x): return f{i + 1}(x)" for i in range(3000)]
+    digests = []
+    for last in ("x", "x + 1"):
+        space = {"__name__": "somewhere"}
+        exec("\n".join([*lines, f"def f3000(x): return {last}"]), space)
+        digests.append(code_of(space["f0"]).parts)
+    assert changes(*digests) == ["f3000()"]
+
+
+class Rude:
+    def __getattr__(self, name):
+        raise RuntimeError(name)
+
+    def __reduce_ex__(self, protocol):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (list(range(5000)), [*range(4999), 0]),
+        ([[i, str(i)] for i in range(5000)], [[i, str(i + (i == 77))] for i in range(5000)]),
+        ({str(i): i for i in range(5000)}, {str(i): i + (i == 77) for i in range(5000)}),
+        (list(map(float, range(5000))), list(range(5000))),
+        (Rude(), 1),
+    ],
+    ids=["list", "rows", "dict", "types", "rude"],
+)
+def test_large_and_rude_globals(old, new):
+    """A container of many values is compared by all of them, whatever order a dict was filled in."""
+    digests = []
+    for value in (old, dict(reversed(old.items())) if isinstance(old, dict) else old, new):
+        space = {"__name__": "somewhere", "DATA": value}
+        exec("def f(x): return DATA", space)
+        digests.append(code_of(space["f"]).parts)
+    assert changes(*digests[:2]) == []
+    assert changes(*digests[1:]) == ["DATA"]
+
+
 # ---- what is done about it -----------------------------------------------------------------------
 
 

@@ -33,7 +33,7 @@ DAMAGES = [
     *(POINT.format("seed", told) for told in ("'x'", "x'00'")),
     *(POINT.format("started", told) for told in ("'x'", "1e300", "-1e300")),
     *(POINT.format("seconds", "'x'"), POINT.format("status", "'fine'")),
-    *(POINT.format("curve", told) for told in ("'x'", "'[1]'", "'[[1,2,3]]'")),
+    *(POINT.format("curve", told) for told in ("'x'", "'[1]'", "'[[1,2,3]]'", "'[[1,\"x\"]]'")),
     *(POINT.format("code", "77"), POINT.format("attempt", "'x'"), POINT.format("error", "x'00'")),
     *(f"UPDATE blobs SET data = x'{data.hex()}'" for data in (b"", HUGE, b"PK\3\4" + bytes(9))),
     "UPDATE blobs SET data = 'text'",

@@ -20,7 +20,10 @@ import enum
 import functools
 import hashlib
 import importlib.util
+import itertools
+import marshal
 import opcode
+import operator
 import os
 import re
 import sys
@@ -30,11 +33,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from . import canonical
-from .values import NotPlain, dumps
+from .artifacts import is_frame
+from .values import dumps
 
 __all__ = ["Code", "changes", "code_of", "listed"]
 
 SHOWN = 6  # changes in a message
+MANY = 1000  # elements of a container from which on it is not gone through one by one
 LARGE = 1 << 16  # bytes of an array from which on its digest is kept
 _ATOMS = (int, float, str, bool, bytes, complex, type(None))
 _LIVING = ("random", "_random", "_thread", "threading", "_io", "weakref", "_weakref", "os")
@@ -61,6 +66,7 @@ def code_of(func: Callable[..., Any]) -> Code:
     """Return a digest of what `func` computes with, part by part."""
     reach = _Reach()
     reach.root(func)
+    reach.follow()
     parts = {label: _digest(told) for label, told in reach.told.items()}
     parts["Python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
     whole = "\n".join(f"{label} {parts[label]}" for label in sorted(parts))
@@ -96,8 +102,10 @@ class _Reach:
         self.packages: set[str] = set()
         self._seen: set[int] = set()
         self._names: set[tuple[int, str]] = set()
+        self._modules: set[tuple[int, int]] = set()
         self._home: str | None = None
         self._kept: list[Any] = []  # so that no id is given twice
+        self._next: list[Callable[[], None]] = []  # calls of calls may be deep
 
     # --- what the user gave ------------------------------------------------------------------
 
@@ -110,6 +118,7 @@ class _Reach:
             self._value("its object (self)", func.__self__)
             self.root(func.__func__)
         elif isinstance(func, types.FunctionType):
+            self._is_project(func.__module__)
             self._function(func)
         elif isinstance(func, type):
             self._any(func.__qualname__, func)
@@ -117,16 +126,26 @@ class _Reach:
             owner = func.__self__
             if owner is not None and not isinstance(owner, types.ModuleType):
                 self._value("its object (self)", owner)
-        elif hasattr(func, "__wrapped__"):  # as functools.lru_cache makes them
-            self.root(func.__wrapped__)
         else:
-            self._value("its object (self)", func)
+            inner = _wrapped(func)
+            if inner is None:
+                self._value("its object (self)", func)
+            else:
+                self.root(inner)
+
+    def follow(self) -> None:
+        """Go through what was reached, and through what is reached from there."""
+        while self._next:
+            self._next.pop()()
 
     # --- functions and classes ---------------------------------------------------------------
 
     def _function(self, func: types.FunctionType) -> None:
-        if not self._first(func):
-            return
+        if self._first(func):
+            self._label(func)  # the first one is at home
+            self._next.append(functools.partial(self._read_function, func))
+
+    def _read_function(self, func: types.FunctionType) -> None:
         label = f"{self._label(func)}()"
         own = not _is_foreign(func.__code__.co_filename)
         if own:  # else it is a wrapper that a library has made
@@ -148,9 +167,12 @@ class _Reach:
             self._any(label, inner)
 
     def _class(self, kind: type) -> None:
+        if self._first(kind):
+            self._label(kind)
+            self._next.append(functools.partial(self._read_class, kind))
+
+    def _read_class(self, kind: type) -> None:
         """A class: what stands in its body, and in those of its bases."""
-        if not self._first(kind):
-            return
         label = self._label(kind)
         self._add(label, " ".join(canonical.function_name(base) for base in kind.__bases__))
         for base in (*kind.__bases__, type(kind)):
@@ -197,8 +219,10 @@ class _Reach:
 
     def _module(self, module: types.ModuleType, code: types.CodeType) -> None:
         """Of a module of the project, what some code takes from it by name."""
-        if not self._is_project(module.__name__):
+        place = (id(module), id(code))
+        if place in self._modules or not self._is_project(module.__name__):
             return
+        self._modules.add(place)
         space = vars(module)
         for name in code.co_names:
             if name in space and not name.startswith("__"):
@@ -256,10 +280,12 @@ class _Reach:
         elif isinstance(value, (types.BuiltinFunctionType, types.ModuleType)):
             self._add(label, str(getattr(value, "__name__", "")))
             self._is_project(getattr(value, "__module__", None) or value.__name__)
-        elif isinstance(getattr(value, "__wrapped__", None), types.FunctionType):
-            self._any(label, value.__wrapped__)
         else:
-            self._value(label, value)
+            inner = _wrapped(value)
+            if inner is None:
+                self._value(label, value)
+            else:
+                self._any(label, inner)
 
     def _value(self, label: str, value: Any) -> None:
         """Add a digest of a value; follow the functions and classes in it."""
@@ -270,13 +296,11 @@ class _Reach:
             self._add(label, f"some {canonical.function_name(type(value))}")
             self._is_project(type(value).__module__)
             return
-        stating = _Stated(self)
+        stating = _Stated()
         try:
-            told = dumps(stating.of(value))
-        except NotPlain:
+            told = _quickly(value) or dumps(stating.of(value))
+        except Exception:  # noqa: BLE001 - not plain, too deep, or whatever a user's own raises
             told = f"some {canonical.function_name(type(value))}"
-        except RecursionError:
-            told = f"a deep {canonical.function_name(type(value))}"
         self._add(label, told)
         for one in stating.found:
             self._any(label, one)
@@ -325,9 +349,8 @@ class _Reach:
 class _Stated(canonical._Stating):  # noqa: SLF001 - the same form, and what is met on the way
     """The state of a value, with the functions and classes that it holds."""
 
-    def __init__(self, reach: _Reach) -> None:
+    def __init__(self) -> None:
         self.found: list[Any] = []
-        self._reach = reach
 
     def named(self, value: Any) -> str:
         if isinstance(value, (type, types.FunctionType)):
@@ -343,6 +366,43 @@ class _Stated(canonical._Stating):  # noqa: SLF001 - the same form, and what is 
         if _lives(type(value)):
             return {"~is": f"some {canonical.function_name(type(value))}"}
         return super().container(value)
+
+
+def _wrapped(value: Any) -> types.FunctionType | None:
+    """The function in what wraps one, as functools.lru_cache does."""
+    try:
+        inner = getattr(value, "__wrapped__", None)
+    except Exception:  # noqa: BLE001 - a user's own may raise anything
+        return None
+    return inner if isinstance(inner, types.FunctionType) else None
+
+
+def _quickly(value: Any) -> str | None:
+    """Digest of a large container of plain values, or of a large frame; None for others."""
+    kind = type(value)
+    if kind in (list, tuple, dict):
+        if len(value) < MANY:
+            return None
+        flat: Any = value
+        if kind is dict:
+            if set(map(type, value)) != {str} and set(map(type, value)) != {int}:
+                return None
+            flat = value = sorted(value.items(), key=operator.itemgetter(0))
+        kinds = set(map(type, flat))
+        if kinds <= {list, tuple}:
+            kinds = set(map(type, itertools.chain.from_iterable(flat)))
+        if not kinds.issubset(_ATOMS):
+            return None
+        # Version 2 has no references, which would depend on which of equal values are the same.
+        data: Any = marshal.dumps(value, 2)
+    elif is_frame(value) and value.size >= MANY:
+        from pandas.util import hash_pandas_object
+
+        names = [str(value.dtypes), str(getattr(value, "columns", ""))]
+        data = "\n".join(names).encode() + hash_pandas_object(value).to_numpy().tobytes()
+    else:
+        return None
+    return f"{kind.__name__} {hashlib.blake2b(data, digest_size=16).hexdigest()}"
 
 
 def _lives(kind: type) -> bool:

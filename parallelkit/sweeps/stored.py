@@ -7,6 +7,7 @@ it has been looked at: see :func:`~parallelkit.sweeps.database.translated`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 from array import array
@@ -371,6 +372,8 @@ class Stored:
         if type(point) is not dict:
             raise TypeError("a point has no parameters")
         curve = [] if told is None else [(step, number) for step, number in decode(told, {})]
+        if not set(map(type, itertools.chain.from_iterable(curve))) <= {int, float}:
+            raise TypeError("a curve has other values than numbers")
         of = self._of[sweep]
         return Record(
             *(position, repeat, point, None if seed is None else int(seed), status, value),
