@@ -1,1 +1,70 @@
-"""Where chunks run."""
+"""Where chunks run: one table of backends, and what each of them can do.
+
+A backend is a module with two functions, and one line here::
+
+    pool_for(options, workers, level, wished) -> base.Pool      # for one call
+    prepare(options)                                            # once, before its first call
+
+``shutdown()`` is called, where it is there, to end what the backend keeps warm. Nobody else
+compares the names of backends, but for `engine.plan`, which chooses one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ..options import Options
+
+__all__ = ["TABLE", "Backend", "end_all", "prepare"]
+
+
+class Backend(NamedTuple):
+    """What can be relied on.
+
+    Attributes
+    ----------
+    module : str
+    inline : bool
+        Chunks run in the thread that asks for them, one at a time: it draws the input itself.
+    alone : bool
+        One item at a time runs in a process, so that it may have `random` to itself.
+    shares_memory : bool
+        Items see the caller's own objects.
+    """
+
+    module: str
+    inline: bool = False
+    alone: bool = False
+    shares_memory: bool = False
+
+
+TABLE = {
+    "process": Backend("parallelkit.backends.processes", alone=True),
+    "outer": Backend("parallelkit.backends.helpers", alone=True),  # and idle workers of its pool
+    "thread": Backend("parallelkit.backends.threads", shares_memory=True),
+    "serial": Backend("parallelkit.backends.serial", inline=True, alone=True, shares_memory=True),
+}
+
+_prepared: dict[str, Any] = {}
+
+
+def prepare(name: str, options: Options) -> Any:
+    """Return the module of a backend; its first call imports what it needs."""
+    module = _prepared.get(name)
+    if module is None:
+        module = importlib.import_module(TABLE[name].module)
+        module.prepare(options)
+        _prepared[name] = module
+    return module
+
+
+def end_all() -> None:
+    """End all that backends keep warm."""
+    for backend in TABLE.values():
+        module = sys.modules.get(backend.module)
+        end = getattr(module, "shutdown", None)  # a thread may be importing it at this moment
+        if end is not None:
+            end()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Generator
 
+from ..options import Options
 from ..values.source import Source
 from ..worker import process as worker
 from .base import Done, Setup, Task
 
-__all__ = ["OuterPool"]
+__all__ = ["OuterPool", "pool_for", "prepare"]
 
 
 class OuterPool:
@@ -58,3 +59,12 @@ class OuterPool:
 
     def close(self) -> None:
         """Nothing to end: the workers are the outer pool's."""
+
+
+def pool_for(options: Options, workers: int, level: int, wished: bool) -> OuterPool:  # noqa: ARG001 - as all backends
+    """Pool for one call."""
+    return OuterPool(workers, Setup(options.initializer, options.initargs))
+
+
+def prepare(options: Options) -> None:
+    """Nothing has to be there before the first call."""

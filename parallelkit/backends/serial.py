@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Generator
 
+from ..options import Options
 from ..place import blas
 from ..values.source import Source
 from .base import Done, Setup, Task
 
-__all__ = ["SerialPool"]
+__all__ = ["SerialPool", "pool_for", "prepare"]
 
 
 class SerialPool:
@@ -49,3 +50,12 @@ class SerialPool:
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+def pool_for(options: Options, workers: int, level: int, wished: bool) -> SerialPool:  # noqa: ARG001 - as all backends
+    """Pool for one call."""
+    return SerialPool(Setup(options.initializer, options.initargs), options.blas_threads)
+
+
+def prepare(options: Options) -> None:
+    """Nothing has to be there before the first call."""

@@ -27,6 +27,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+from ..options import Options
 from ..place import blas
 from ..place.importing import whole
 from ..place.nesting import process_cores
@@ -34,7 +35,7 @@ from ..place.sigint import Shield
 from ..values.source import Chunk, Source
 from .base import Done, Setup, Task
 
-__all__ = ["ThreadPool", "shutdown"]
+__all__ = ["ThreadPool", "pool_for", "prepare", "shutdown"]
 
 
 class ThreadPool:
@@ -365,3 +366,12 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def pool_for(options: Options, workers: int, level: int, wished: bool) -> ThreadPool:
+    """Pool for one call."""
+    return ThreadPool(workers, level, Setup(options.initializer, options.initargs), wished)
+
+
+def prepare(options: Options) -> None:
+    """Nothing has to be there before the first call."""

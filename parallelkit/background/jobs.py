@@ -23,6 +23,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from ..backends import TABLE
 from ..engine import run as engine
 from ..engine.ordering import Part
 from ..engine.plan import plan
@@ -35,7 +36,8 @@ from .futures import Desk, Translate, as_it_is
 
 __all__ = ["ENGINE", "Job", "chunks_of", "snapshot", "start"]
 
-ENGINE = ("process", "outer")  # where calls are run by the engine: backends as they are planned
+# Where maps are run by the engine; elsewhere, on threads, they are single calls.
+ENGINE = tuple(name for name, backend in TABLE.items() if not backend.shares_memory)
 AHEAD = 64  # chunks for each worker that are submitted ahead of those that are done
 
 

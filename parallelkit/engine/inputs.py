@@ -110,11 +110,8 @@ class Stream(Source):
             for row in islice(rows, room):
                 append(row)
                 count += 1
-                if count == before + 1:  # the others are likely to be as large
-                    weight = _nbytes(row)
-                    if weight:
-                        self.sizer.weigh(weight)
-                        room = min(room, max(1, self._allowance() - before))
+                if count == before + 1:
+                    room = self._weighed(row, before, room)
                 if self._starved:
                     self._starved = False
                     self._notify()
@@ -124,6 +121,14 @@ class Stream(Source):
                     break
             if count - before < room:
                 return count
+
+    def _weighed(self, row: Any, before: int, room: int) -> int:
+        """How many rows there is room for, the others being likely to be as large as `row`."""
+        weight = _nbytes(row)
+        if not weight:
+            return room
+        self.sizer.weigh(weight)
+        return min(room, max(1, self._allowance() - before))
 
     def _allowance(self) -> int:
         """How many rows may have been drawn in all by now."""

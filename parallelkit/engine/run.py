@@ -12,18 +12,17 @@ ends.
 from __future__ import annotations
 
 import atexit
-import importlib
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any
 
+from ..backends import TABLE, end_all, prepare
 from ..backends.base import Done, Pool, Setup
 from ..backends.serial import SerialPool
 from ..options import Options, configured
 from ..place import importing
-from ..place.host import default_start_method
 from ..place.nesting import nesting
 from ..place.sigint import Shield
 from ..values.call import Call, apply_call
@@ -43,11 +42,6 @@ Watch = Callable[[Source], object]  # told of the source of each call when it be
 FIRST_ITEM_PATIENCE = 0.05
 MOST_COSTS = 1000  # functions of which it is remembered how long their items take
 _BEGUN = Part(0, 0, [])  # stands before the results of a call, when its work has begun
-_MODULES = {
-    "process": "parallelkit.backends.processes.pool",
-    "thread": "parallelkit.backends.threads",
-    "outer": "parallelkit.backends.helpers",
-}
 # What concerns the call at hand, not the calls inside its items.
 _NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads", "seed")
 
@@ -129,7 +123,7 @@ def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
         sizer=Sizer(plan_.workers, options.chunksize, largest, _costs.of(call.func)),
         lazy=lazy,
         strict=options.strict,
-        inline=plan_.backend == "serial",
+        inline=TABLE[plan_.backend].inline,
     )
     source.sizer.settle(source.total)
     return source
@@ -207,8 +201,7 @@ def run_source(
     call: Call, options: Options, plan_: Plan, source: Source
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
-    if plan_.backend not in _imported:
-        _import_for(plan_.backend, options)
+    pool = _pool(options, plan_)
     from ..worker.task import Task
 
     below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
@@ -226,53 +219,34 @@ def run_source(
         options.timeout,
         options.blas_threads,
         inherited() if options.seed is None else root(options.seed),
-        options.seed is not None and plan_.backend != "thread",
+        options.seed is not None and TABLE[plan_.backend].alone,
     )
-    return _pool(options, plan_).run(task, source)
+    return pool.run(task, source)
 
 
 def _pool(options: Options, plan_: Plan) -> Pool:
-    if plan_.backend in ("serial", "thread", "outer"):
-        setup = Setup(options.initializer, options.initargs)
-        if plan_.backend == "serial" or sys.is_finalizing():
-            return SerialPool(setup, options.blas_threads)
-        if plan_.backend == "outer":
-            from ..backends.helpers import OuterPool
-
-            return OuterPool(plan_.workers, setup)
-        from ..backends.threads import ThreadPool
-
-        return ThreadPool(plan_.workers, plan_.level, setup, plan_.wished)
     if sys.is_finalizing():  # a finalizer calls, when no thread can be started any more
         return SerialPool(Setup(None, ()))
-    from ..backends.processes.pool import process_pool
-
-    return process_pool(options, plan_.workers, _start_method(options))
-
-
-def _start_method(options: Options) -> str:
-    return options.start_method or default_start_method()
+    backend = _backends.get(plan_.backend) or _first_of(plan_.backend, options)
+    made: Pool = backend.pool_for(options, plan_.workers, plan_.level, plan_.wished)
+    return made
 
 
-_imported: set[str] = set()  # backends whose modules are there
+_backends: dict[str, Any] = {}  # modules of those that have had a call
 
 
-def _import_for(backend: str, options: Options) -> None:
+def _first_of(backend: str, options: Options) -> Any:
     """Import what a backend needs, at its first call; first calls of several threads take turns.
 
     Ctrl-C waits until that is done: half-way through, dill and pathos would take it for a module
-    that is missing. The fork server has imports of its own, so it is started before these.
+    that is missing.
     """
     with importing.lock, Shield():
-        if backend == "process" and _start_method(options) == "forkserver":
-            from ..backends.processes import forkserver as forking
+        module = prepare(backend, options)
+        from ..worker import task  # noqa: F401
 
-            forking.start()
-        from ..worker import task as payload  # noqa: F401
-
-        if backend in _MODULES:
-            importlib.import_module(_MODULES[backend])
-        _imported.add(backend)
+        _backends[backend] = module
+        return module
 
 
 _streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
@@ -305,8 +279,4 @@ def shutdown() -> None:
     >>> import parallelkit as pk
     >>> pk.shutdown()
     """
-    for backend in ("process", "thread"):
-        module = sys.modules.get(_MODULES[backend])
-        end = getattr(module, "shutdown", None)  # a thread may be importing it at this moment
-        if end is not None:
-            end()
+    end_all()

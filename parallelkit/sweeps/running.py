@@ -17,6 +17,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
+from ..backends import TABLE
 from ..engine import run as engine
 from ..engine.plan import plan
 from ..engine.progress import Bar
@@ -240,7 +241,7 @@ def _for_engine(options: Options, takes_rng: bool) -> tuple[Options, bool]:
     options = replace(options, seed=None, on_error="return", progress=False, chunksize=chunksize)
     if seeded and backend == "serial":
         options = replace(options, backend="serial", timeout=None)
-    return options, backend != "thread"
+    return options, TABLE[backend].alone
 
 
 def _nobody(source: Source) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Generator
 from typing import Any, cast
 
 from ...options import Options
+from ...place.host import default_start_method
 from ...place.sigint import held_here
 from ...transport import pickling
 from ...values.outcome import Lost, Reply
@@ -24,7 +25,7 @@ from .handle import Handle
 from .state import Answer, Call
 from .workers import Workers
 
-__all__ = ["ProcessPool", "process_pool", "shutdown"]
+__all__ = ["ProcessPool", "pool_for", "shutdown"]
 
 TIMEOUT_CHECK = 0.25  # seconds between looks at workers that hold on to the interpreter
 PREFETCH_BELOW = 0.02  # seconds; a longer chunk makes the gap between two of no account
@@ -173,26 +174,27 @@ _lock = threading.RLock()
 _warm: dict[tuple[Any, ...], Workers] = {}  # the last used ones last
 
 
-def process_pool(options: Options, size: int, start_method: str) -> ProcessPool | SerialPool:
+def pool_for(options: Options, workers: int, level: int, wished: bool) -> ProcessPool | SerialPool:  # noqa: ARG001 - as all backends
     """Pool on the warm workers with these settings, started if there are none.
 
     A signal handler or a finalizer that has interrupted just that makes its call in place.
     """
     if held_here(_lock):
         return SerialPool(Setup(None, ()))
+    start_method = options.start_method or default_start_method()
     key = (
-        *(size, start_method, id(options.initializer), tuple(map(id, options.initargs))),
+        *(workers, start_method, id(options.initializer), tuple(map(id, options.initargs))),
         *(options.tasks_per_worker, options.memory_limit),
         *(options.max_nbytes, options.temp_folder),
     )
     with _lock:
-        workers = _warm.get(key)
-        if workers is None or workers.broken is not None:
-            workers = _start(key, options, size, start_method, workers)
+        found = _warm.get(key)
+        if found is None or found.broken is not None:
+            found = _start(key, options, workers, start_method, found)
         elif next(reversed(_warm)) != key:  # it is the last used one now
             _warm[key] = _warm.pop(key)
-        workers.handed_out += 1  # until it has the call that it is wanted for
-    return ProcessPool(workers)
+        found.handed_out += 1  # until it has the call that it is wanted for
+    return ProcessPool(found)
 
 
 def _start(
