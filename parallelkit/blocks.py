@@ -12,6 +12,7 @@ there are workers start without a place; theirs are copied by the caller.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from .engine.plan import plan
 from .frames import is_frame, map_frames, refuse_others
 from .options import Options, configured
 from .place.nesting import nesting
-from .transport.shared import is_shared, new_array, ready_to_write, writes_through
+from .transport.shared import new_array, ready_to_write, writes_through
 
 __all__ = ["map_blocks"]
 
@@ -146,7 +147,8 @@ def map_blocks(
     given: object = out
     if given is not None and not (isinstance(given, np.ndarray) and given.flags.writeable):
         raise ValueError(f"out must be an array that can be written, not {type(out).__name__}")
-    processes = planned.backend == "process"
+    # Whatever is not known to run all items in this process may run some elsewhere.
+    processes = planned.backend not in ("thread", "serial")
     result = _Result(cuts, axis, outer, out, processes)
     jobs = _Jobs(inputs, axis, result, planned.workers)
     with Pool(chunksize=1, on_error="raise") as pool:
@@ -168,7 +170,7 @@ class Block:
     index: Index
     arrays: tuple[Array, ...]
     place: Array | None
-    apart: bool  # the worker is another process
+    caller: tuple[int, bytes]  # the process that puts the results together, see _here
 
     def __repr__(self) -> str:
         shapes = ", ".join(str(array.shape) for array in self.arrays)
@@ -182,12 +184,23 @@ class _Placed:
 def _run(block: Block, /, _map_blocks_func: Callable[..., Any], **frozen: Any) -> tuple[Index, Any]:
     value = np.asarray(_map_blocks_func(*block.arrays, **frozen))
     place = block.place
-    if place is None or not _fits(value, place) or (block.apart and not is_shared(place)):
+    if place is None or not _fits(value, place):
         return block.index, value
-    if block.apart:
-        ready_to_write(place)
+    # Where the items of a call run is decided for each anew: idle workers may join the caller. So
+    # it is the process that tells whether this place is the result's memory or a copy of it.
+    if block.caller != _here() and not writes_through(place):
+        return block.index, value
+    ready_to_write(place)
     place[...] = value
     return block.index, _Placed
+
+
+_token = os.urandom(8)
+
+
+def _here() -> tuple[int, bytes]:
+    """What tells this process from all others: forked children, and those of other machines."""
+    return os.getpid(), _token
 
 
 def _fits(value: Array, place: Array) -> bool:
@@ -207,7 +220,7 @@ class _Jobs:
         self.known = threading.Event()
 
     def draw(self) -> Iterator[Block]:
-        result = self._result
+        result, here = self._result, _here()
         for number, index in enumerate(result.grid):
             # Where the caller itself draws, it cannot wait for what it does next.
             if number >= self._ahead and threading.get_ident() != self._consumer:
@@ -220,7 +233,7 @@ class _Jobs:
                 _part(array, self._axis, cut[i])
                 for array, cut, i in zip(self._inputs, cuts, which, strict=True)
             )
-            yield Block(index, parts, result.place(index, direct=True), result.processes)
+            yield Block(index, parts, result.place(index, direct=True), here)
 
     def end(self) -> None:
         self._ended = True

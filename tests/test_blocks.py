@@ -7,6 +7,7 @@ import pytest
 from helpers import increment
 
 import parallelkit as pk
+from parallelkit import blocks as made_of
 
 
 @pytest.fixture
@@ -193,6 +194,35 @@ def test_an_error_names_its_block(configured):
     assert "item 1" in caught.value.__notes__[0]
     assert "block 1" in caught.value.__notes__[0]
     assert threading.active_count() < 50
+
+
+def nested_block(i, given):
+    a = np.arange(i, i + 40.0)
+    out = np.full(40, -1.0) if given else None
+    whole = pk.map_blocks(lambda a, b: a * 4 + b, a, blocks=4, b=i, out=out)
+    assert out is None or whole is out
+    return bool(np.array_equal(whole, a * 4 + i))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_blocks_in_items_that_idle_workers_help(given):
+    """Under nested="process" blocks run in other workers too: each arrives, also in an `out` that is not shared."""
+    with pk.Pool(2, nested="process", chunksize=2) as pool:
+        for _ in range(20):
+            assert pool.map(nested_block, range(6), given=given) == [True] * 6
+
+
+def test_a_worker_never_writes_into_a_copy():
+    """A place that is not the caller's memory is left alone, and the value is returned."""
+    place = np.zeros(3)
+    for caller, told in ((made_of._here(), made_of._Placed), ((1, b"elsewhere"), None)):
+        place[...] = 0
+        index, value = made_of._run(
+            made_of.Block((0,), (np.ones(3),), place, caller), _map_blocks_func=np.copy
+        )
+        assert index == (0,)
+        assert (value is told) == (told is not None)
+        assert place.tolist() == ([1, 1, 1] if told else [0, 0, 0])
 
 
 # ---- frames --------------------------------------------------------------------------------------

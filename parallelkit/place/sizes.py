@@ -44,6 +44,7 @@ def in_bytes(name: str, size: int | str, least: int = 0) -> int:
     ...
     ValueError: memory_limit must be a number of bytes, or a text such as ..., not '1 gigabyte'
     """
+    number: int
     if isinstance(size, str):
         found = _SIZE.fullmatch(size)
         if found is None or (found[3] and not found[2]):
