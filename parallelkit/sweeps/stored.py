@@ -7,6 +7,7 @@ it has been looked at: see :func:`~parallelkit.sweeps.database.translated`.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sqlite3
@@ -53,7 +54,7 @@ class Outcome(NamedTuple):
     """What came of a point, to be compared with what came of it elsewhere."""
 
     status: str
-    result: Any
+    result: bytes  # a digest of it, or of the error
     rank: tuple[bool, float]  # whether it is well, and when it began
 
 
@@ -240,19 +241,25 @@ class Stored:
             rows = list(self._each(connection, "id, key, sweep"))
         yield from rows
 
-    def outcome(self, number: int) -> Outcome:
-        """What came of a point, as it is stored."""
+    def outcomes(self, numbers: Iterable[int]) -> dict[int, Outcome]:
+        """What came of some points, as it is stored."""
+        found = {}
         with self._connected() as connection:
-            sweep, key, status, result, error, started = connection.execute(
-                "SELECT sweep, key, status, result, error, started FROM points WHERE id = ?",
-                (number,),
-            ).fetchone()
-            blobs = connection.execute(
-                "SELECT data FROM blobs WHERE sweep = ? AND key = ? ORDER BY number", (sweep, key)
-            ).fetchall()
-            return Outcome(
-                status, (result, error, blobs), (status != "failed", float(started or 0.0))
-            )
+            for number in numbers:
+                sweep, key, status, result, error, started = connection.execute(
+                    "SELECT sweep, key, status, result, error, started FROM points WHERE id = ?",
+                    (number,),
+                ).fetchone()
+                blobs = connection.execute(
+                    "SELECT data FROM blobs WHERE sweep = ? AND key = ? ORDER BY number",
+                    (sweep, key),
+                )
+                digest = hashlib.blake2b(repr((result, error)).encode(errors="backslashreplace"))
+                for (data,) in blobs:
+                    digest.update(data)
+                rank = (status != "failed", float(started or 0.0))
+                found[number] = Outcome(status, digest.digest(), rank)
+        return found
 
     def at(self, numbers: Iterable[int]) -> list[Record]:
         """Return some rows by their numbers."""

@@ -105,32 +105,41 @@ class Together:
 
     def _find_twice(self) -> None:
         """Leave out what another file has as well."""
-        kept: dict[Any, tuple[int, int]] = {}
-        told: dict[tuple[int, int], list[str]] = {}
+        first: dict[Any, tuple[int, int]] = {}
+        several: dict[Any, list[tuple[int, int]]] = {}
         for at, store in enumerate(self.stores):
             whose = {one.number: _identity(one) for one in store.sweeps}
             for number, key, sweep in store.marked():
                 place = (whose[sweep], key)
-                before = kept.setdefault(place, (at, number))
-                if before[0] == at:
-                    continue
-                old, new = self.stores[before[0]].outcome(before[1]), store.outcome(number)
+                before = first.setdefault(place, (at, number))
+                if before[0] != at:
+                    several.setdefault(place, [before]).append((at, number))
+        outcomes = [
+            store.outcomes(n for rows in several.values() for other, n in rows if other == at)
+            for at, store in enumerate(self.stores)
+        ]
+        told: dict[tuple[int, int], list[str]] = {}
+        for rows in several.values():
+            kept, *rest = rows
+            for row in rest:
+                old, new = (outcomes[at][number] for at, number in (kept, row))
                 same = old.result == new.result
                 if not same and old.status == new.status == "ok":
-                    point = store.at([number])[0]
-                    values = ", ".join(f"{k}={v!r:.40}" for k, v in point.params.items())
-                    told.setdefault((before[0], at), []).append(clean(values))
-                if same or old.rank >= new.rank:
-                    store.skipped.add(number)
-                else:
-                    self.stores[before[0]].skipped.add(before[1])
-                    kept[place] = (at, number)
+                    points = told.setdefault((kept[0], row[0]), [])
+                    points.append(self._point(*row) if len(points) < NAMED else "")
+                lost = row if same or old.rank >= new.rank else kept
+                self.stores[lost[0]].skipped.add(lost[1])
+                kept = kept if lost is row else row
         for (one, other), points in told.items():
             more = f" and {len(points) - NAMED} more" if len(points) > NAMED else ""
             self.conflicts.append(
                 f"{self._labels[one]} and {self._labels[other]} have different results of "
                 f"{'; '.join(points[:NAMED])}{more}"
             )
+
+    def _point(self, at: int, number: int) -> str:
+        (record,) = self.stores[at].at([number])
+        return clean(", ".join(f"{name}={value!r:.40}" for name, value in record.params.items()))
 
     # --- rows --------------------------------------------------------------------------------
 
