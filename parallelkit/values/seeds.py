@@ -31,7 +31,7 @@ from .call import Call, around
 if TYPE_CHECKING:
     from numpy.random import SeedSequence
 
-__all__ = ["Seed", "Seeded", "draws", "inherited", "kept", "refresh", "root", "run", "takes_rng"]
+__all__ = ["Seed", "Seeded", "draws", "inherited", "kept", "root", "run", "takes_rng"]
 
 # Nested calls are numbered from here, so that they do not meet what an item spawns by itself.
 _CALLS = 1 << 31
@@ -189,14 +189,6 @@ def kept() -> Iterator[None]:
             numpy_random.set_state(before_numpy)
         elif (numpy_random := _numpy_random()) is not None:
             numpy_random.seed()
-
-
-def refresh() -> None:
-    """Set the global generators anew: a forked worker has those of the process it comes from."""
-    random.seed()
-    numpy_random = _numpy_random()
-    if numpy_random is not None:
-        numpy_random.seed()
 
 
 def _numpy_random() -> Any:

@@ -1,15 +1,34 @@
-"""What functions find around them: folder, import path, environment, log levels, filters, key.
+"""What functions find around them: folder, path, environment, filters, log levels, limits.
 
-A worker that is kept warm was started under other surroundings than a later call's; it is told
-what has changed, so that the call runs as in a worker started just for it.
+::
+
+    parent                                  worker
+    current() ── all, with the greeting ──► settle()
+                                            keep_own()       what the initializer has set
+    current() ── what has changed ────────► change()         before the next chunk
+                                            put_back()       what items before have set
+                                            keep_imported()  what modules have set that came with it
+
+The rule: each call finds in a worker what its caller has, and over it what is the worker's own.
+That is what its initializer has set, and the modules that were imported for the function and its
+arguments; it stays until the caller changes the same thing. What an item sets is gone when the next
+call begins, and for the next item too, unless that is one of many that take less than `LOOK`.
+
+All this is done with each call, so it is to cost a few microseconds: things are compared before
+they are read, copied or set.
 """
 
 from __future__ import annotations
 
+import _locale
 import importlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from importlib.machinery import PathFinder
 from typing import Any, NamedTuple
 
@@ -17,51 +36,63 @@ from ..place import blas
 from . import output as telling
 from . import printing
 
-__all__ = ["StandardFinder", "Surroundings", "current"]
+__all__ = [
+    "LOOK",
+    "StandardFinder",
+    "Surroundings",
+    "altered",
+    "change",
+    "current",
+    "keep_imported",
+    "keep_own",
+    "put_back",
+    "settle",
+]
+
+_LocaleError: type[Exception] = getattr(_locale, "Error", ValueError)
+
+LOOK = 0.001  # seconds of items after which a worker looks at what they have set
+
+Changes = dict[str, Any]  # fields of `Surroundings`
 
 _raw_environment: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
 
 
+def _key(name: str) -> Any:
+    return name if _raw_environment is os.environ else os.environ.encodekey(name)
+
+
 # How many threads numerical libraries may use is set in each worker by its share.
-_NOT_SHARED = tuple(
-    name if _raw_environment is os.environ else os.environ.encodekey(name)
-    for name in blas.VARIABLES
-)
+_NOT_SHARED = frozenset(map(_key, blas.VARIABLES))
+_TZ = _key("TZ")
 
 
 class Surroundings(NamedTuple):
-    """Working directory (None where it has been removed), ``sys.path``, and so on."""
+    """What a caller has around it, as plain values."""
 
-    folder: str | None
+    folder: str | None  # None where it has been removed
     path: list[str]
     environment: dict[Any, Any]
+    zone: tuple[Any, ...]
     log_levels: dict[str, int]
+    level_names: dict[int, str]
+    logger_classes: dict[str, Any]
     warning_filters: list[telling.Filter]
+    filters_seen: int  # changes whenever the filters do, if only by catch_warnings
+    recursion: int
+    digits: int  # of whole numbers in text
+    umask: int
+    locale: str
     printing: tuple[bool, ...]  # whether stdout, and stderr, go by way of the parent
     key: bytes | None  # of the processes of `multiprocessing`
 
-    def enter(self) -> None:
-        """Make them those of this process."""
-        if self.path != sys.path:
-            sys.path[:] = self.path
-            importlib.invalidate_caches()
-        for name in _raw_environment.keys() - self.environment.keys() - set(_NOT_SHARED):
-            del os.environ[_text(name)]
-        for name, value in self.environment.items():
-            if _raw_environment.get(name) != value:
-                os.environ[_text(name)] = _text(value)
-        telling.set_levels(self.log_levels)
-        telling.set_filters(self.warning_filters)
-        printing.set_by_parent(self.printing)
-        if self.key is not None:  # with it the proxies of a multiprocessing.Manager can connect
-            import multiprocessing
+    def since(self, before: Surroundings) -> Changes:
+        """What has changed since another one."""
+        pairs = zip(self._fields, self, before, strict=True)
+        return {name: new for name, new, old in pairs if new is not old and new != old}
 
-            multiprocessing.current_process().authkey = self.key
-        if self.folder is not None:
-            try:
-                os.chdir(self.folder)
-            except OSError:
-                pass  # removed meanwhile; the function will tell if it needs it
+
+_BY_NAME = ("environment", "log_levels", "level_names", "logger_classes")  # fields
 
 
 class StandardFinder:
@@ -80,22 +111,277 @@ class StandardFinder:
         return PathFinder.find_spec(name, self._path) if name in self._names else None
 
 
-def current() -> Surroundings:
-    """Those of this process, now."""
+# --- what there is -------------------------------------------------------------------------------
+
+
+class _Seen(NamedTuple):
+    """Surroundings, and what they were read from: by that a look tells whether they still hold."""
+
+    surroundings: Surroundings
+    environment: dict[Any, Any]  # with what is not shared
+    filters: list[Any]  # the list itself: each catch_warnings puts another in its place
+    filters_then: list[Any]
+    loggers: tuple[Any, ...]
+
+
+def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901 - one look at each thing
+    """Look again. The same object is returned where nothing has changed."""
+    then, environment, filters, filters_then, loggers_then = seen
+    found: Changes = {}
+    if (folder := _folder()) != then.folder:
+        found["folder"] = folder
+    if sys.path != then.path:
+        found["path"] = list(sys.path)
+    if _raw_environment != environment:
+        environment = dict(_raw_environment)
+        shared = {name: environment[name] for name in environment.keys() - _NOT_SHARED}
+        found["environment"] = shared
+    if (loggers := telling.watched_loggers(mark, loggers_then)) is not None:
+        found["log_levels"] = telling.levels()
+        found["level_names"] = telling.level_names()
+        found["logger_classes"] = telling.logger_classes()
+    if warnings.filters is not filters or filters != filters_then:
+        filters = warnings.filters  # type: ignore[assignment]
+        filters_then = list(filters)
+        found["warning_filters"] = telling.filters()
+        found["filters_seen"] = then.filters_seen + 1
+    if time.tzname is not then.zone[0] and (zone := _zone()) != then.zone:
+        found["zone"] = zone
+    if (limit := sys.getrecursionlimit()) != then.recursion:
+        found["recursion"] = limit
+    if (limit := sys.get_int_max_str_digits()) != then.digits:
+        found["digits"] = limit
+    if (umask := _umask(then.umask)) != then.umask:
+        found["umask"] = umask
+    # Where nobody has imported it, nobody has set it.
+    if ("locale" in sys.modules or not then.locale) and (name := _locale_name()) != then.locale:
+        found["locale"] = name
+    if not found and environment is seen.environment:
+        return seen, found
+    found = {name: new for name, new in found.items() if new != getattr(then, name)}
+    now = then._replace(**found) if found else then
+    return _Seen(now, environment, filters, filters_then, loggers or loggers_then), found
+
+
+_NOTHING = _Seen(
+    Surroundings(None, [], {}, (None,), {}, {}, {}, [], 0, 0, -1, -1, "", (), None), {}, [], [], ()
+)
+
+
+def _folder() -> str | None:
     try:
-        folder = os.getcwd()
+        return os.getcwd()
     except OSError:
-        folder = None
-    environment = dict(_raw_environment)
-    for name in _NOT_SHARED:
-        environment.pop(name, None)
-    standard = sys.modules.get("multiprocessing")  # a Manager has imported it
-    return Surroundings(
-        *(folder, list(sys.path), environment),
-        *(telling.levels(), telling.filters(), printing.by_parent()),
-        bytes(standard.current_process().authkey) if standard is not None else None,
-    )
+        return None
 
 
-def _text(raw: Any) -> str:
-    return os.fsdecode(raw)
+def _locale_name() -> str:
+    return _locale.setlocale(_locale.LC_ALL, None)
+
+
+def _zone() -> tuple[Any, ...]:
+    return time.tzname, time.timezone, time.altzone
+
+
+def _umask(expected: int) -> int:
+    """Return the umask, which cannot be asked for without being set: to what it was before."""
+    if expected < 0:
+        with suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii") as file:
+            expected = next(int(line[6:], 8) for line in file if line.startswith("Umask:"))
+    if expected < 0:
+        expected = 0o22
+    umask = os.umask(expected)
+    if umask != expected:
+        os.umask(umask)
+    return umask
+
+
+# --- the parent's side ---------------------------------------------------------------------------
+
+_seen = _NOTHING
+
+
+def current() -> Surroundings:
+    """Those of this process, now; the same object as long as nothing changes."""
+    global _seen
+    seen, _ = _look(_seen, "parallelkit-caller")
+    now = seen.surroundings
+    printed = printing.by_parent()
+    standard = sys.modules.get("multiprocessing.process")  # a Manager has imported it
+    key = None if standard is None else standard.current_process().authkey
+    if printed != now.printing or key != now.key:
+        told = None if key is None else bytes(key)
+        seen = seen._replace(surroundings=now._replace(printing=printed, key=told))
+    _seen = seen
+    return seen.surroundings
+
+
+# --- the worker's side ---------------------------------------------------------------------------
+
+_theirs = _NOTHING.surroundings  # as the parent told it
+_standing = _NOTHING  # as it was when it was last set or kept
+_own: dict[str, Any] = {}  # what this worker has in place of that: by field, or field and name
+_modules = 0  # how many there were then
+
+
+def settle(theirs: Surroundings) -> None:
+    """In a new worker: take on the surroundings of the parent."""
+    global _theirs, _standing
+    _own.clear()
+    _theirs = theirs
+    _standing, _ = _look(_NOTHING, _MARK)
+    _enter(theirs.since(_standing.surroundings).keys())
+
+
+def keep_own() -> None:
+    """Let what has changed since stay: it was the initializer's doing."""
+    global _standing
+    before = _standing.surroundings
+    _standing, found = _look(_standing, _MARK)
+    for name, new in found.items():
+        old = getattr(before, name)
+        if name in _BY_NAME:
+            own = _own.setdefault(name, {})
+            own.update({key: value for key, value in new.items() if old.get(key) != value})
+            own.update(dict.fromkeys(old.keys() - new.keys()))
+        elif name == "path":
+            first = next((i for i, entry in enumerate(new) if entry in old), len(new))
+            front, back = _own.get(name, ([], []))
+            added = [entry for entry in new[first:] if entry not in old]
+            _own[name] = new[:first] + front, back + added
+        elif name != "filters_seen":
+            _own[name] = new
+
+
+def keep_imported() -> None:
+    """Let it stay where modules have been imported since the last `change`: it was their doing."""
+    if len(sys.modules) == _modules:
+        return
+    keep_own()
+    filters = _own.pop("warning_filters", None)
+    if filters is not None:  # a module puts its own first; those of the caller keep their order
+        theirs = _theirs.warning_filters
+        own = [one for one in filters if one not in theirs]
+        if own:
+            _own["warning_filters"] = own + theirs
+        _enter({"warning_filters"})
+
+
+def put_back() -> bool:
+    """Undo what has been set since; tell whether there was something."""
+    global _standing
+    seen, found = _look(_standing, _MARK)
+    if not found:
+        _standing = seen
+        return False
+    _enter(found.keys())
+    return True
+
+
+def change(changes: Changes | None) -> None:
+    """Begin with a chunk: undo what items before it have set, and take on what the caller has."""
+    global _theirs, _modules
+    put_back()
+    if changes:
+        before = _theirs
+        _theirs = before._replace(**changes)
+        for name, new in changes.items():
+            if name in _BY_NAME:
+                old, own = getattr(before, name), _own.get(name, {})
+                for key in [key for key in own if old.get(key) != new.get(key)]:
+                    del own[key]
+            elif name != "path":
+                _own.pop(name, None)
+        _enter(changes.keys())
+    _modules = len(sys.modules)
+
+
+def altered() -> bool:
+    """Whether the item that runs has set what other workers would not know of."""
+    return not _look(_standing, _MARK)[1].keys() <= _TOLERATED
+
+
+# A library may make its own calls within `catch_warnings`; they are to be helped nevertheless.
+_TOLERATED = {"warning_filters", "filters_seen", "log_levels", "level_names", "logger_classes"}
+
+
+def _target(name: str) -> Any:
+    theirs, own = getattr(_theirs, name), _own.get(name)
+    if own is None:
+        return theirs
+    if name in _BY_NAME:
+        return {key: value for key, value in {**theirs, **own}.items() if value is not None}
+    if name == "path":
+        front, back = own
+        return [*front, *theirs, *back]
+    return own
+
+
+def _enter(names: AbstractSet[str]) -> None:
+    """Set what is named here; then, what there is stands."""
+    global _standing
+    zone = _raw_environment.get(_TZ)
+    for name, enter in _ENTER.items():
+        if name in names:
+            with suppress(OSError, ValueError, RecursionError, _LocaleError):
+                enter(_target(name))
+    if "zone" in names or _raw_environment.get(_TZ) != zone:
+        _enter_zone(_target("zone"), zone)
+    if "filters_seen" in names and "warning_filters" not in names:
+        telling.set_filters(_target("warning_filters"))
+    _standing, _ = _look(_standing, _MARK)
+
+
+def _enter_path(path: list[str]) -> None:
+    sys.path[:] = path
+    importlib.invalidate_caches()
+
+
+def _enter_environment(wanted: dict[Any, Any]) -> None:
+    for name in _raw_environment.keys() - wanted.keys() - _NOT_SHARED:
+        del os.environ[os.fsdecode(name)]
+    for name, value in wanted.items():
+        if _raw_environment.get(name) != value:
+            os.environ[os.fsdecode(name)] = os.fsdecode(value)
+
+
+def _enter_zone(wanted: tuple[Any, ...], before: Any) -> None:
+    """Set the time zone by TZ, or by what TZ was `before` where the caller has not set it since."""
+    if not hasattr(time, "tzset"):
+        return
+    time.tzset()
+    now = _raw_environment.get(_TZ)
+    if _zone() != wanted and before is not None and before != now:
+        os.environ["TZ"] = os.fsdecode(before)
+        time.tzset()
+        _enter_environment(_target("environment"))
+
+
+def _enter_key(key: bytes | None) -> None:
+    if key is not None:  # with it the proxies of a multiprocessing.Manager can connect
+        import multiprocessing
+
+        multiprocessing.current_process().authkey = key
+
+
+def _enter_folder(folder: str | None) -> None:
+    if folder is not None:
+        os.chdir(folder)  # if it is removed meanwhile, the function will tell if it needs it
+
+
+_MARK = "parallelkit-worker"
+_ENTER: dict[str, Callable[[Any], object]] = {
+    "path": _enter_path,
+    "environment": _enter_environment,
+    "level_names": telling.set_level_names,
+    "logger_classes": telling.set_logger_classes,
+    "log_levels": telling.set_levels,
+    "warning_filters": telling.set_filters,
+    "recursion": sys.setrecursionlimit,
+    "digits": sys.set_int_max_str_digits,
+    "umask": os.umask,
+    "locale": lambda name: _locale.setlocale(_locale.LC_ALL, name),
+    "printing": printing.set_by_parent,
+    "key": _enter_key,
+    "folder": _enter_folder,
+}

@@ -28,6 +28,7 @@ from ..transport import pickling
 from ..transport.channel import Closed
 from ..values.outcome import Lost, Reply
 from ..values.source import Chunk, Source
+from .environment import altered
 from .protocol import (
     CHUNK_BEGUN,
     NestedChunk,
@@ -174,6 +175,7 @@ class Link:
         with self._worker.undisturbed():
             self.opened += 1
             inner = Inner(self.opened, task, source, helpers)
+            inner.alone = altered()  # helpers would not find what the item has set
             self._inners[inner.number] = inner
             self._needed.set()
         return inner

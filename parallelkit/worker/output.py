@@ -3,8 +3,10 @@
 In a worker a handler on the root logger sends each record; the parent gives it to its own logger
 of that name, with that logger's handlers and filters. A record carries ``process`` (the worker's
 pid) and ``item`` (the index of the item that ran), for a formatter to use. Loggers are as talkative
-in the worker as in the parent when the call was made. Warnings go the same way. A worker has the
-filters of its parent, so that a warning that is to be an error is one in the item.
+in the worker as in the parent when the call was made, of the same classes, with the same names of
+levels. Warnings go the same way. A worker has the filters of its parent, so that a warning that is
+to be an error is one in the item; where one is shown once for each place, that is so for all
+workers together.
 """
 
 from __future__ import annotations
@@ -15,19 +17,47 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
+from ..transport import pickling
 from . import printing
+from .named import Named, find, named
 
-__all__ = ["Filter", "filters", "forward", "levels", "retell", "set_filters", "set_levels"]
+__all__ = [
+    "Filter",
+    "filters",
+    "forward",
+    "level_names",
+    "levels",
+    "logger_classes",
+    "retell",
+    "set_filters",
+    "set_level_names",
+    "set_levels",
+    "set_logger_classes",
+    "watched_loggers",
+]
 
-Filter = tuple[Any, str, tuple[str, str], str, int]  # the category by its name
+Filter = tuple[Any, str, Named, str, int]
 
 LOG, WARNING = "log", "warning"
-_registry: dict[
-    str | tuple[str, type[Warning], int], int
-] = {}  # which warnings of workers have been shown
+
+
+def watched_loggers(mark: str, seen: object) -> tuple[Any, ...] | None:
+    """What tells whether levels, classes or level names have changed; None if it is still `seen`.
+
+    To ask each logger would take too long where a call is short. But whoever sets a level has all
+    loggers forget what they know of levels, and with it a `mark` that lies there.
+    """
+    known: dict[Any, Any] = getattr(logging.root, "_cache", {})
+    names: dict[int, str] = logging._levelToName  # noqa: SLF001 - its copy takes longer
+    token = known.get(mark)
+    now = token, len(logging.root.manager.loggerDict), logging.getLoggerClass(), names
+    if token is not None and now == seen:
+        return None
+    token = known[mark] = object()
+    return token, *now[1:3], dict(names)
 
 
 def levels() -> dict[str, int]:
@@ -51,29 +81,89 @@ def set_levels(wanted: Mapping[str, int]) -> None:
         logging.getLogger(name or None).setLevel(level)
 
 
+_STANDARD_NAMES = {getattr(logging, name): name for name in ("CRITICAL", "ERROR", "WARNING")}
+_STANDARD_NAMES |= {getattr(logging, name): name for name in ("INFO", "DEBUG", "NOTSET")}
+
+
+def level_names() -> dict[int, str]:
+    """Names of levels that differ from the usual ones."""
+    names = {logging.getLevelName(name): name for name in logging.getLevelNamesMapping()}
+    names |= logging._levelToName  # noqa: SLF001 - of two names of a level, that which is shown
+    return {n: name for n, name in names.items() if _STANDARD_NAMES.get(n) != name}
+
+
+def set_level_names(wanted: Mapping[int, str]) -> None:
+    """Give levels the names `wanted`; what else this process has stays."""
+    for number, name in wanted.items():
+        if logging.getLevelName(number) != name:
+            logging.addLevelName(number, name)
+
+
+def logger_classes() -> dict[str, Named]:
+    """Classes of loggers, where they are not the usual one, by name; that of new ones is ``""``."""
+    found = {"": logging.getLoggerClass()}
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger):
+            found[name] = type(logger)
+    told = ((name, named(cls)) for name, cls in found.items() if cls is not logging.Logger)
+    return {name: cls for name, cls in told if cls is not None}
+
+
+def set_logger_classes(wanted: Mapping[str, Named]) -> None:
+    """Make loggers of these classes, as far as they are there."""
+    classes = {name: find(cls) for name, cls in wanted.items()}
+    default = classes.pop("", None) or logging.Logger
+    for name, cls in classes.items():
+        try:
+            logging.setLoggerClass(cls)
+            logger = logging.getLogger(name)
+            if type(logger) is logging.Logger:
+                logger.__class__ = cls
+        except (TypeError, AttributeError):
+            pass  # its module is not loaded, or the class is made in another way
+    logging.setLoggerClass(default)
+
+
 def filters() -> list[Filter]:
-    """Warning filters of this process, as far as a worker can have them."""
+    """Warning filters of this process."""
     return [
-        (
-            action,
-            _pattern(message),
-            (category.__module__, category.__name__),
-            _pattern(module),
-            lineno,
-        )
+        (action, _pattern(message), name, _pattern(module), lineno)
         for action, message, category, module, lineno in warnings.filters
-        if isinstance(category, type) and category.__module__ != "__main__"
+        if isinstance(category, type) and (name := _name(category)) is not None
     ]
 
 
 def set_filters(wanted: Sequence[Filter]) -> None:
-    """Give this process the filters `wanted`."""
-    if filters() != list(wanted):
-        warnings.resetwarnings()
-        for action, message, name, module, lineno in wanted:
-            category = _category(*name)
-            if category is not None:
-                warnings.filterwarnings(action, message, category, module, lineno, append=True)
+    """Give this process the filters `wanted`; what was shown once may be shown again."""
+    warnings.resetwarnings()
+    for action, message, name, module, lineno in wanted:
+        warnings.filterwarnings(action, message, _category(name), module, lineno, append=True)
+
+
+class _Late(type):
+    """Type of what stands in filters for categories whose modules are not loaded yet.
+
+    A warning that comes up is of such a category if its module has been loaded by then.
+    """
+
+    name: Named
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        category = find(cls.name)
+        return isinstance(category, type) and issubclass(subclass, category)
+
+
+def _name(category: type[Warning]) -> Named | None:
+    return getattr(category, "name", None) if type(category) is _Late else named(category)
+
+
+def _category(name: Named) -> type[Warning]:
+    """Class of a warning, or what stands for it until its module is loaded."""
+    found = find(name)
+    if isinstance(found, type) and issubclass(found, Warning):
+        return found
+    late: Any = _Late("Late", (Warning,), {"name": name})
+    return late  # type: ignore[no-any-return]
 
 
 def _pattern(pattern: Any) -> str:
@@ -98,9 +188,39 @@ def forward(send: Callable[[str, tuple[Any, ...]], None], item: Callable[[], int
         file: object = None,  # noqa: ARG001 - the signature of warnings.showwarning
         line: object = None,  # noqa: ARG001
     ) -> None:
-        send(WARNING, (str(message), category.__module__, category.__name__, filename, lineno))
+        own = None if isinstance(message, str) else _travelling(message)
+        send(
+            WARNING,
+            (str(message), own, _named(category), filename, lineno, _module_of(filename)),
+        )
 
     warnings.showwarning = show
+
+
+def _named(category: type[Warning]) -> Named:
+    return named(category) or ("builtins", "UserWarning")
+
+
+def _travelling(message: Warning) -> bytes | None:
+    """Pickle of a warning that is more than its text, if it can be pickled."""
+    if not message.__dict__ and message.args == (str(message),):
+        return None
+    try:
+        return _bytes(pickling.portable(message))
+    except Exception:  # noqa: BLE001 - a user's class may raise anything
+        return None
+
+
+def _module_of(filename: str) -> str | None:
+    """Name of the module that a warning is about, which its filters may ask for."""
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - documented, for such purposes
+    while frame is not None and frame.f_code.co_filename != filename:
+        frame = frame.f_back
+    return None if frame is None else frame.f_globals.get("__name__")
+
+
+def _bytes(obj: object) -> bytes:
+    return b"".join(pickling.dumps(obj, sys.maxsize).pieces)
 
 
 class _Forwarder(logging.Handler):
@@ -112,18 +232,43 @@ class _Forwarder(logging.Handler):
         self._item = item
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a record as plain values: its arguments may be anything."""
+        """Send a record; its message is made here if its arguments are more than plain values."""
         try:
-            fields = {k: v for k, v in record.__dict__.items() if isinstance(v, _PLAIN)}
-            fields.update(msg=record.getMessage(), args=None, item=self._item())
+            fields = record.__dict__
+            plain: dict[str, Any] = {
+                name: value for name, value in fields.items() if isinstance(value, _PLAIN)
+            }
+            others = {name: fields[name] for name in fields.keys() - plain.keys()}
+            args = record.args
+            if type(args) is tuple and all(isinstance(arg, _PLAIN) for arg in args):
+                plain.update(msg=str(record.msg), args=args)
+            else:
+                plain.update(msg=record.getMessage(), args=None)
+            plain["item"] = self._item()
             if record.exc_info and not record.exc_text:
-                fields["exc_text"] = logging.Formatter().formatException(record.exc_info)
-            self._send(LOG, (fields,))
+                plain["exc_text"] = logging.Formatter().formatException(record.exc_info)
+            for name in ("msg", "args", "exc_info"):
+                others.pop(name, None)
+            self._send(LOG, (plain, _pickled(others) if others else None))
         except Exception:  # noqa: BLE001 - as every handler of the standard library
             self.handleError(record)
 
 
 _PLAIN = (type(None), bool, int, float, str, bytes)
+
+
+def _pickled(fields: Mapping[str, Any]) -> bytes:
+    """Pickle fields of a record; in the place of one that cannot be pickled goes its text."""
+    try:
+        return _bytes(fields)
+    except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything
+        sent = {}
+        for name, value in fields.items():
+            try:
+                sent[name] = value if _bytes(value) else None
+            except Exception:  # noqa: BLE001
+                sent[name] = str(value)
+        return _bytes(sent)
 
 
 def retell(kind: str, fields: tuple[Any, ...]) -> None:
@@ -132,19 +277,43 @@ def retell(kind: str, fields: tuple[Any, ...]) -> None:
         printing.say(kind, *fields)
         return
     if kind == LOG:
-        record = logging.makeLogRecord(fields[0])
+        plain, others = fields
+        record = logging.makeLogRecord(plain)
+        try:
+            record.__dict__.update({} if others is None else pickling.loads(others))
+        except Exception:  # noqa: BLE001 - a user's __setstate__ may raise anything
+            pass  # the record is worth more than a field of it
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)
         return
-    text, module, name, filename, lineno = fields
-    category = _category(module, name) or UserWarning
+    _warn(*fields)
+
+
+_registries: dict[str, dict[Any, Any]] = {}  # of modules that are not loaded here
+
+
+def _warn(
+    text: str, own: bytes | None, name: Named, filename: str, lineno: int, module: str | None
+) -> None:
+    """Warn as the module would, had the item run here; its registry knows what has been shown."""
+    found = find(name)
+    category = found if isinstance(found, type) and issubclass(found, Warning) else UserWarning
+    message = None
+    if own is not None:
+        try:
+            message = pickling.loads(own)
+        except Exception:  # noqa: BLE001 - a user's __setstate__ may raise anything
+            pass  # its text will do
+    if not isinstance(message, Warning):
+        message = _wording(category)(text)  # type: ignore[arg-type]  # mypy: not Hashable
+    loaded = getattr(sys.modules.get(module or ""), "__dict__", None)
+    if loaded is None:
+        registry = _registries.setdefault(module or filename, {})
+    else:
+        registry = loaded.setdefault("__warningregistry__", {})
     try:
-        warnings.warn_explicit(
-            _wording(category)(text),  # type: ignore[arg-type]  # mypy: not Hashable
-            *(category, filename, lineno),
-            registry=_registry,
-        )
+        warnings.warn_explicit(message, category, filename, lineno, module, registry)
     except Warning:
         warnings.showwarning(text, category, filename, lineno)
 
@@ -162,9 +331,3 @@ def _wording(category: type[Warning]) -> type[Warning]:
         "__str__": Warning.__str__,
     }
     return type(category.__name__, (category,), body)
-
-
-def _category(module: str, name: str) -> type[Warning] | None:
-    """Find the class of a warning, without importing anything for it."""
-    found = getattr(sys.modules.get(module), name, None)
-    return found if isinstance(found, type) and issubclass(found, Warning) else None

@@ -23,10 +23,11 @@ _attached: dict[str, _Printed] = {}
 
 def by_parent() -> tuple[bool, ...]:
     """Parent: whether what workers print to stdout, and stderr, must come by way of here."""
-    bars = _bars()
-    return tuple(
-        (stream := getattr(sys, name)) is not None and (bool(bars) or not _leads_to(stream, fd))
-        for fd, name in enumerate(NAMES, 1)
+    bars = bool(_bars())
+    out, err = sys.stdout, sys.stderr
+    return (
+        out is not None and (bars or not _leads_to(out, 1)),
+        err is not None and (bars or not _leads_to(err, 2)),
     )
 
 
@@ -40,7 +41,7 @@ def _leads_to(stream: Any, fd: int) -> bool:
 def _bars() -> Any:
     """Progress bars that are on, of ours and of anybody's."""
     std = sys.modules.get("tqdm.std")
-    return getattr(getattr(std, "tqdm", None), "_instances", ())
+    return () if std is None else getattr(getattr(std, "tqdm", None), "_instances", ())
 
 
 def say(name: str, text: str) -> None:

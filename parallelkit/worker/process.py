@@ -32,7 +32,7 @@ from ..transport.segments import Outbox
 from ..values import seeds
 from ..values.outcome import Reply
 from ..values.source import Chunk
-from . import output, printing
+from . import environment, output, printing, randomness
 from .connection import Connection
 from .environment import StandardFinder, Surroundings
 from .parentage import Parentage
@@ -154,7 +154,7 @@ class Worker:
     def __init__(self, channel: Channel, end: int | None) -> None:
         self.connection = Connection(channel)
         self.end = end
-        self.runtime = Runtime(self._spare)
+        self.runtime = Runtime(self._spare, environment.put_back)
         self.queue: deque[Run | Forget] = deque()
         self.aborted: dict[int, None] = {}
         self.running: int | None = None  # call whose item runs; what SIGINT looks at
@@ -164,6 +164,7 @@ class Worker:
         self.taking = threading.Lock()
         self.link: Link | None = None
         self.item_limit: float | None = None  # seconds that the item that runs may take
+        self.last = 0  # call whose chunk was the last to begin
         self.outside = contextvars.copy_context()  # of any item
 
     def run(self) -> None:
@@ -206,7 +207,7 @@ class Worker:
         sys.meta_path.insert(0, StandardFinder(standard, list(sys.path)))
         Parentage(*parentage).settle()
         settings = hello.settings
-        Surroundings(*hello.environment).enter()
+        environment.settle(Surroundings(*hello.environment))
         self.max_items = settings["tasks_per_worker"]
         connection.outbox = Outbox(folder=settings["temp_folder"])
         self.runtime.max_nbytes = settings["max_nbytes"]
@@ -214,7 +215,7 @@ class Worker:
             _limit_memory(settings["memory_limit"])
         nesting.settle(nesting.Nesting(1, 1))
         nesting.join(settings["workers"])
-        seeds.refresh()
+        randomness.settle()
         output.forward(self._tell, lambda: self.runtime.index)
         printing.attach(self._tell)
         printing.set_by_parent(Surroundings(*hello.environment).printing)
@@ -226,8 +227,11 @@ class Worker:
                 )
             packet = hello.initializer
             initializer, initargs = pickling.loads(*connection.inbox.unpack(packet, copy=True))
+            environment.keep_imported()
             if initializer is not None:
                 initializer(*initargs)
+                environment.keep_own()
+                randomness.keep_own()
         except BaseException as error:  # noqa: BLE001 - told to the parent, who raises it
             self._send_error(Failed, 0, error)
             connection.channel.wait()  # until the parent hangs up; an end would be a respawn loop
@@ -262,8 +266,10 @@ class Worker:
         opened = 0 if self.link is None else self.link.opened
         watch = self._watching(order)
         self.words[CHUNK_BEGUN] = order.number
-        if order.environment is not None:
-            Surroundings(*order.environment).enter()
+        environment.change(order.environment)
+        if order.call != self.last:
+            self.last = order.call
+            randomness.renew()
         if order.over:
             self.runtime.forget(order.over)
         if order.state is not None:
@@ -285,6 +291,7 @@ class Worker:
                 self.running = None
                 self._send_error(Unreadable, order.number, error)
                 return
+            environment.keep_imported()
             self.runtime.stand(task, order.rank)
             self._run(task, order, columns, watch, begin)
         except Interrupted:

@@ -70,7 +70,7 @@ class Run(NamedTuple):
     fresh: bool
     released: list[int]
     forgotten: list[int]
-    environment: tuple[Any, ...] | None  # where it has changed
+    environment: dict[str, Any] | None  # what of it has changed
     state: Packet | None  # of the task, where the worker has not got it
     over: list[int]  # tasks to forget
 

@@ -46,15 +46,20 @@ class Runtime:
     ----------
     spare : callable
         Gives the cores that items may use beyond their share, at the moment of asking.
+    put_back : callable, optional
+        Undoes what items have set for the whole process; see `environment`.
     """
 
-    def __init__(self, spare: Callable[[], int]) -> None:
+    def __init__(
+        self, spare: Callable[[], int], put_back: Callable[[], bool] | None = None
+    ) -> None:
         self.tasks: dict[int, Task] = {}
         self.max_nbytes = 1 << 16  # of a buffer that travels in the pickle itself
         self.items = 0  # that have been run
         self.item: tuple[int, Progress] | None = None  # first index and progress of what runs
         self.standing: tuple[Task, int] | None = None  # whose share the libraries are held to
         self._spare = spare
+        self._put_back = put_back
         self._threads = 0, 0  # of numerical libraries, and the cores of the share
 
     def learn(self, key: int, data: Any, buffers: list[Any]) -> None:
@@ -103,7 +108,9 @@ class Runtime:
             if watch is not None:
                 watch.items(progress, done)
             rest = chunk.part(done, size) if done else chunk
-            reply = task.run(rest, rank, progress=progress, spare=self._spare)
+            reply = task.run(
+                rest, rank, progress=progress, spare=self._spare, put_back=self._put_back
+            )
             del rest
             if watch is not None:
                 watch.whole()

@@ -25,6 +25,7 @@ from ..values import seeds
 from ..values.outcome import Raised, Reply
 from ..values.source import LARGEST_BYTES, Chunk
 from . import context
+from .environment import LOOK
 
 __all__ = ["Interrupted", "Progress", "Task", "format_error"]
 
@@ -146,6 +147,7 @@ class Task:
         stop: Callable[[], bool] | None = None,
         progress: Progress | None = None,
         spare: Callable[[], int] | None = None,
+        put_back: Callable[[], bool] | None = None,
     ) -> Reply:
         """Run the items of a chunk, from its first until it is done or has taken too long.
 
@@ -154,10 +156,11 @@ class Task:
         the items may use beyond the share of their place, at the moment of asking.
 
         An item runs in a copy of its call's context. Very short ones share one, a few at a time,
-        until one of them is seen to have set something.
+        until one of them is seen to have set something. So it is with what they set for the whole
+        process, in a worker, where `put_back` undoes that and tells whether there was something.
         """
         apart = contextvars.copy_context()
-        return apart.run(self._run, chunk, rank, stop, progress or Progress(), spare)
+        return apart.run(self._run, chunk, rank, stop, progress or Progress(), spare, put_back)
 
     def _run(
         self,
@@ -166,11 +169,12 @@ class Task:
         stop: Callable[[], bool] | None,
         progress: Progress,
         spare: Callable[[], int] | None,
+        put_back: Callable[[], bool] | None,
     ) -> Reply:
         place = self.place(rank)
         levels.enter(place, spare)
         options.inherit(self._inherited(place))
-        context.enter(self.variables)
+        context.enter(self.variables, apart=put_back is not None)
         columns, size = chunk.columns, chunk.size
         call = self._callable(chunk.start)
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
@@ -178,6 +182,7 @@ class Task:
         values, raised, mark = progress.values, progress.raised, progress.mark
         budget = BUDGET if mark is None else FLUSH
         begin, weight = time.perf_counter(), 0
+        looked = begin
         # A look at the clock for each item; in a large chunk, whose items are short, for a few.
         batch = 1 if mark is not None or self.alters else max(1, size // UNCHECKED)
         around = contextvars.copy_context()
@@ -198,8 +203,13 @@ class Task:
                         break
                 if not self.alters and _differ(own, around):
                     self.alters, batch = True, 1
-                if time.perf_counter() - begin > budget or (stop is not None and stop()):
+                now = time.perf_counter()
+                if now - begin > budget or (stop is not None and stop()):
                     break
+                if put_back is not None and (self.alters or now - looked > LOOK):
+                    looked = now
+                    if put_back():
+                        self.alters, batch = True, 1
                 if batch == 1:  # large results go one after the other
                     nbytes = getattr(values[-1], "nbytes", 0)
                     weight += nbytes if type(nbytes) is int else 0

@@ -61,8 +61,9 @@ class Handle(WorkerState):
                 self.sharing = True
             environment = None
             if self.environment is not call.environment and self.environment != call.environment:
+                if call.environment is not None and self.environment is not None:
+                    environment = call.environment.since(self.environment)
                 self.environment = call.environment
-                environment = tuple(call.environment or ())
             state = tasks.for_worker(call.task, self, fds)
             self._send(
                 Run(
