@@ -296,9 +296,13 @@ def change(changes: Changes | None) -> None:
     _modules = len(sys.modules)
 
 
-def altered() -> bool:
-    """Whether the item that runs has set what other workers would not know of."""
-    return not _look(_standing, _MARK)[1].keys() <= _TOLERATED
+def altered(*, filters: bool = False) -> bool:
+    """Whether the item that runs has set what other workers would not know of.
+
+    Those of warnings and log records count if they are asked for.
+    """
+    found = _look(_standing, _MARK)[1].keys()
+    return bool(found) if filters else not found <= _TOLERATED
 
 
 # A library may make its own calls within `catch_warnings`; they are to be helped nevertheless.

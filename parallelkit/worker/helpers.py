@@ -223,6 +223,7 @@ class Link:
         """Wait until something may have come for `inner`; run others' chunks meanwhile."""
         spare = False
         main = threading.current_thread() is threading.main_thread()
+        main = main and not altered(filters=True)  # or others' chunks would undo that
         try:
             while not (inner.answers or inner.failed or self._closed):
                 self.seek(inner)

@@ -260,7 +260,7 @@ class Worker:
             elif kind is NestedReply:
                 self.link.answered(message)
 
-    def _chunk(self, order: Run) -> None:  # noqa: C901, PLR0912 - the one way of a chunk
+    def _chunk(self, order: Run) -> None:  # noqa: C901, PLR0912, PLR0915 - the one way of a chunk
         begin = time.perf_counter()
         lost = False
         opened = 0 if self.link is None else self.link.opened

@@ -32,7 +32,7 @@ class _Watched(random.Random):
     """
 
     @property
-    def gauss_next(self) -> float | None:  # type: ignore[override]
+    def gauss_next(self) -> float | None:
         """A value that `random.gauss` has in store."""
         return self.__dict__.get("in_store")
 

@@ -162,7 +162,7 @@ class Task:
         apart = contextvars.copy_context()
         return apart.run(self._run, chunk, rank, stop, progress or Progress(), spare, put_back)
 
-    def _run(
+    def _run(  # noqa: C901 - the one loop over items
         self,
         chunk: Chunk,
         rank: int,

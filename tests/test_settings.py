@@ -1,0 +1,236 @@
+"""What the caller has set for its process holds in items, and what items set does not outlast their call."""
+
+import contextlib
+import decimal
+import importlib
+import locale
+import logging
+import os
+import random
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+from helpers import increment
+
+# ---- settings of the caller ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def in_tokyo():
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+    try:
+        yield
+    finally:
+        del os.environ["TZ"]
+        if before is not None:
+            os.environ["TZ"] = before
+        time.tzset()
+
+
+@contextlib.contextmanager
+def setting(setter, value, before):
+    setter(value)
+    try:
+        yield
+    finally:
+        setter(before)
+
+
+@contextlib.contextmanager
+def c_locale():
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        yield locale.setlocale(locale.LC_ALL, "C")
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
+
+
+def divided(x):
+    try:
+        return str(np.float64(x) / np.float64(0))
+    except FloatingPointError:
+        return "raised"
+
+
+SETTINGS = {
+    "decimal": (lambda: decimal.localcontext(prec=50), lambda x: str(decimal.Decimal(x) / 3)),
+    "errstate": (lambda: np.errstate(all="raise"), divided),
+    "zone": (in_tokyo, lambda x: time.strftime("%H %Z", time.localtime(x))),
+    "recursion": (
+        lambda: setting(sys.setrecursionlimit, 12345, sys.getrecursionlimit()),
+        lambda _: sys.getrecursionlimit(),
+    ),
+    "digits": (
+        lambda: setting(sys.set_int_max_str_digits, 0, sys.get_int_max_str_digits()),
+        lambda x: len(str(x + 10**5000)),
+    ),
+    "locale": (c_locale, lambda _: locale.setlocale(locale.LC_ALL)),
+    "umask": (lambda: setting(os.umask, 0o77, 0o22), lambda _: os.umask(0o77)),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
+def test_settings_of_the_caller(pool, name):
+    """They hold in workers that are warm, as long as they do in the caller."""
+    enter, ask = SETTINGS[name]
+    own = pool()
+    own.map(increment, range(4))
+    with enter():
+        expected = ask(1)
+        assert own.map(ask, [1, 1]) == [expected, expected]
+    if name not in ("digits", "umask"):
+        expected = ask(1)
+        assert own.map(ask, [1, 1]) == [expected, expected]
+
+
+# ---- what items leave behind ----------------------------------------------------------------------
+
+
+def look(_):
+    return (
+        os.getcwd(),
+        os.environ.get("LEFT"),
+        list(sys.path),
+        logging.getLogger("tests.settings").level,
+        [f[:1] + f[2:3] for f in warnings.filters],
+        decimal.getcontext().prec,
+        os.umask(0o22),
+    )
+
+
+def leave(_, folder):
+    os.chdir(folder)
+    os.environ["LEFT"] = "x"
+    sys.path.insert(0, folder)
+    logging.getLogger("tests.settings").setLevel(3)
+    warnings.simplefilter("ignore", ResourceWarning)
+    decimal.getcontext().prec = 3
+    os.umask(0o77)
+    random.seed(0)
+    np.random.seed(0)
+
+
+def draw(_):
+    return random.random(), np.random.random()
+
+
+def test_what_items_set_is_gone_with_the_next_call(process_pool, tmp_path):
+    """Each call finds the caller's folder, environment and so on, and draws that differ."""
+    own = process_pool(chunksize=1)
+    expected = look(0)
+    own.map(leave, range(4), folder=str(tmp_path))
+    assert own.map(look, range(4)) == [expected] * 4
+    own.map(leave, range(4), folder=str(tmp_path))
+    draws = own.map(draw, range(4))
+    assert len({d[0] for d in draws}) == len({d[1] for d in draws}) == 4
+
+
+def test_an_item_after_another(process_pool, tmp_path):
+    """What an item sets is gone for the next one in the same worker too."""
+
+    def visit(x, folder):
+        before = os.getcwd()
+        os.chdir(folder)
+        time.sleep(0.002)
+        return before
+
+    seen = process_pool(workers=1, chunksize=4).map(visit, range(4), folder=str(tmp_path))
+    assert seen == [os.getcwd()] * 4
+
+
+def test_what_the_initializer_sets_stays(process_pool, tmp_path, monkeypatch):
+    """It is the worker's own until the caller changes the same thing."""
+
+    def begin(folder):
+        os.chdir(folder)
+        os.environ["OWN"] = os.environ["LEFT"] = "initializer"
+        np.seterr(all="raise")
+
+    def ask(_):
+        return os.getcwd(), os.environ.get("OWN"), os.environ.get("LEFT"), divided(1.0)
+
+    own = process_pool(initializer=begin, initargs=(str(tmp_path),))
+    for _ in range(2):
+        assert own.map(ask, [0]) == [(str(tmp_path), "initializer", "initializer", "raised")]
+    monkeypatch.setenv("LEFT", "caller")
+    assert own.map(ask, [0]) == [(str(tmp_path), "initializer", "caller", "raised")]
+
+
+# ---- filters and records ---------------------------------------------------------------------------
+
+
+class OwnWarning(UserWarning):
+    def __init__(self, text, code):
+        super().__init__(text)
+        self.code = code
+
+
+def warn(_):
+    warnings.warn(OwnWarning("own", 7), stacklevel=1)
+
+
+def test_error_for_a_category_raises_in_the_item(pool):
+    """Also for one of a module that workers have not loaded when the filter comes to them."""
+
+    def late(_):
+        from wsgiref.validate import WSGIWarning
+
+        warnings.warn("late", WSGIWarning, stacklevel=1)
+
+    for function, category in (
+        (warn, OwnWarning),
+        (late, importlib.import_module("wsgiref.validate").WSGIWarning),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", category)
+            with pytest.raises(category):
+                pool().map(function, [1])
+
+
+def test_default_shows_once_in_each_catch_warnings(pool):
+    """Whatever workers have shown before; a warning arrives with what it carries."""
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            pool(chunksize=1).map(warn, range(4))
+        assert [(type(w.message), str(w.message), w.message.code) for w in caught] == [
+            (OwnWarning, "own", 7)
+        ]
+
+
+class Talkative(logging.Logger):
+    def trace(self, text):
+        self.log(5, text)
+
+
+def test_records_have_the_fields_names_and_classes_of_the_caller(pool, caplog):
+    """Extra fields that travel, names of levels, loggers of a class of the script."""
+
+    def speak(x):
+        log = logging.getLogger("tests.talkative")
+        log.warning("item %s", x, extra={"context": {"run": [x]}})
+        log.trace("fine")
+
+    before = logging.getLoggerClass()
+    logging.setLoggerClass(Talkative)
+    logging.addLevelName(5, "TRACE")
+    try:
+        logging.getLogger("tests.talkative")
+        with caplog.at_level(1):
+            pool().map(speak, [1])
+    finally:
+        logging.setLoggerClass(before)
+        logging.addLevelName(5, "Level 5")
+    records = [r for r in caplog.records if r.name == "tests.talkative"]
+    assert [(r.levelname, r.getMessage()) for r in records] == [
+        ("WARNING", "item 1"),
+        ("TRACE", "fine"),
+    ]
+    assert records[0].context == {"run": [1]}
+    assert records[0].args == (1,)
