@@ -62,8 +62,9 @@ def _key(name: str) -> Any:
     return name if _raw_environment is os.environ else os.environ.encodekey(name)
 
 
-# How many threads numerical libraries may use is set in each worker by its share.
-_NOT_SHARED = frozenset(map(_key, blas.VARIABLES))
+# How many threads numerical libraries may use is set in each worker by its share; the last one is
+# set by threadpoolctl, which does that.
+_NOT_SHARED = frozenset(map(_key, (*blas.VARIABLES, "KMP_DUPLICATE_LIB_OK")))
 _TZ = _key("TZ")
 
 

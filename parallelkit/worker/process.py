@@ -291,8 +291,8 @@ class Worker:
                 self.running = None
                 self._send_error(Unreadable, order.number, error)
                 return
-            environment.keep_imported()
             self.runtime.stand(task, order.rank)
+            environment.keep_imported()
             self._run(task, order, columns, watch, begin)
         except Interrupted:
             self.connection.send(Skipped(order.number))
