@@ -8,3 +8,4 @@ START_METHODS = [
 PROCESSES = {f"process-{m}": {"backend": "process", "start_method": m} for m in START_METHODS}
 CONCURRENT = {**PROCESSES, "thread": {"backend": "thread"}}
 BACKENDS = {**CONCURRENT, "serial": {"backend": "serial"}}
+OTHER_START_METHODS = list(PROCESSES)[1:]  # for cases that do not depend on it

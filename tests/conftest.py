@@ -13,7 +13,7 @@ from pathlib import Path
 import helpers
 import psutil
 import pytest
-from backends import BACKENDS, CONCURRENT, PROCESSES, START_METHODS
+from backends import BACKENDS, CONCURRENT, OTHER_START_METHODS, PROCESSES, START_METHODS
 from hypothesis import settings
 from running import run_script
 
@@ -45,21 +45,34 @@ def _factory(options):
         )
 
 
-@pytest.fixture(params=BACKENDS)
+def pytest_generate_tests(metafunc):
+    """Each case runs once for each thing that can differ.
+
+    A module whose cases have nothing to do with how processes start says ONE_START_METHOD = True.
+    """
+    here = {"pool": BACKENDS, "concurrent_pool": CONCURRENT, "process_pool": PROCESSES}
+    for fixture in here.keys() & set(metafunc.fixturenames):
+        names = list(here[fixture])
+        if getattr(metafunc.module, "ONE_START_METHOD", False):
+            names = [name for name in names if name not in OTHER_START_METHODS]
+        metafunc.parametrize(fixture, names, indirect=True)
+
+
+@pytest.fixture
 def pool(request):
     """Pools on every backend and start method."""
     with _factory(BACKENDS[request.param]) as make:
         yield make
 
 
-@pytest.fixture(params=CONCURRENT)
+@pytest.fixture
 def concurrent_pool(request):
     """Pools that run two items at a time."""
     with _factory(CONCURRENT[request.param]) as make:
         yield make
 
 
-@pytest.fixture(params=PROCESSES)
+@pytest.fixture
 def process_pool(request):
     """Pools of processes, under each start method."""
     with _factory(PROCESSES[request.param]) as make:

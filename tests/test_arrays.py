@@ -14,6 +14,8 @@ from helpers import ended, identity, meet, wait_until
 
 import parallelkit as pk
 
+ONE_START_METHOD = True
+
 LARGE = 20_000  # elements that are more than a message holds
 PAIR = np.dtype([("name", "U5"), ("place", "<f8", (2,))])
 

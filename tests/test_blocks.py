@@ -9,6 +9,8 @@ from helpers import increment
 import parallelkit as pk
 from parallelkit import blocks as made_of
 
+ONE_START_METHOD = True
+
 
 @pytest.fixture
 def configured(pool):

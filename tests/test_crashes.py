@@ -12,6 +12,8 @@ from helpers import PlainError, increment
 
 import parallelkit as pk
 
+ONE_START_METHOD = True
+
 ITEMS = 5
 TIMEOUT = 0.2  # seconds, for what hangs
 

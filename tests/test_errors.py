@@ -28,6 +28,8 @@ from helpers import (
 
 import parallelkit as pk
 
+ONE_START_METHOD = True
+
 
 def by_submit(own, function, items):
     return [task.result(60) for task in [own.submit(function, item) for item in items]]

@@ -13,6 +13,8 @@ from helpers import add, add_all, describe, identity, increment, pid, record
 
 import parallelkit as pk
 
+ONE_START_METHOD = True
+
 
 class OldSequence:
     """An iterable of the oldest protocol: __getitem__ and nothing else."""

@@ -9,6 +9,8 @@ import threading
 import pytest
 from helpers import fail_on, hold_at, identity, increment, meet, record, wait_for
 
+ONE_START_METHOD = True
+
 LAZY = ("imap", "uimap")
 WORKERS = 2
 BIGGEST_CHUNK = 8192

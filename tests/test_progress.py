@@ -9,6 +9,8 @@ from helpers import add, divide, fail_on, identity, increment
 
 import parallelkit as pk
 
+ONE_START_METHOD = True
+
 
 @pytest.fixture
 def bar():

@@ -11,6 +11,8 @@ import warnings
 import pytest
 from helpers import increment
 
+ONE_START_METHOD = True
+
 LOG = logging.getLogger("tests.telling")
 USER = contextvars.ContextVar("user", default="nobody")
 

@@ -25,6 +25,8 @@ from helpers import (
 import parallelkit as pk
 from parallelkit.transport.channel import Channel
 
+ONE_START_METHOD = True
+
 
 def told(error):
     """All that a user sees of an error: its message and its notes."""
