@@ -97,6 +97,18 @@ def test_a_dead_worker_costs_what_it_had_begun(begun, started):
     assert isinstance(call.inbox[0].lost.reason, pk.WorkerDied)
 
 
+def test_an_item_that_waits_is_lost_with_the_chunk_that_runs_meanwhile():
+    """A chunk of another worker's call kills the worker: the item that waited below it had begun too."""
+    office = Office(1)
+    call = office.call()
+    worker, _ = office.send(call)
+    _, meanwhile = office.send(call, 1, depth=3)
+    office.send(call, 2, depth=3)
+    worker.words[CHUNK_BEGUN] = meanwhile.number
+    office.scheduler.died(worker, "gone")
+    assert [answer.lost.started for answer in call.inbox] == [True, True, False]
+
+
 def test_what_was_answered_is_not_lost_with_the_worker():
     """A worker dies in the middle of a chunk that it answers in parts."""
     office = Office(1)

@@ -94,14 +94,18 @@ class Scheduler:
                 return []
             worker.dead = True
             self.workers.remove(worker)
-            begun = worker.words[CHUNK_BEGUN]
+            begun = worker.ticket(worker.words[CHUNK_BEGUN])
+            # Chunks are begun in the order in which they came; what came before the one that was
+            # running, and is not answered, waits in an item.
+            running = begun is not None
             out: list[Instruction] = []
             for ticket in worker.tickets:
                 ticket.call.tickets -= 1
                 if self.closed:
                     continue  # the call fails as a whole
                 rest = ticket.chunk.part(ticket.done, ticket.chunk.size)
-                started = ticket.number == begun or ticket.done > 0 or ticket.waits
+                started = running or ticket.done > 0 or ticket.waits
+                running = running and ticket is not begun
                 if worker.given_up:  # on behalf of another call: this one is not to blame
                     started = False
                 if started:
