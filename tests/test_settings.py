@@ -7,13 +7,22 @@ import locale
 import logging
 import os
 import random
+import subprocess
 import sys
 import time
+import types
 import warnings
+from multiprocessing import shared_memory
 
 import numpy as np
+import psutil
 import pytest
-from helpers import increment
+from helpers import increment, wait_until
+from running import run_script
+
+import parallelkit as pk
+from parallelkit import options
+from parallelkit.backends import processes
 
 # ---- settings of the caller ----------------------------------------------------------------------
 
@@ -234,3 +243,83 @@ def test_records_have_the_fields_names_and_classes_of_the_caller(pool, caplog):
     ]
     assert records[0].context == {"run": [1]}
     assert records[0].args == (1,)
+
+
+# ---- what is the caller's ------------------------------------------------------------------------
+
+
+def attach(_, name):
+    block = shared_memory.SharedMemory(name=name)
+    value = block.buf[0]
+    block.close()
+    return value
+
+
+def test_shared_memory_outlives_workers(process_pool):
+    """A `SharedMemory` of the caller that items have attached is there after their workers have ended."""
+    block = shared_memory.SharedMemory(create=True, size=10)
+    block.buf[0] = 7
+    own = process_pool(tasks_per_worker=1, chunksize=1)
+    assert own.map(attach, range(4), name=block.name) == [7] * 4
+    pk.shutdown()
+    assert attach(0, block.name) == 7
+    block.close()
+    block.unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are found by /proc")
+def test_nothing_is_left_of_a_killed_caller(tmp_path):
+    """What items have started ends when their caller is killed."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import subprocess, sys\nimport parallelkit as pk\n"
+        "def start(x):\n"
+        "    child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "    print(child.pid, flush=True)\n"
+        "    child.wait()\n"
+        "pk.Pool(2).map(start, [1])\n"
+    )
+    caller = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(caller.stdout.readline()))
+    caller.kill()
+    caller.communicate()
+    wait_until(lambda: _is_gone(child), "the end of what the item has started")
+
+
+def _is_gone(process):
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+NO_ZOMBIES = """
+import ctypes, json, os, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1)  # orphans come to this process
+ended = subprocess.run([sys.executable, "-c", "import parallelkit as pk; pk.Pool(2, start_method='METHOD').map(abs, [1, 2])"])
+left = []
+try:
+    while True:
+        left.append(os.waitpid(-1, 0))
+except ChildProcessError:
+    print(json.dumps([ended.returncode, left]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a subreaper is Linux's")
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+def test_no_zombies_at_the_end_of_a_script(method):
+    """Whoever has started a process waits for it: none is left for init to reap."""
+    assert run_script(["-"], NO_ZOMBIES.replace("METHOD", method)).values == [[0, []]]
+
+
+@pytest.mark.parametrize(
+    ("module", "asked"),
+    [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")],
+)
+def test_processes_under_monkey_patches(monkeypatch, module, asked):
+    """gevent and eventlet replace what processes are waited for with: an error says what to use."""
+    patches = types.SimpleNamespace(**{asked: lambda _: True})
+    monkeypatch.setitem(sys.modules, module, patches)
+    with pytest.raises(pk.ParallelError, match="use backend='thread'"):
+        processes.prepare(options.Options())

@@ -14,7 +14,7 @@ from typing import Any
 
 from .host import cpu_count
 
-__all__ = ["granted"]
+__all__ = ["granted", "green"]
 
 _RAY_WORKER = 1  # ray's WORKER_MODE; a driver has another one
 _COUNTED_FOR = 1.0  # seconds; pools start their workers one by one
@@ -111,3 +111,14 @@ def _command(pid: str) -> bytes:
             return re.sub(rb"\d+", b"", file.read())
     except OSError:  # it has ended meanwhile
         return b""
+
+
+def green() -> str | None:
+    """Name of the library that has made greenlets of this process's threads, if one has."""
+    patches = sys.modules.get("gevent.monkey")
+    if patches is not None and patches.is_module_patched("threading"):
+        return "gevent"
+    patches = sys.modules.get("eventlet.patcher")
+    if patches is not None and patches.is_monkey_patched("thread"):
+        return "eventlet"
+    return None

@@ -86,6 +86,7 @@ class Surroundings(NamedTuple):
     locale: str
     printing: tuple[bool, ...]  # whether stdout, and stderr, go by way of the parent
     key: bytes | None  # of the processes of `multiprocessing`
+    tracker: tuple[int, int] | None  # its resource tracker: descriptor of which process
 
     def since(self, before: Surroundings) -> Changes:
         """What has changed since another one."""
@@ -165,7 +166,11 @@ def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901 - one 
 
 
 _NOTHING = _Seen(
-    Surroundings(None, [], {}, (None,), {}, {}, {}, [], 0, 0, -1, -1, "", (), None), {}, [], [], ()
+    Surroundings(None, [], {}, (None,), {}, {}, {}, [], 0, 0, -1, -1, "", (), None, None),
+    {},
+    [],
+    [],
+    (),
 )
 
 
@@ -210,11 +215,19 @@ def current() -> Surroundings:
     printed = printing.by_parent()
     standard = sys.modules.get("multiprocessing.process")  # a Manager has imported it
     key = None if standard is None else standard.current_process().authkey
-    if printed != now.printing or key != now.key:
+    tracker = _tracker()
+    if (printed, key, tracker) != (now.printing, now.key, now.tracker):
         told = None if key is None else bytes(key)
-        seen = seen._replace(surroundings=now._replace(printing=printed, key=told))
+        now = now._replace(printing=printed, key=told, tracker=tracker)
+        seen = seen._replace(surroundings=now)
     _seen = seen
     return seen.surroundings
+
+
+def _tracker() -> tuple[int, int] | None:
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    fd = getattr(getattr(module, "_resource_tracker", None), "_fd", None)
+    return None if fd is None else (os.getpid(), fd)
 
 
 # --- the worker's side ---------------------------------------------------------------------------
@@ -369,6 +382,18 @@ def _enter_key(key: bytes | None) -> None:
         multiprocessing.current_process().authkey = key
 
 
+def _enter_tracker(tracker: tuple[int, int] | None) -> None:
+    """Use the resource tracker of the caller.
+
+    One of the worker's own would unlink the caller's `SharedMemory`, once attached, at its end.
+    """
+    if tracker is not None:
+        from multiprocessing import resource_tracker
+
+        fd = os.open("/proc/{}/fd/{}".format(*tracker), os.O_WRONLY)  # Linux; see `_enter`
+        resource_tracker._resource_tracker._fd = fd  # type: ignore[attr-defined] # noqa: SLF001
+
+
 def _enter_folder(folder: str | None) -> None:
     if folder is not None:
         os.chdir(folder)  # if it is removed meanwhile, the function will tell if it needs it
@@ -388,5 +413,6 @@ _ENTER: dict[str, Callable[[Any], object]] = {
     "locale": lambda name: _locale.setlocale(_locale.LC_ALL, name),
     "printing": printing.set_by_parent,
     "key": _enter_key,
+    "tracker": _enter_tracker,
     "folder": _enter_folder,
 }

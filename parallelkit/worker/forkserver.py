@@ -20,12 +20,15 @@ import select
 import signal
 import socket
 import struct
+import time
 from contextlib import suppress
 
 from . import bootstrap as birth
+from .ending import kill_with_children
 
 __all__ = ["main"]
 
+_PATIENCE = 1.0  # seconds for workers that have been killed to end
 _NUMBER = struct.Struct("q")  # as the popen classes of multiprocess read it
 
 
@@ -66,6 +69,7 @@ class _Server:
             if self._requests.fileno() in ready:
                 byte, fds, _, _ = socket.recv_fds(self._requests, 1, 2)
                 if not byte:
+                    self._end()
                     return None
                 if self._fork(fds) == 0:
                     signal.set_wakeup_fd(-1)
@@ -89,6 +93,18 @@ class _Server:
         for fd in fds:
             os.close(fd)
         return pid
+
+    def _end(self) -> None:
+        """End the workers that are left with what their items have started, and wait for them.
+
+        So nothing is left for the system's init to reap, which a container may not have.
+        """
+        for worker in self._reports:
+            kill_with_children(worker)
+        deadline = time.monotonic() + _PATIENCE
+        while self._reports and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(0.001)
 
     def _reap(self) -> None:
         """Tell the exit codes of workers that have ended."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from ...errors import ParallelError
+from ...place.foreign import green
 from ...place.host import default_start_method
 
 if TYPE_CHECKING:
@@ -16,6 +18,11 @@ __all__ = ["pool_for", "prepare", "shutdown"]
 
 def prepare(options: Options) -> None:
     """Start a fork server, which has imports of its own to make, and import pathos meanwhile."""
+    if (library := green()) is not None:
+        raise ParallelError(
+            f"processes do not work under the monkey patches of {library}, which replace threads "
+            "and the waiting for descriptors: use backend='thread' or backend='serial'"
+        )
     if (options.start_method or default_start_method()) == "forkserver":
         from . import forkserver
 
