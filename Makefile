@@ -5,6 +5,7 @@
 # make test-oldest, test-newest
 #             types and the core's tests with the oldest packages that pyproject.toml admits, and
 #             under the newest Python with the newest packages (a minute or two each)
+# make fuzz   random programs and arrays beside what they must give, for ten minutes each (FUZZ=seconds)
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
 #             the tests that others have written for what we stand in for
@@ -17,7 +18,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -48,6 +49,12 @@ test-newest:
 	$(MAKE) VENV=.venv-newest PYTHON=$(NEWEST) .venv-newest/.installed-test
 	.venv-newest/bin/mypy
 	.venv-newest/bin/python -m pytest -q $(CORE)
+
+FUZZ ?= 600
+fuzz: $(VENV)/.installed-test
+	$(BIN)/python tests/test_fuzz_arrays.py $(FUZZ)
+	end=$$(($$(date +%s) + $(FUZZ))); while [ $$(date +%s) -lt $$end ]; do \
+	    $(BIN)/python -m pytest -qx --hypothesis-profile=fuzz tests/test_fuzz.py || exit 1; done
 
 coverage: $(VENV)/.installed-test
 	$(BIN)/coverage erase

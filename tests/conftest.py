@@ -22,6 +22,7 @@ import parallelkit as pk
 # The same examples in every run: a suite that is red now and then is red for nobody.
 settings.register_profile("contract", derandomize=True, database=None, deadline=None)
 settings.load_profile("contract")
+settings.register_profile("fuzz", database=None, deadline=None)  # other ones each time: `make fuzz`
 
 # A shell has what it runs in the background ignore Ctrl-C, and so would all that is started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,6 +11,7 @@ large, of a type like ``numpy.matrix``    its buffer, apart, with the type
 on memory of :func:`parallelkit.share`    the name of the memory; the descriptor goes beside it
 on a file (``numpy.memmap``)              path, mode and offset
 views of one small array in a task        as the large ones do, so that they stay one memory
+small, of what numpy has no buffer for    its elements, with dtype, strides and the read-only flag
 ========================================  =====================================================
 
 Buffers that overlap in memory are laid out so in the segment too (see `segments`): that is how
@@ -34,6 +35,7 @@ from .shared import FileMap, Shared, attach, byte_bounds, home, open_file
 __all__ = ["ArrayPickler", "bounds", "stacked"]
 
 PLAIN = "biufcmMSUV"  # kinds of dtypes whose elements are all in the buffer
+EXPORTED = "biufcSU"  # those of which numpy makes a buffer in every case, unless they have fields
 GAPS = 1.25  # a view that spans no more than so many times its own size crosses with its gaps
 MOST_GAPS = 64  # the same for one that overlaps with another buffer of the pickle
 
@@ -81,7 +83,9 @@ class ArrayPickler(ByValuePickler):
         """Reduce arrays where it pays or matters; leave all else to the base class."""
         if isinstance(obj, np.ndarray):
             if self._simple and obj.base is None and type(obj) is np.ndarray:
-                return NotImplemented if obj.dtype.kind not in "mM" else self._array(obj)
+                dtype = obj.dtype
+                if dtype.kind in EXPORTED and dtype.fields is None and obj.flags.forc and obj.size:
+                    return NotImplemented
             return self._array(obj)
         if type(obj) is Shared:
             self.shared.append(obj)
@@ -108,26 +112,33 @@ class ArrayPickler(ByValuePickler):
                 return reduced
         kind = type(array)
         dtype = array.dtype
-        if dtype.kind not in PLAIN or dtype.hasobject or not array.size:
+        if dtype.kind not in PLAIN or dtype.hasobject:
             return NotImplemented
         if kind is not np.ndarray and not _pickles_as_ndarray(kind):
-            if kind is np.ma.MaskedArray and array.nbytes >= self._max_nbytes:
+            if kind is np.ma.MaskedArray and (
+                array.nbytes >= self._max_nbytes or not dtype.isnative
+            ):
                 return _masked_parts(array)
             return NotImplemented
-        if self._count:
+        if self._count and array.size:
             owner = id(_owner(array))
             self.owners[owner] = self.owners.get(owner, 0) + 1
         apart = bool(self._together) and id(_owner(array)) in (self._together or ())
-        contiguous = array.flags.forc
-        if not apart and array.nbytes < self._max_nbytes:
-            if not (array.flags.writeable and dtype.isnative) and not (
-                contiguous and kind is np.ndarray
-            ):  # numpy would make it writable, and its byte order the machine's
-                return _retype, (kind, _compact(array))
-            return NotImplemented
-        if contiguous and kind is np.ndarray and dtype.kind not in "mM" and not apart:
-            return NotImplemented
-        return self._by_span(array)
+        flags = array.flags
+        # What numpy makes a buffer of keeps all; else it would arrive writable, in the machine's
+        # byte order.
+        exported = (
+            kind is np.ndarray
+            and flags.forc
+            and dtype.kind in EXPORTED
+            and dtype.fields is None
+            and array.size > 0
+        )
+        if not array.nbytes or (not apart and array.nbytes < self._max_nbytes):
+            if exported or (flags.writeable and dtype.isnative):
+                return NotImplemented
+            return _in_pickle(array)
+        return NotImplemented if exported and not apart else self._by_span(array)
 
     def _by_span(self, array: Array) -> Any:
         low, high = byte_bounds(array)
@@ -190,6 +201,16 @@ class _Kept:
         return False
 
 
+def _in_pickle(array: Array) -> Any:
+    """Reduce an array to its elements, as they lie in memory but without gaps."""
+    elements = np.array(array, order="K", subok=False)
+    strides = elements.strides
+    inwards = sorted(range(elements.ndim), key=lambda axis: -strides[axis])
+    data = elements.transpose(inwards).tobytes()
+    kept = bytearray(data) if array.flags.writeable else data
+    return _from_bytes, (type(array), kept, array.dtype, array.shape, strides)
+
+
 # --- many small arrays ----------------------------------------------------------------------------
 
 MANY = 8
@@ -216,11 +237,13 @@ def stacked(column: Any) -> Any:
     if type(column) not in (list, tuple) or len(column) < MANY or type(column[0]) is not np.ndarray:
         return column
     dtype, shape = column[0].dtype, column[0].shape
-    if dtype.kind not in "biufc" or not dtype.isnative or not 0 < column[0].nbytes <= SMALL:
+    if not _is_simple(dtype) or not 0 < column[0].nbytes <= SMALL:
         return column
     bases: dict[int, Array] = {}
     for array in column:
-        if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+        if type(array) is not np.ndarray or array.shape != shape:
+            return column
+        if array.dtype is not dtype and not (array.dtype == dtype and _is_simple(array.dtype)):
             return column
         if not array.flags.carray:
             return column
@@ -231,6 +254,13 @@ def stacked(column: Any) -> Any:
     if any(isinstance(home(array), mmap.mmap) for array in bases.values()):
         return column
     return _Stack(np.concatenate(column).reshape(len(column), *shape))
+
+
+def _is_simple(dtype: np.dtype[Any]) -> bool:
+    """Whether numpy's joining keeps all of it: fields, metadata and byte order would be lost."""
+    return (
+        dtype.kind in "biufc" and dtype.isnative and dtype.fields is None and dtype.metadata is None
+    )
 
 
 def _unstack(array: Array) -> list[Array]:
@@ -282,10 +312,15 @@ def _from_memory(
     return array
 
 
-def _retype(kind: type[Array], array: Array) -> Array:
-    if kind is np.ndarray:
-        return array
-    return np.ndarray.__new__(kind, array.shape, array.dtype, array, 0, array.strides)
+def _from_bytes(
+    kind: type[Array],
+    data: bytes | bytearray,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+) -> Array:
+    """Make an array on bytes of its own; it is read-only where they are."""
+    return np.ndarray.__new__(kind, shape, dtype, data, 0, strides)
 
 
 def _masked_parts(array: Any) -> Any:

@@ -24,6 +24,7 @@ __all__ = ["Pickled", "dumps", "loads", "portable", "refusal"]
 
 FEW = 8  # values of a column, or columns
 SHORT = 1024  # characters
+FRAME = 1 << 16  # from this size on the pickler writes an object itself, not a copy of its bytes
 _PLAIN = frozenset({int, float, bool, type(None), str})
 
 
@@ -63,7 +64,7 @@ def dumps(obj: object, max_nbytes: int = 1 << 16, together: bool = False) -> Pic
         buffers.append(view)
         return False
 
-    ByValuePickler(_Sink(pieces.append), keep).dump(obj)
+    ByValuePickler(_Sink(pieces, max_nbytes), keep).dump(obj)
     return Pickled(pieces, buffers)
 
 
@@ -89,12 +90,12 @@ def _dumps_with_arrays(obj: object, max_nbytes: int, together: bool) -> Pickled:
     if type(obj) is tuple and not together:  # columns of arguments, or results
         obj = tuple([stacked(part) for part in obj])
     pieces: list[bytes] = []
-    pickler = ArrayPickler(_Sink(pieces.append), max_nbytes, count=together)
+    pickler = ArrayPickler(_Sink(pieces, max_nbytes), max_nbytes, count=together)
     pickler.dump(obj)
     several = {owner for owner, count in pickler.owners.items() if count > 1}
     if several:
         pieces.clear()
-        pickler = ArrayPickler(_Sink(pieces.append), max_nbytes, several)
+        pickler = ArrayPickler(_Sink(pieces, max_nbytes), max_nbytes, several)
         pickler.dump(obj)
     pickler.finish()
     return Pickled(pieces, pickler.buffers, pickler.shared)
@@ -123,8 +124,15 @@ class _Sink:
 
     __slots__ = ("write",)
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
-        self.write = write
+    def __init__(self, pieces: list[bytes], max_nbytes: int) -> None:
+        self.write: Callable[[Any], None] = pieces.append
+        if max_nbytes > FRAME:  # then buffers of that size are in the pickle, and come as such
+            self.write = lambda piece: pieces.append(_raw(piece))
+
+
+def _raw(piece: Any) -> Any:
+    """Bytes of what the pickler wrote, in whatever order of memory they are."""
+    return piece.raw() if type(piece) is pickle.PickleBuffer else piece
 
 
 def portable(error: BaseException) -> BaseException:
