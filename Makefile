@@ -38,7 +38,7 @@ test: $(VENV)/.installed-test
 # Both ends of what pyproject.toml admits, in a short form: the tests of all that is built on others.
 OLDEST ?= python3.11
 NEWEST ?= python3.13
-CORE := $(patsubst %,tests/test_%.py,arrays blas blocks dropins executor facade functions joblib \
+CORE := $(patsubst %,tests/test_%.py,arrays blas blocks dropins executor facade functions fuzz_arrays joblib \
     nesting progress transport)
 
 test-oldest:

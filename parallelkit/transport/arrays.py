@@ -258,9 +258,7 @@ def stacked(column: Any) -> Any:
 
 def _is_simple(dtype: np.dtype[Any]) -> bool:
     """Whether numpy's joining keeps all of it: fields, metadata and byte order would be lost."""
-    return (
-        dtype.kind in "biufc" and dtype.isnative and dtype.fields is None and dtype.metadata is None
-    )
+    return dtype.kind in "biufc" and dtype.isnative and dtype.fields is None and not dtype.metadata
 
 
 def _unstack(array: Array) -> list[Array]:
