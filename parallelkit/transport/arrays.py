@@ -87,6 +87,8 @@ class ArrayPickler(ByValuePickler):
                 if dtype.kind in EXPORTED and dtype.fields is None and obj.flags.forc and obj.size:
                     return NotImplemented
             return self._array(obj)
+        if id(obj) in _BY_NAME:
+            return NotImplemented
         if type(obj) is Shared:
             self.shared.append(obj)
             return attach, (obj.token,)
@@ -331,6 +333,18 @@ def _masked(data: Array, mask: Array | None, fill: Any) -> Array:
     array: Any = np.ma.MaskedArray(data, np.ma.nomask if mask is None else mask, copy=False)
     array._fill_value = fill  # noqa: SLF001
     return array  # type: ignore[no-any-return]
+
+
+# Functions and classes that stand in the pickle of nearly every array. They are numpy's and ours,
+# so pickle may name them; to find that out takes longer than to pickle a small array.
+_BY_NAME = {
+    id(thing): thing
+    for thing in (
+        np.ndarray, np.dtype, np.ones(1).__reduce_ex__(5)[0], np.ones(1).__reduce__()[0],
+        np.float64(0).__reduce__()[0],
+        _from_span, _from_memory, _from_bytes, _unstack, attach, open_file,
+    )
+}  # fmt: skip
 
 
 # --- memory --------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def dumps(obj: object, max_nbytes: int = 1 << 16, together: bool = False) -> Pic
 
 
 def _is_plain(obj: object) -> bool:
-    """Whether `obj` is a few numbers and short strings, in columns of arguments or results."""
+    """Whether `obj` is columns of a few numbers, short strings, and tuples of these."""
     if type(obj) is not tuple or len(obj) > FEW:
         return False
     for column in obj:
@@ -79,8 +79,21 @@ def _is_plain(obj: object) -> bool:
                 return False
             for value in column:
                 kind = type(value)
-                if kind not in _PLAIN or (kind is str and len(value) > SHORT):
+                if kind in _PLAIN:
+                    if kind is str and len(value) > SHORT:
+                        return False
+                elif not _is_plain_row(value):
                     return False
+    return True
+
+
+def _is_plain_row(value: object) -> bool:
+    if type(value) is not tuple or len(value) > FEW:
+        return False
+    for part in value:
+        kind = type(part)
+        if kind not in _PLAIN or (kind is str and len(part) > SHORT):
+            return False
     return True
 
 
