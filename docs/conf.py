@@ -1,6 +1,13 @@
 """How the site is made: ``make docs``. Nothing is loaded from elsewhere: it can be read offline."""
 
+import dataclasses
+from pathlib import Path
+
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
 import parallelkit
+from parallelkit.options import Options
 
 project = "parallelkit"
 author = "parallelkit developers"
@@ -47,3 +54,22 @@ html_theme_options = {
     "footer_start": ["copyright"],
     "footer_end": [],
 }
+
+
+def check_names(app: Sphinx) -> None:
+    """Warn of public names that the reference lacks, and of options that their page lacks."""
+    docs = Path(app.srcdir)
+    reference = (docs / "reference" / "api.md").read_text(encoding="utf-8").split()
+    options = (docs / "options.md").read_text(encoding="utf-8")
+    log = logging.getLogger(__name__)
+    for name in parallelkit.__all__:
+        if name not in reference:
+            log.warning("reference/api.md does not list parallelkit.%s", name)
+    for field in dataclasses.fields(Options):
+        if f"`{field.name}`" not in options:
+            log.warning("options.md does not tell of the option %s", field.name)
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what is checked."""
+    app.connect("builder-inited", check_names)
