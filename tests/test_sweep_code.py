@@ -14,9 +14,9 @@ from parallelkit.sweeps.code import changes, code_of
 SCRIPT = '''
 import functools
 import math
-import helpers
+import assistants
 import numpy as np
-from helpers import clean
+from assistants import clean
 
 LIMIT = 3
 STEPS = {"first": clean, "names": ["a", "b"]}
@@ -55,13 +55,13 @@ def score(x, scale=1.0):
     import late
     total = sum(clean(v) for v in range(x) if v < LIMIT)  # of all
     model = Deeper(x)
-    return total + helpers.deep.far(x) + STEPS["first"](x) + step(x) + cached(x) + late.now(x)
+    return total + assistants.deep.far(x) + STEPS["first"](x) + step(x) + cached(x) + late.now(x)
 
 def other(x):
     return x
 '''
 HELPERS = """
-from helpers import deep
+from assistants import deep
 
 FACTOR = 2
 UNUSED = 1
@@ -91,22 +91,27 @@ def project(tmp_path, monkeypatch):
     """A project of four modules; ``project(old, new)`` is its function, with a text replaced."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    (tmp_path / "helpers").mkdir()
-    files = {"script": SCRIPT, "helpers/__init__": HELPERS, "helpers/deep": DEEP, "late": LATE}
+    (tmp_path / "assistants").mkdir()
+    files = {
+        "a_script": SCRIPT,
+        "assistants/__init__": HELPERS,
+        "assistants/deep": DEEP,
+        "late": LATE,
+    }
 
     def make(old="", new="", imported=False):
         assert not old or sum(old in text for text in files.values()) >= 1, old
         for name, text in files.items():
             (tmp_path / f"{name}.py").write_text(text.replace(old, new) if old else text)
-        for name in ("script", "helpers", "helpers.deep", "late"):
+        for name in ("a_script", "assistants", "assistants.deep", "late"):
             sys.modules.pop(name, None)
         importlib.invalidate_caches()
         if imported:
             importlib.import_module("late")
-        return importlib.import_module("script").score
+        return importlib.import_module("a_script").score
 
     yield make
-    for name in ("script", "helpers", "helpers.deep", "late"):
+    for name in ("a_script", "assistants", "assistants.deep", "late"):
         sys.modules.pop(name, None)
 
 
@@ -124,10 +129,10 @@ def changed(project, old, new):
         ("scale=1.0", "scale=2.0", ["scale (default of score())"]),
         ("LIMIT = 3", "LIMIT = 4", ["LIMIT"]),
         ('["a", "b"]', '["a", "c"]', ["STEPS"]),
-        ("x * FACTOR", "x + FACTOR", ["helpers.clean()"]),
-        ("FACTOR = 2", "FACTOR = 5", ["helpers.FACTOR"]),
-        ("return x - 1", "return x - 2", ["helpers.deep.near()"]),
-        ("return near(x)", "return near(x) + 1", ["helpers.deep.far()"]),
+        ("x * FACTOR", "x + FACTOR", ["assistants.clean()"]),
+        ("FACTOR = 2", "FACTOR = 5", ["assistants.FACTOR"]),
+        ("return x - 1", "return x - 2", ["assistants.deep.near()"]),
+        ("return near(x)", "return near(x) + 1", ["assistants.deep.far()"]),
         ("self.k * self.rate", "self.k + self.rate", ["Model.fit()"]),
         ("rate = 0.5", "rate = 0.6", ["Model.rate"]),
         ("self.k / 2", "self.k / 3", ["Deeper.half()"]),
@@ -171,8 +176,8 @@ def test_what_is_imported_by_now_does_not_matter(project):
 def test_a_file_may_move(project, tmp_path):
     """Names of files and folders do not count."""
     before = code_of(project())
-    space = {"__name__": "script"}
-    sys.modules.pop("script")
+    space = {"__name__": "a_script"}
+    sys.modules.pop("a_script")
     exec(compile(SCRIPT, "/elsewhere/script.py", "exec"), space)
     assert code_of(space["score"]).parts["score()"] == before.parts["score()"]
 

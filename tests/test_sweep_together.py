@@ -281,27 +281,29 @@ def test_models_are_files_by_choice(tmp_path):
 
 def test_provenance(tmp_path, monkeypatch):
     """Each run tells its values, host, versions, commit and command."""
-    (tmp_path / "script.py").write_text(
+    (tmp_path / "its_script.py").write_text(
         "import numpy as np\n\ndef f(x, **more):\n    return np.abs(x)\n"
     )
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=n@example.org"]
-    for words in (["init", "-q"], ["add", "script.py"], ["commit", "-qm", "first"]):
+    for words in (["init", "-q"], ["add", "its_script.py"], ["commit", "-qm", "first"]):
         subprocess.run([*git, *words], check=True)
     monkeypatch.syspath_prepend(tmp_path)
-    import script
+    import its_script
 
     path = tmp_path / "run.db"
     frozen = {"rate": 0.5, "data": np.arange(3000), "text": "x" * 1000}
-    sweep(path, seed=3).run(script.f, pk.grid(x=[1]), **frozen)
-    (tmp_path / "script.py").write_text("# changed\n" + (tmp_path / "script.py").read_text())
-    table = sweep(path, seed=3).run(script.f, pk.grid(x=[1, 2]), **frozen)
+    sweep(path, seed=3).run(its_script.f, pk.grid(x=[1]), **frozen)
+    (tmp_path / "its_script.py").write_text(
+        "# changed\n" + (tmp_path / "its_script.py").read_text()
+    )
+    table = sweep(path, seed=3).run(its_script.f, pk.grid(x=[1, 2]), **frozen)
     first, second = table.provenance
     assert (first["rows"], second["rows"]) == (1, 1)
     assert first["frozen"]["rate"] == "0.5"
     assert first["frozen"]["data"].startswith("array int64 3000 #")
     assert first["frozen"]["text"].startswith("str of 1000 #")
     assert first["packages"]["numpy"] == np.__version__
-    assert (first["function"], first["seed"]) == ("script:f", "3")
+    assert (first["function"], first["seed"]) == ("its_script:f", "3")
     assert first["code"] == second["code"] == table.rows[0]["code"]
     assert (first["git"]["dirty"], second["git"]["dirty"]) == (False, True)
     assert len(first["git"]["commit"]) == 40
