@@ -7,6 +7,7 @@ import hungry
 import pytest
 from faults import BAD, WAYS, outcomes, tallies
 from helpers import PlainError, increment, pid
+from running import run_script
 
 import parallelkit as pk
 
@@ -209,3 +210,34 @@ def test_retry_on_too_little_memory(process_pool):
     )
     failure = own.map(hungry.allocate, range(4), nbytes=TOO_MUCH)[BAD]
     assert (type(failure.exception), failure.attempts) == (MemoryError, 3)
+
+
+# ---- descriptors -------------------------------------------------------------------------------
+
+RUN_OUT = """
+import json, os, resource
+import numpy as np
+import parallelkit as pk
+
+def large(x):
+    return np.full(300_000, float(x))
+
+pool = pk.Pool(2, chunksize=1)
+pool.map(abs, range(4))
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0) + 1, hard))
+try:
+    pool.map(large, range(8))
+    told = "nothing"
+except pk.ParallelError as error:
+    told = str(error)
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+for _ in range(3):
+    assert [array[-1] for array in pool.map(large, range(8))] == list(range(8))
+print(json.dumps("ulimit -n" in told))
+"""
+
+
+def test_descriptors_that_run_out():
+    """An error that names the limit, and a pool that works as soon as there are enough."""
+    assert run_script(["-"], RUN_OUT).values == [True]

@@ -28,12 +28,13 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ParallelError
 from .pickling import Pickled
 
 if TYPE_CHECKING:
     from .shared import Shared
 
-__all__ = ["INLINE", "Inbox", "Outbox", "Packet", "Segment", "control_block", "take_all"]
+__all__ = ["INLINE", "Inbox", "Missing", "Outbox", "Packet", "Segment", "control_block", "take_all"]
 
 INLINE = 1 << 15  # bytes that travel in the message itself
 SMALLEST = 1 << 16
@@ -242,6 +243,22 @@ def _round(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
+class Missing(ParallelError, KeyError):
+    """A segment has not arrived: the process had too many descriptors open to take its own."""
+
+    def __str__(self) -> str:
+        return (
+            "a large argument or result was lost: too many files are open in the process that was "
+            f"to take it (ulimit -n: {_most_descriptors()} at most); close some, or raise the limit"
+        )
+
+
+def _most_descriptors() -> int:
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 class Inbox:
     """Receiver's side: opens packets of one sender.
 
@@ -276,6 +293,12 @@ class Inbox:
             finally:
                 os.close(fd)
 
+    def require(self, packet: Packet) -> None:
+        """Raise :class:`Missing` where the segment of a packet has not arrived."""
+        data, number, *_ = packet
+        if data is None and number not in self._maps:
+            raise Missing
+
     def forget(self, ids: Sequence[int]) -> None:
         """Unmap segments that their owner gave up; one that is still viewed goes with its views."""
         for number in ids:
@@ -291,6 +314,7 @@ class Inbox:
             whole = memoryview(bytearray(data))
             views = [_span(whole, span) for span in spans[1:]]
             return whole[: spans[0][1]], _Buffers(views, held)
+        self.require(packet)
         memory = self._maps.pop(number) if self._private else self._maps[number]
         begin, length, _ = spans[0]
         pickled = memoryview(memory)[begin : begin + length]

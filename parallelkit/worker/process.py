@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from ..place import malloc, nesting
 from ..transport import pickling
 from ..transport.channel import Channel, Closed, Message
-from ..transport.segments import Outbox
+from ..transport.segments import Missing, Outbox
 from ..values import seeds
 from ..values.outcome import Reply
 from ..values.source import Chunk
@@ -290,6 +290,8 @@ class Worker:
             except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
                 self.running = None
                 self._send_error(Unreadable, order.number, error)
+                if isinstance(error, Missing):  # the parent will name that segment again, to this
+                    raise Closed from None  # worker: another one takes its place
                 return
             self.runtime.stand(task, order.rank)
             environment.keep_imported()

@@ -31,7 +31,7 @@ from ...place.sigint import Shield, held_here
 from ...transport import pickling
 from ...transport.channel import Closed
 from ...transport.pickling import Pickled
-from ...transport.segments import Packet
+from ...transport.segments import Missing, Packet
 from ...values.outcome import Lost
 from ...values.source import Chunk
 from ...worker import output
@@ -422,10 +422,13 @@ class Workers:
         if fds or packet[0] is None:
             try:
                 worker.inbox.adopt(packet, fds)
-            except OSError as error:
+                worker.inbox.require(packet)
+            except (OSError, Missing):
                 worker.inbox.done(packet)
-                told = f"a result could not be received ({error}); see ulimit -n"
-                lost = TransportError(told)
+                lost = TransportError(str(Missing()))
+                # It will name that segment again, without its descriptor; its successor will not.
+                worker.given_up = True
+                worker.kill()
         if released or tasks or forgotten:
             self._freed(worker, released, tasks, forgotten)
         return self.scheduler.replied(worker, number, packet, seconds, count, final, lost)
