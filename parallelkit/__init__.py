@@ -15,12 +15,21 @@ if TYPE_CHECKING:
     from .api import Pool, imap, map, parallel, run, starmap, uimap
     from .blocks import map_blocks
     from .engine.run import shutdown
-    from .errors import ParallelError, TaskTimeout, TransportError, WorkerDied
+    from .errors import (
+        ParallelError,
+        Pruned,
+        SweepInterrupted,
+        TaskTimeout,
+        TransportError,
+        WorkerDied,
+    )
     from .integrations.executor import PoolExecutor
     from .options import configure
     from .place.host import cpu_count
     from .place.nesting import nesting
     from .sweeps.grid import grid, sample
+    from .sweeps.pruning import Halving, Median
+    from .sweeps.report import report
     from .sweeps.run import Sweep, sweep
     from .sweeps.table import open_sweep
     from .transport.shared import is_shared, share, shared_empty
@@ -31,10 +40,14 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Failure": "values.outcome",
+    "Halving": "sweeps.pruning",
+    "Median": "sweeps.pruning",
     "ParallelError": "errors",
     "Pool": "api",
     "PoolExecutor": "integrations.executor",
+    "Pruned": "errors",
     "Sweep": "sweeps.run",
+    "SweepInterrupted": "errors",
     "TaskTimeout": "errors",
     "TransportError": "errors",
     "WorkerDied": "errors",
@@ -49,6 +62,7 @@ _HOME = {
     "nesting": "place.nesting",
     "open_sweep": "sweeps.table",
     "parallel": "api",
+    "report": "sweeps.report",
     "run": "api",
     "sample": "sweeps.grid",
     "share": "transport.shared",
@@ -61,10 +75,14 @@ _HOME = {
 
 __all__ = [
     "Failure",
+    "Halving",
+    "Median",
     "ParallelError",
     "Pool",
     "PoolExecutor",
+    "Pruned",
     "Sweep",
+    "SweepInterrupted",
     "TaskTimeout",
     "TransportError",
     "WorkerDied",
@@ -79,6 +97,7 @@ __all__ = [
     "nesting",
     "open_sweep",
     "parallel",
+    "report",
     "run",
     "sample",
     "share",

@@ -8,6 +8,10 @@
         ├── TaskTimeout          an item ran longer than ``timeout=`` (also a TimeoutError)
         ├── TransportError       something could not be pickled, or not be unpickled again
         └── StoreError           the file of a sweep cannot be read, written or gone on with
+    KeyboardInterrupt
+    └── SweepInterrupted         Ctrl-C ended a sweep; has the table of what is finished
+    BaseException
+    └── Pruned                   ends a point of a sweep that is not worth going on with
 
 An exception that a user's function raises arrives as what it is, with a note that names the
 item; it is never wrapped in one of these. Bad options and bad input meet the built-in
@@ -16,13 +20,17 @@ item; it is never wrapped in one of these. Bad options and bad input meet the bu
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "IN_INITIALIZER",
     "LeftBehind",
     "ParallelError",
+    "Pruned",
     "RemoteTraceback",
     "StaysHere",
     "StoreError",
+    "SweepInterrupted",
     "TaskTimeout",
     "TransportError",
     "WorkerDied",
@@ -50,6 +58,32 @@ class TransportError(ParallelError):
 
 class StoreError(ParallelError):
     """The file in which a sweep keeps its results cannot be used."""
+
+
+class SweepInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended a sweep; what was finished is stored, and in ``table``.
+
+    It is a ``KeyboardInterrupt``: a script that does not catch it ends, and so does "Run All" of a
+    notebook.
+
+    Attributes
+    ----------
+    table : Table
+        Of the points that are finished. ``table.interrupted`` is true.
+    """
+
+    def __init__(self, told: str, table: Any = None) -> None:
+        super().__init__(told)
+        self.table = table
+
+
+class Pruned(BaseException):
+    """Raised by :func:`report` in a point of a sweep that its pruner has given up.
+
+    Let it pass, and the point becomes a row with the status ``pruned``. It is no ``Exception``, so
+    that a training loop which catches those does not go on. Catch it to tidy up, and raise it
+    again; or return what there is, which then is the result of the pruned point.
+    """
 
 
 def assign(error: BaseException, **attributes: object) -> None:

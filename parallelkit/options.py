@@ -10,7 +10,7 @@ import operator
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from types import TracebackType
@@ -90,15 +90,27 @@ class Options:
 NAMES = tuple(field.name for field in fields(Options))
 
 
-def check_names(names: Mapping[str, Any]) -> None:
-    """Refuse a name that is no option, with the nearest one that is."""
+# What the same is called elsewhere.
+_ELSEWHERE = {
+    "n_jobs": "workers",
+    "nodes": "workers",
+    "processes": "workers",
+    "max_workers": "workers",
+    "desc": "progress",
+    "tqdm": "progress",
+}
+
+
+def check_names(names: Mapping[str, Any], more: Sequence[str] = ()) -> None:
+    """Refuse a name that is no option, nor one of `more`, with the nearest one that is."""
+    known = [*more, *NAMES]
     for name in names:
-        if name not in NAMES:
+        if name not in known:
             import difflib
 
-            near = difflib.get_close_matches(name, [*NAMES, "n_jobs", "nodes", "processes"], n=1)
-            near = ["workers" if n in ("n_jobs", "nodes", "processes") else n for n in near]
-            hint = f"; did you mean {near[0]!r}?" if near else f"; options are {', '.join(NAMES)}"
+            near = difflib.get_close_matches(name, [*known, *_ELSEWHERE], n=1)
+            near = [_ELSEWHERE.get(n, n) for n in near]
+            hint = f"; did you mean {near[0]!r}?" if near else f"; options are {', '.join(known)}"
             raise TypeError(f"unknown option {name!r}{hint}")
 
 

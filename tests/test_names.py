@@ -12,10 +12,14 @@ import parallelkit as pk
 
 NAMES = {
     "Failure",
+    "Halving",
+    "Median",
     "ParallelError",
     "Pool",
     "PoolExecutor",
+    "Pruned",
     "Sweep",
+    "SweepInterrupted",
     "TaskTimeout",
     "TransportError",
     "WorkerDied",
@@ -30,6 +34,7 @@ NAMES = {
     "nesting",
     "open_sweep",
     "parallel",
+    "report",
     "run",
     "sample",
     "share",

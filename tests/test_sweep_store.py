@@ -133,10 +133,11 @@ def test_ctrl_c_keeps_what_was_finished(path):
         return x
 
     options = {"name": "work", "version": 1}
+    with pytest.raises(pk.SweepInterrupted, match=r"stored in.*run the same again") as caught:
+        sweep(path, **options).run(work, pk.grid(x=range(4)), stop=True)
+    assert caught.value.table.interrupted
+    assert caught.value.table["x"] == [0, 1]
     with pytest.raises(pk.ParallelError, match="stop changed"):
-        table = sweep(path, **options).run(work, pk.grid(x=range(4)), stop=True)
-        assert table.interrupted
-        assert [r["x"] for r in table] == [0, 1]
         sweep(path, **options).run(work, pk.grid(x=range(4)), stop=False)
 
 

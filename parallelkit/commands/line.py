@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import ParallelError
@@ -33,6 +34,8 @@ values:
   depth=1:5             the whole numbers from 1 to 5, both included; 1:9:2 in steps of 2
   rate=0.1:1.0:log5     5 numbers from 0.1 to 1.0, evenly spaced by factors; lin5: by differences
   name='"5"','"a,b"'    texts that look like something else
+  layers=[64,64],[32]   lists, tuples and dicts as Python has them: two values here, and likewise in
+  layers=[[64,64],[32]] a list around all values, as in pk.grid
 
 functions:
   The module or script is imported, so what stands at its top level runs, but for what is under
@@ -80,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    except KeyboardInterrupt:
-        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"{PROGRAM}: {str(stopped) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     except sweeping.Usage as error:
         return _told(error, USAGE)
@@ -115,16 +118,16 @@ def _run(parser: argparse.ArgumentParser, given: list[str]) -> int:
         raise sweeping.Usage("name a function: package.module:function or script.py:function")
     note = json.dumps({"arguments": given, "folder": folder})
     table = sweeping.sweep(options, folder, note)
-    if table.interrupted:
-        return INTERRUPTED
     return FAILED if table.failed else OK
 
 
 def _parsed(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:
     """Arguments, where values may stand before, between and after options."""
     options, more = parser.parse_known_args(given)
-    if options.command != "sweep" or any(word.startswith("-") for word in more):
-        parser.parse_args(given)  # says what is wrong
+    unknown = [word for word in more if word.startswith("-") and word != "-"]
+    if unknown or (more and options.command != "sweep"):
+        _refuse(parser, options.command, (unknown or more)[0])
+    if options.command != "sweep":
         return options
     words = [*options.words, *more]
     options.function = words[0] if words else None
@@ -136,6 +139,26 @@ def _warned(message: Warning | str, category: type[Warning], *_: Any, **__: Any)
     """Show a warning without the line of ours at which it was given."""
     kind = "" if category is UserWarning else f"{category.__name__}: "
     print(f"{PROGRAM}: warning: {kind}{message}", file=sys.stderr)
+
+
+def _refuse(parser: argparse.ArgumentParser, name: str, word: str) -> NoReturn:
+    """Say that a command does not know a word, how it is used, and what may have been meant."""
+    command = _commands(parser)[name]
+    if not word.startswith("-"):
+        command.error(f"{word!r} is one argument too many")
+    option = word.partition("=")[0]
+    known = [one for action in command._actions for one in action.option_strings]  # noqa: SLF001 - argparse has no public way to list options
+    near = difflib.get_close_matches(option, known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}"
+    command.error(f"unknown option {option}; {hint}")
+
+
+def _commands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
+    """The parsers of the commands, by name."""
+    for action in parser._actions:  # noqa: SLF001 - likewise
+        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001
+            return action.choices
+    raise AssertionError
 
 
 def _told(error: BaseException, code: int) -> int:
@@ -187,6 +210,7 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a keyword for all points",
     )
+    add("--where", metavar="CONDITION", help="points that fit alone, such as 'depth * rate < 6'")
     add("--store", metavar="FILE", help="keep results there; the same command goes on after a kill")
     add(
         "--on-change",
@@ -247,8 +271,9 @@ def _count(text: str) -> int:
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--best", metavar="COLUMN", help="sort by this column, the best first")
+    add("--best", metavar="COLUMN", help="sort by this column, the best mean over repeats first")
+    add("--rows", action="store_true", help="sort single rows, not means over repeats")
     add("--mode", choices=("max", "min"), default="max", help="which is best (default: max)")
-    add("--top", type=_count, metavar="N", help="how many rows to show")
+    add("--top", type=_count, metavar="N", help="how many of the best to show")
     add("--csv", metavar="FILE", help="write the table there; - is standard output")
     add("--plot", metavar="FILE", help="draw the --best column, or the first result, there")

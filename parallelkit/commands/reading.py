@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import importlib
 import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Usage", "function", "named", "one_value", "values"]
+__all__ = ["Usage", "condition", "function", "named", "one_value", "values"]
 
 _WORDS = {"true": True, "false": False, "none": None}
-_PARTS = re.compile(r"""(?:[^,"']|"[^"]*"|'[^']*')+""")
+_OPENING, _CLOSING = "[({", "])}"
 
 
 class Usage(Exception):
@@ -30,9 +32,18 @@ def named(text: str) -> tuple[str, str]:
 
 
 def values(text: str) -> list[Any]:
-    """Read ``3,5,7``, ``1:5``, ``0.1:1.0:log5`` and mixtures of them."""
+    """Read ``3,5,7``, ``1:5``, ``0.1:1.0:log5``, ``[64,64],[32]`` and mixtures of them.
+
+    A single list in brackets is the list of values, as in ``pk.grid(name=[...])``.
+    """
+    parts = _parts(text)
+    if len(parts) == 1 and parts[0].startswith("["):
+        listed: list[Any] = _literal(parts[0])
+        if not listed:
+            raise Usage(f"no values in {text!r}; write name=values, such as depth=3,5,7")
+        return listed
     found: list[Any] = []
-    for part in _PARTS.findall(text):
+    for part in parts:
         spread = _range(part)
         found += [one_value(part)] if spread is None else spread
     if not found:
@@ -40,15 +51,45 @@ def values(text: str) -> list[Any]:
     return found
 
 
+def _parts(text: str) -> list[str]:
+    """What stands between commas; commas in quotes and brackets belong to the part."""
+    parts, depth, quote, begin = [], 0, "", 0
+    for at, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "\"'" and letter in text[at + 1 :]:
+            quote = letter
+        elif letter in _OPENING:
+            depth += 1
+        elif letter in _CLOSING:
+            depth -= 1
+        elif letter == "," and depth <= 0:
+            parts.append(text[begin:at])
+            begin = at + 1
+    return [part for one in (*parts, text[begin:]) if (part := one.strip())]
+
+
 def one_value(text: str) -> Any:
-    """Read a whole number, a number, true, false, none, or else a text, which may be quoted."""
+    """Read a number, true, false, none, a list, tuple or dict as Python has it, or a text."""
     text = text.strip()
+    if text and text[0] in _OPENING:
+        return _literal(text)
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         return text[1:-1]
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
     number = _number(text)
     return text if number is None else number
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        raise Usage(
+            f"{text!r}: write a list, tuple or dict as Python has it, such as [64,64] or "
+            f"{{'kind':'adam'}}, or put a text in quotes: '\"{text}\"'"
+        ) from None
 
 
 def _number(text: str) -> int | float | None:
@@ -101,6 +142,25 @@ def _spaced(text: str, begin: float, end: float, how: str, count: int) -> list[i
 def _clean(number: float) -> float:
     """Without the last digits, which are the arithmetic's: 0.3, not 0.30000000000000004."""
     return number if isinstance(number, int) else float(f"{number:.12g}")
+
+
+def condition(text: str, names: Iterable[str]) -> Callable[[Mapping[str, Any]], Any]:
+    """Read an expression over parameters, such as ``depth * rate < 6``."""
+    try:
+        code = compile(text, "--where", "eval")
+    except SyntaxError as error:
+        raise Usage(f"--where {text!r} is no expression: {error.msg}") from None
+    unknown = [n for n in code.co_names if n not in names and not hasattr(builtins, n)]
+    if unknown:
+        raise Usage(f"--where {text!r}: there is no parameter {unknown[0]!r}")
+
+    def fits(point: Mapping[str, Any]) -> Any:
+        try:
+            return eval(code, {}, dict(point))  # noqa: S307 - typed by who runs the function
+        except Exception as error:  # an expression may raise anything
+            raise Usage(f"--where {text!r}: {type(error).__name__}: {error}") from error
+
+    return fits
 
 
 def function(text: str, folder: str) -> Callable[..., Any]:

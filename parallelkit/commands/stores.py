@@ -29,7 +29,7 @@ def merge(options: argparse.Namespace) -> bool:
     for told in together.conflicts:
         print(f"conflict: {told}: the later one was taken", file=sys.stderr)
     table = open_sweep(target, pickle=True)
-    print(f"{target}: {table.head()}, from {len(files)} files")
+    print(f"{target}: {table.caption()}, from {len(files)} files")
     return not together.conflicts
 
 

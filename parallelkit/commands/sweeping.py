@@ -6,17 +6,20 @@ import argparse
 import json
 import os
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
-from ..errors import ParallelError
+from ..errors import ParallelError, SweepInterrupted
 from ..sweeps.database import clean
 from ..sweeps.grid import grid
+from ..sweeps.layout import is_number
 from ..sweeps.provenance import lines
+from ..sweeps.row import Row
 from ..sweeps.run import Sweep
 from ..sweeps.show import cells, grid_text, needed
 from ..sweeps.stored import Stored
 from ..sweeps.table import Table, open_sweep
-from .reading import Usage, function, named, one_value, values
+from .reading import Usage, condition, function, named, one_value, values
 
 __all__ = ["Usage", "show", "stored_command", "sweep"]
 
@@ -28,6 +31,8 @@ def sweep(options: argparse.Namespace, folder: str, note: str) -> Table:
     lists = _once(named(text) for text in options.values)
     frozen = _once(named(text) for text in options.set)
     points = grid(**{name: values(text) for name, text in lists.items()})
+    if options.where is not None:
+        points = points.where(condition(options.where, lists))
     _check_files(options)  # now, not when hours have passed
     func = function(options.function, folder)
     given = {name: getattr(options, name) for name in OPTIONS}
@@ -43,7 +48,11 @@ def sweep(options: argparse.Namespace, folder: str, note: str) -> Table:
         notes={"command": note},
         **given,
     )
-    table = maker.run(func, points, **{name: one_value(text) for name, text in frozen.items()})
+    try:
+        table = maker.run(func, points, **{name: one_value(text) for name, text in frozen.items()})
+    except SweepInterrupted as stopped:
+        _out(stopped.table, options)
+        raise
     _out(table, options)
     return table
 
@@ -81,7 +90,8 @@ def show(options: argparse.Namespace) -> None:
         return
     if options.failed:
         for row in table.failed:
-            point = ", ".join(f"{name}={row[name]!r}" for name in table.parameters)
+            names = [*table.parameters, *(["repeat"] if "repeat" in row else [])]
+            point = ", ".join(f"{name}={row[name]!r}" for name in names)
             print(clean(f"{point}\n{row['traceback']}", lines=True))
         return
     _out(table, options)
@@ -115,24 +125,56 @@ def _out(table: Table, options: argparse.Namespace) -> None:
         if options.csv:
             table.to_csv(options.csv)
     if options.plot:
-        table.plot(y=options.best, hue=_hue(table), path=options.plot)
+        _plot(table, options)
+
+
+def _plot(table: Table, options: argparse.Namespace) -> None:
+    if not any(row.record.status == "ok" for row in table):
+        print(f"no picture in {options.plot}: no point came to its end", file=sys.stderr)
+        return
+    table.plot(y=options.best, hue=_hue(table), path=options.plot)
 
 
 def _print(table: Table, options: argparse.Namespace) -> None:
-    if options.best is None and options.top is None:
+    best = options.best
+    if best is None and options.top is not None:
+        best = _first_number(table)  # the best ones are meant, and mostly there is one result
+    if best is None and options.top is None:
         told = repr(table).splitlines()
     else:
         count = 10 if options.top is None else options.top
-        if options.best is not None:
-            rows = table.top(options.best, count, options.mode)
+        over = None if options.rows else "repeat"
+        if best is None:
+            rows = list(table.head(count))
         else:
-            rows = table.ends(count)[:count]
-        columns = [*table.parameters, *table.results]
+            rows = cast("list[Row]", table.top(best, count, options.mode, over))
+        columns = _columns(table, rows)
         width = None if sys.stdout.isatty() else 10**6  # who reads a pipe wants all of it
-        told = [table.head(), *grid_text(columns, cells(columns, rows), width)]
+        told = [table.caption(), *grid_text(columns, cells(columns, rows), width)]
+        if options.best is None and best is not None:
+            told[0] += f"; the best by {clean(best)}"
     if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
         told[1:2] = [f"\x1b[1m{line}\x1b[0m" for line in told[1:2]]
     print("\n".join(told))
+
+
+def _columns(table: Table, rows: Sequence[Row]) -> list[str]:
+    """Columns that tell the best rows apart."""
+    every = list(rows[0]) if rows else table.columns
+    if "count" in every and "repeat" not in every:  # means
+        return every
+    known = {*table.parameters, *table.results, "repeat"}
+    if any(row.record.status != "ok" for row in table):
+        known.add("status")
+    return [name for name in every if name in known]
+
+
+def _first_number(table: Table) -> str | None:
+    """The first result that has numbers."""
+    for name in table.results:
+        if any(is_number(row[name]) for row in table):
+            return name
+    return None
 
 
 def _hue(table: Table) -> str | None:

@@ -20,7 +20,9 @@ class Layout:
         taken = set(names.params)
         self.params = names.params
         self.results = {name: _free(name, "result.", taken) for name in names.results}
-        own = {name: _free(name, "sweep.", taken) for name in ("repeat", *names.origin, *OWN)}
+        reported = ("reported",) if names.reported else ()
+        ours = ("repeat", *names.origin, *reported, *OWN)
+        own = {name: _free(name, "sweep.", taken) for name in ours}
         repeat = own.pop("repeat")
         self.repeat = repeat if names.repeats else None
         self.own = own
@@ -44,6 +46,8 @@ class Layout:
 
 
 def _own(record: Record, name: str) -> Any:
+    if name == "reported":
+        return record.curve[-1][1] if record.curve else None
     value = getattr(record, name)
     if name == "started" and value is not None:
         return dt.datetime.fromtimestamp(value, dt.UTC)

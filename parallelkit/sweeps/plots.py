@@ -7,64 +7,81 @@ import itertools
 import math
 import os
 import statistics
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
+from .crossing import Crossing
 from .layout import as_float, is_number
-from .show import label, needed, ordered, short
+from .row import Row, Tabular, key_of, label, ordered, unlabelled
+from .show import COLORS as STATUS_COLORS
+from .show import distinct, needed
 
-if TYPE_CHECKING:
-    from .table import Table
-
-__all__ = ["coordinates", "heatmap", "lines", "varied"]
+__all__ = ["coordinates", "curves", "heatmap", "lines", "varied"]
 
 COLORS = "viridis"  # even in brightness, also for who does not see all colours
 MOST_LINES = 12  # with a legend that can still be read
 MOST_TICKS = 12
 GRID = {"color": "0.9", "linewidth": 0.8}
+MARKS = {"failed": "x", "pruned": "v"}
 
 
 def lines(
-    table: Table,
+    table: Tabular,
     x: str | None,
     y: str | None,
     hue: str | None,
     path: str | os.PathLike[str] | None,
+    means: bool,
+    ax: Any,
+    style: Mapping[str, Any],
 ) -> Any:
     """A result over a parameter; a line for each value of `hue`."""
-    rows = table.rows
+    rows = list(table)
     x = x or varied(table, rows)
-    y = y or _result(table)
+    y = y or _result(table, rows)
     _check(table, x, y, *([hue] if hue else []))
     groups: dict[Any, dict[Any, list[float]]] = {}
     for row in rows:
-        if is_number(row[y]):
+        if row.record.status == "ok" and is_number(row[y]):
             group = groups.setdefault(label(row[hue]) if hue else None, {})
             group.setdefault(label(row[x]), []).append(as_float(row[y], y))
     if not groups:
-        raise ValueError(f"no row has a number in the column {y!r}")
-    places = ordered(at for group in groups.values() for at in group)
-    numeric = all(is_number(at) and not isinstance(at, bool) for at in places)
+        raise ValueError(_nothing(rows, y))
+    lost = [row for row in rows if row.record.status != "ok"]
+    places = ordered(
+        [*(at for group in groups.values() for at in group), *(label(row[x]) for row in lost)]
+    )
+    numeric = all(is_number(at) for at in places)
     timed = len({type(at) for at in places}) == 1 and isinstance(places[0], dt.date)
-    figure, axes = _figure()
+    figure, axes = _figure(ax=ax)
     names = ordered(groups)
+    told = _told(names)
     for i, name in enumerate(names):
         group = groups[name]
         at = [place for place in places if place in group]
         xs = at if numeric or timed else [places.index(place) for place in at]
-        means = [math.fsum(group[place]) / len(group[place]) for place in at]
         color = _colors()(i / max(1, len(names) - 1) * 0.9) if len(names) > 1 else "C0"
-        spread = [statistics.stdev(v) if len(v := group[p]) > 1 else 0.0 for p in at]
-        style = {"color": color, "label": _plain(name), "marker": "o", "markersize": 4}
+        own = {"color": color, "label": told[i], "marker": "o", "markersize": 4, **style}
         if not (numeric or timed) and len(names) > 1:
             xs = [at + 0.12 * (i - (len(names) - 1) / 2) for at in xs]  # side by side
-        _line(axes, xs, means, spread, numeric or timed, style)
+        if means:
+            middle = [math.fsum(group[place]) / len(group[place]) for place in at]
+            spread = [statistics.stdev(v) if len(v := group[p]) > 1 else 0.0 for p in at]
+            _line(axes, xs, middle, spread, numeric or timed, own)
+        else:
+            every = [(one, value) for one, p in zip(xs, at, strict=True) for value in group[p]]
+            own |= {"linestyle": "", "alpha": own.get("alpha", 0.6)}
+            axes.plot([one for one, _ in every], [value for _, value in every], **own)
+    marked = _mark(axes, lost, x, places if not (numeric or timed) else None)
     _scale(axes, places, numeric, timed)
     axes.set_xlabel(_plain(x))
     axes.set_ylabel(_plain(y))
     axes.grid(**GRID)
-    if hue and len(names) <= MOST_LINES:
-        axes.legend(title=_plain(hue), frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    if (hue and len(names) <= MOST_LINES) or (marked and not hue):
+        handles = None if hue else marked
+        title = _plain(hue) if hue else None
+        where = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        axes.legend(handles=handles, title=title, frameon=False, **where)
     elif hue:
         axes.set_title(
             f"a line for each of {len(names)} values of {_plain(hue)}", fontsize="medium"
@@ -72,15 +89,52 @@ def lines(
     return _saved(figure, path)
 
 
-def _plain(value: Any) -> str:
-    """A value as text that matplotlib does not take for a formula."""
-    return ("None" if value is None else short(value)).replace("$", r"\$")
+def _mark(axes: Any, lost: Sequence[Row], x: str, places: list[Any] | None) -> list[Any]:
+    """Mark at the lower edge where points failed or were pruned; return the marks for a legend."""
+    marks = []
+    for status, marker in MARKS.items():
+        rows = [row for row in lost if row.record.status == status]
+        if rows:
+            at = [label(row[x]) for row in rows]
+            xs = at if places is None else [places.index(one) for one in at]
+            marks += axes.plot(
+                xs,
+                [0.02] * len(xs),
+                linestyle="",
+                marker=marker,
+                color=STATUS_COLORS[status],
+                label=f"{len(rows)} {status}",
+                transform=axes.get_xaxis_transform(),
+                clip_on=False,
+                zorder=3,
+            )
+    return marks
+
+
+def _nothing(rows: Sequence[Row], column: str) -> str:
+    """Why there is nothing to draw."""
+    failed = [row for row in rows if row.record.status == "failed"]
+    if rows and len(failed) == len(rows):
+        return f"all {len(rows)} points failed, the first with {failed[0].record.error}"
+    return f"no row has a number in the column {column!r}"
+
+
+def _told(labels: Sequence[Any]) -> list[str]:
+    """Labels as texts that differ, and that matplotlib does not take for formulas."""
+    values = [unlabelled(one) for one in labels]
+    known = iter(distinct([value for value in values if value is not None]))
+    return [_plain("None" if value is None else next(known)) for value in values]
+
+
+def _plain(text: Any) -> str:
+    """A text that matplotlib does not take for a formula."""
+    return str(text).replace("$", r"\$")
 
 
 def _named(set_ticks: Any, names: list[Any], most: int, turned: bool = False) -> None:
     """Name places along an axis: as many as there is room for."""
     step = math.ceil(len(names) / most)
-    told = [_plain(name) for name in names[::step]]
+    told = _told(names)[::step]
     turned = turned and sum(map(len, told)) > 60
     style = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if turned else {}
     set_ticks(range(0, len(names), step), told, **style)
@@ -122,54 +176,81 @@ def _line(
         axes.fill_between(xs, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def heatmap(table: Table, x: str, y: str, value: str, path: str | os.PathLike[str] | None) -> Any:
+def heatmap(
+    crossing: Crossing, path: str | os.PathLike[str] | None, ax: Any, style: Mapping[str, Any]
+) -> Any:
     """A result over two parameters, as colours and numbers."""
-    down, across, means = table.crossed(y, x, value)
-    if not down:
-        raise ValueError(f"no row has a number in the column {value!r}")
+    down, across, means = crossing.down, crossing.across, crossing.means
     known = [mean for row in means for mean in row if not math.isnan(mean)]
-    low, high = min(known), max(known)
-    figure, axes = _figure(
-        min(16.0, max(4.5, 1.6 + 0.75 * len(across))), min(12.0, max(3.0, 1.2 + 0.5 * len(down)))
-    )
-    image = axes.imshow(means, aspect="auto", origin="lower", cmap=COLORS)
-    figure.colorbar(image, label=_plain(value))
+    size = min(16.0, max(4.5, 1.6 + 0.75 * len(across))), min(12.0, max(3.0, 1.2 + 0.5 * len(down)))
+    figure, axes = _figure(*size, ax=ax)
+    image = axes.imshow(means, **{"aspect": "auto", "origin": "lower", "cmap": COLORS, **style})
+    figure.colorbar(image, ax=axes, label=_plain(crossing.values))
     _named(axes.set_xticks, across, 20, turned=True)
     _named(axes.set_yticks, down, 25)
-    axes.set_xlabel(_plain(x))
-    axes.set_ylabel(_plain(y))
-    if len(down) * len(across) <= 150:
-        middle = (low + high) / 2
-        for i, row in enumerate(means):
-            for j, mean in enumerate(row):
-                if not math.isnan(mean):
-                    color = "black" if mean > middle else "white"
-                    told = f"{mean:.3g}"
-                    axes.text(j, i, told, ha="center", va="center", color=color, fontsize=8)
+    axes.set_xlabel(_plain(crossing.columns))
+    axes.set_ylabel(_plain(crossing.index))
+    few = len(down) * len(across) <= 150
+    middle = (min(known) + max(known)) / 2
+    for i, row in enumerate(means):
+        for j, mean in enumerate(row):
+            counts = crossing.marks.get((down[i], across[j]), {})
+            if not math.isnan(mean) and few:
+                color = "black" if image.norm(mean) > image.norm(middle) else "white"
+                axes.text(j, i, f"{mean:.3g}", ha="center", va="center", color=color, fontsize=8)
+            for place, status in enumerate(status for status in MARKS if status in counts):
+                alone = math.isnan(mean)
+                at = (j + 0.18 * place, i) if alone else (j + 0.36 - 0.18 * place, i + 0.3)
+                axes.plot(
+                    *at,
+                    marker=MARKS[status],
+                    color=STATUS_COLORS[status] if alone else "white",
+                    markeredgecolor=STATUS_COLORS[status],
+                    markersize=7 if alone else 5,
+                )
+    _explain(axes, crossing)
     return _saved(figure, path)
 
 
+def _explain(axes: Any, crossing: Crossing) -> None:
+    """Say what the marks of a heatmap mean."""
+    totals: dict[str, int] = {}
+    for counts in crossing.marks.values():
+        for status, count in counts.items():
+            totals[status] = totals.get(status, 0) + count
+    signs = {"failed": "×", "pruned": "▾"}
+    if totals:
+        told = ", ".join(f"{signs[s]} {totals[s]} {s}" for s in MARKS if s in totals)
+        axes.set_title(told, fontsize="medium", color="0.35")
+
+
 def coordinates(
-    table: Table,
+    table: Tabular,
     columns: Sequence[str],
     color: str | None,
     path: str | os.PathLike[str] | None,
+    ax: Any,
+    style: Mapping[str, Any],
 ) -> Any:
     """An axis for each column, a line for each row that has them all; high ones on top."""
-    names = list(columns) or [*table.parameters, _result(table)]
+    every = list(table)
+    names = list(columns) or [*table.parameters, _result(table, every)]
     color = color or names[-1]
     _check(table, *names, color)
-    rows = [row for row in table if all(row[name] is not None for name in (*names, color))]
+    lost = [row for row in every if row.record.status != "ok"]
+    rows = [row for row in every if row.record.status == "ok"]
+    rows = [row for row in rows if all(row[name] is not None for name in (*names, color))]
     rows = [row for row in rows if is_number(row[color])]
     if len(names) < 2 or not rows:
         raise ValueError(f"parallel coordinates need two columns or more, and rows with a {color}")
-    figure, axes = _figure(max(5.0, 1.7 * len(names)), 4.0)
+    figure, axes = _figure(max(5.0, 1.7 * len(names)), 4.0, ax)
     scales = {name: _Scale([label(row[name]) for row in rows]) for name in names}
     shades = _Scale([float(row[color]) for row in rows])
     for row in sorted(rows, key=lambda row: float(row[color])):  # the high ones in front
         heights = [scales[name].place(label(row[name])) for name in names]
         share = shades.place(float(row[color]))
-        axes.plot(range(len(names)), heights, color=_colors()(share), alpha=0.35 + 0.6 * share)
+        own = {"color": _colors()(share), "alpha": 0.35 + 0.6 * share, **style}
+        axes.plot(range(len(names)), heights, **own)
     for at, name in enumerate(names):
         axes.axvline(at, color="0.3", linewidth=0.8)
         for place, told in scales[name].ticks():
@@ -180,13 +261,81 @@ def coordinates(
     axes.set_xlim(-0.15, len(names) - 0.6)
     for side in axes.spines.values():
         side.set_visible(False)
+    if lost:
+        counts = [(s, sum(row.record.status == s for row in lost)) for s in MARKS]
+        told = ", ".join(f"{count} {status}" for status, count in counts if count)
+        axes.set_title(f"without points that did not end: {told}", fontsize="medium", color="0.35")
+    _bar(figure, axes, shades.low, shades.high, color)
+    return _saved(figure, path)
+
+
+def _bar(figure: Any, axes: Any, low: float, high: float, name: str) -> None:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    figure.colorbar(
-        ScalarMappable(Normalize(shades.low, shades.high), COLORS), ax=axes, label=_plain(color)
-    )
+    figure.colorbar(ScalarMappable(Normalize(low, high), COLORS), ax=axes, label=_plain(name))
+
+
+def curves(
+    table: Tabular,
+    hue: str | None,
+    path: str | os.PathLike[str] | None,
+    ax: Any,
+    style: Mapping[str, Any],
+) -> Any:
+    """What points have reported, a line each; those that were given up end with a mark."""
+    rows = [row for row in table if row.record.curve]
+    if not rows:
+        raise ValueError("no point has reported anything: call pk.report(value, step) in it")
+    _check(table, *([hue] if hue else []))
+    figure, axes = _figure(ax=ax)
+    names = ordered(label(row[hue]) for row in rows) if hue else []
+    shades = {name: _colors()(i / max(1, len(names) - 1) * 0.9) for i, name in enumerate(names)}
+    for row in sorted(rows, key=lambda row: row.record.status == "ok"):  # these in front
+        status, steps = row.record.status, [step for step, _ in row.record.curve]
+        values = [value for _, value in row.record.curve]
+        color = shades[label(row[hue])] if hue else "C0" if status == "ok" else "0.6"
+        own: dict[str, Any] = {"linewidth": 1.4 if status == "ok" else 0.8}
+        own |= {"color": color, "alpha": 0.9 if status == "ok" else 0.6, **style}
+        if len(steps) == 1:
+            own.setdefault("marker", ".")
+        axes.plot(steps, values, **own)
+        if status != "ok":
+            ending = {"color": STATUS_COLORS[status], "marker": MARKS[status], "markersize": 4}
+            axes.plot(steps[-1:], values[-1:], linestyle="", **ending)
+    every = sorted({step for row in rows for step, _ in row.record.curve})
+    ends = sorted({row.record.curve[-1][0] for row in rows})
+    if _is_geometric(ends) and every[0] > 0:  # as the rungs of halving
+        _scale(axes, ends, numeric=True, timed=False)
+    axes.set_xlabel("step")
+    axes.set_ylabel("reported")
+    axes.grid(**GRID)
+    _curve_legend(axes, rows, hue, names, shades)
     return _saved(figure, path)
+
+
+def _curve_legend(
+    axes: Any, rows: Sequence[Row], hue: str | None, names: list[Any], shades: dict[Any, Any]
+) -> None:
+    from matplotlib.lines import Line2D
+
+    counts = [(s, sum(row.record.status == s for row in rows)) for s in ("ok", *MARKS)]
+    handles = []
+    for status, count in counts:
+        if count:
+            color = "C0" if status == "ok" else STATUS_COLORS[status]
+            color = "0.3" if hue and status == "ok" else color
+            marker = MARKS.get(status, "")
+            line: Any = "-" if status == "ok" else ""
+            said = f"{count} {'to the end' if status == 'ok' else status}"
+            handles.append(Line2D([], [], color=color, marker=marker, linestyle=line, label=said))
+    if hue and len(names) <= MOST_LINES:
+        told = _told(names)
+        handles += [
+            Line2D([], [], color=shades[name], label=f"{_plain(hue)} {told[i]}")
+            for i, name in enumerate(names)
+        ]
+    axes.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 class _Scale:
@@ -194,7 +343,7 @@ class _Scale:
 
     def __init__(self, values: list[Any]) -> None:
         self._names = ordered(values)
-        self._numeric = all(is_number(v) and not isinstance(v, bool) for v in self._names)
+        self._numeric = all(map(is_number, self._names))
         self._log = self._numeric and _is_geometric(self._names)
         self.low, self.high = 0.0, max(1.0, len(self._names) - 1.0)
         if self._numeric:
@@ -213,17 +362,17 @@ class _Scale:
         names = self._names
         if len(names) > 7:
             names = [names[round(i * (len(names) - 1) / 4)] for i in range(5)]
-        return [
-            (self.place(name), _plain(name if not self._numeric else _rounded(name)))
-            for name in names
-        ]
+        if self._numeric:
+            told = [f"{name:.3g}" if isinstance(name, float) else str(name) for name in names]
+        else:
+            told = _told(names)
+        return [(self.place(name), text) for name, text in zip(names, told, strict=True)]
 
 
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.3g}") if isinstance(value, float) else value
-
-
-def _figure(width: float = 6.4, height: float = 4.0) -> tuple[Any, Any]:
+def _figure(width: float = 6.4, height: float = 4.0, ax: Any = None) -> tuple[Any, Any]:
+    """A figure of our own, or that of axes which were given."""
+    if ax is not None:
+        return ax.figure, ax
     needed("matplotlib", "matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -257,25 +406,29 @@ def _colors() -> Any:
     return colormaps[COLORS]
 
 
-def varied(table: Table, rows: list[dict[str, Any]]) -> str:
+def varied(table: Tabular, rows: Sequence[Mapping[str, Any]]) -> str:
     """The parameter with most different values, numbers first."""
     if not table.parameters:
         raise ValueError("this sweep has no parameters to draw over")
 
     def weight(name: str) -> tuple[bool, int]:
-        different = {label(row[name]) for row in rows}
-        return all(is_number(v) for v in different), len(different)
+        values = [row[name] for row in rows]
+        numeric = all(is_number(value) and not isinstance(value, bool) for value in values)
+        return numeric, len(set(map(key_of, values)))
 
     return max(table.parameters, key=weight)
 
 
-def _result(table: Table) -> str:
-    if not table.results:
-        raise ValueError("this sweep has no results to draw yet")
-    return table.results[0]
+def _result(table: Tabular, rows: Sequence[Row]) -> str:
+    for name in table.results:
+        if any(is_number(row[name]) for row in rows if row.record.status == "ok"):
+            return name
+    if rows and all(row.record.status == "failed" for row in rows):
+        raise ValueError(_nothing(rows, ""))
+    raise ValueError("this sweep has no results to draw yet")
 
 
-def _check(table: Table, *names: str) -> None:
+def _check(table: Tabular, *names: str) -> None:
     columns = table.columns
     for name in names:
         if name not in columns:

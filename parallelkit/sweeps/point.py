@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+from ..errors import Pruned
 from ..place.nesting import in_worker_process
 from ..values.seeds import Seed, kept, run
 from ..worker.task import format_error
+from .report import Asking, Curve, Reporter
 
-__all__ = ["Item", "Measured", "Problem", "Ran"]
+__all__ = ["Item", "Measured", "Problem", "Ran", "called", "described"]
 
 
 _FIXED = (int, float, str, bool, bytes, type(None))
@@ -35,13 +37,16 @@ class Ran(NamedTuple):
     seconds: float | None
     started: float | None  # seconds since 1970
     worker: int | None  # process id
+    curve: Curve
+    pruned: bool
 
 
 class Item(NamedTuple):
-    """A point as it is sent: its parameters, and the seed of its random streams."""
+    """A point as it is sent: its parameters, the seed of its random streams, its place."""
 
     params: dict[str, Any]
     seed: int | None
+    place: int
 
     def __repr__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.params.items())
@@ -59,6 +64,8 @@ class Measured:
         Whether one point runs at a time, so that it may have `random` and `numpy.random`.
     together : bool
         Whether several points come in a message, so that they may share values.
+    asking : Asking, optional
+        Where points ask whether they go on.
     """
 
     def __init__(
@@ -67,8 +74,10 @@ class Measured:
         passing: tuple[type[BaseException], ...],
         alone: bool,
         together: bool,
+        asking: Asking | None,
     ) -> None:
         self._func = func
+        self._asking = asking
         self._passing = passing
         self._alone = alone
         self._together = together
@@ -81,21 +90,38 @@ class Measured:
         if self._together or os.getpid() == self._home:
             item = item._replace(params=_own(item.params))
         value, problem = None, None
+        reporter = Reporter(item.place, self._asking)
         started, begin = time.time(), time.perf_counter()
         try:
-            value = self._call(item, frozen)
+            with reporter:
+                value = called(self._func, item.params, frozen, item.seed, self._alone)
+        except Pruned:
+            reporter.pruned = True  # also where the function raises it by itself
         except Exception as error:
             if isinstance(error, self._passing):
                 raise
             problem = described(error, format_error(error))
-        return Ran(value, problem, time.perf_counter() - begin, started, os.getpid())
+        seconds, curve, pruned = time.perf_counter() - begin, reporter.curve, reporter.pruned
+        if problem is not None:
+            pruned = False
+        elif pruned and value is None and curve:
+            value = curve[-1][1]
+        return Ran(value, problem, seconds, started, os.getpid(), curve, pruned)
 
-    def _call(self, item: Item, frozen: dict[str, Any]) -> Any:
-        if item.seed is None:
-            return self._func(**item.params, **frozen)
-        with kept() if self._alone and not in_worker_process() else nullcontext():
-            arguments = {**item.params, **frozen}
-            return run(Seed(item.seed), self._func, (), arguments, alone=self._alone)
+
+def called(
+    func: Callable[..., Any],
+    params: Mapping[str, Any],
+    frozen: Mapping[str, Any],
+    seed: int | None,
+    alone: bool = True,
+) -> Any:
+    """Call a function with a point, in the point's own random streams if it has a seed."""
+    arguments = {**params, **frozen}
+    if seed is None:
+        return func(**arguments)
+    with kept() if alone and not in_worker_process() else nullcontext():
+        return run(Seed(seed), func, (), arguments, alone=alone)
 
 
 def _own(params: dict[str, Any]) -> dict[str, Any]:

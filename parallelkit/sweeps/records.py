@@ -37,6 +37,7 @@ class Names(NamedTuple):
     results: list[str]
     repeats: bool  # whether any point was run more than once on purpose
     origin: tuple[str, ...] = ()  # of "file", "function", "version", "code": those there are
+    reported: bool = False  # whether any has a curve
 
 
 class Summary(NamedTuple):
@@ -50,7 +51,6 @@ class Summary(NamedTuple):
     failed: int
     pruned: int
     seconds: float
-    reported: bool  # whether any has a curve
     stored: int = 0
     older: int = 0
 
@@ -111,8 +111,7 @@ class Kept:
         failed = sum(record.status == "failed" for record in self._records)
         pruned = sum(record.status == "pruned" for record in self._records)
         seconds = sum(record.seconds or 0.0 for record in self._records)
-        reported = any(record.curve for record in self._records)
-        return Summary(len(self._records), failed, pruned, seconds, reported)
+        return Summary(len(self._records), failed, pruned, seconds)
 
     def names(self) -> Names:
         """What the columns are called."""
@@ -121,7 +120,9 @@ class Kept:
         for record in self._records:
             params.update(dict.fromkeys(record.params))
             results.update(dict.fromkeys(named_results(record)))
-        return Names(list(params), list(results), any(r.repeat for r in self._records))
+        repeats = any(record.repeat for record in self._records)
+        reported = any(record.curve for record in self._records)
+        return Names(list(params), list(results), repeats, reported=reported)
 
     def notes(self) -> dict[str, str]:
         """Texts by name: a store keeps them, memory has none."""

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import logging
+import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ..engine.progress import bar
-from ..options import Resolver
+from ..options import Resolver, check_names
 from ..values.seeds import inherited, root
+from .best import taken_off
+from .canonical import canonical
 from .code import code_of
+from .going import Going
 from .grid import as_points
-from .identity import function_name, identity
+from .identity import function_name, identity, key_of, seed_of
+from .point import called
 from .provenance import Commit, about
-from .records import Kept
+from .pruning import Pruner
+from .row import Row, point_of
 from .running import Run, check_call
 from .store import Store, Writing
-from .stored import Stored
+from .stored import Chosen, Stored
 from .table import Table
 
 __all__ = ["Sweep", "sweep"]
 
-log = logging.getLogger("parallelkit")
 SHUFFLE = 0x5EED  # an order like any other, the same each time
 
 
@@ -63,6 +69,10 @@ class Sweep:
         own, that of helpers it calls in the project, globals, defaults and closure. ``"warn"``
         says what changed, and takes the rows; where there is a `version`, that decides, and
         nothing is said.
+    pruner : callable, optional
+        Gives up points that are not worth going on with, by what they :func:`report`:
+        :class:`Median`, :class:`Halving`, or anything that is called with a ``Report`` (see
+        docs/sweeps.md) and says whether its point is to be given up.
     part : (int, int), optional
         ``(i, n)``: run the part `i` (from 0) of `n` alone, on one machine of many, each with a
         store of its own. Parts are the same each time, differ by one point at most in their size,
@@ -101,6 +111,7 @@ class Sweep:
         notes: Mapping[str, str] | None = None,
         on_change: str = "warn",
         part: tuple[int, int] | None = None,
+        pruner: Pruner | None = None,
         **options: Any,
     ) -> None:
         if isinstance(repeats, bool) or not hasattr(repeats, "__index__"):
@@ -128,8 +139,14 @@ class Sweep:
         self._notes = _texts(notes or {})
         self._on_change = on_change
         self._part = None if part is None else _checked_part(part)
+        if isinstance(pruner, type) or not (pruner is None or callable(pruner)):
+            raise TypeError(
+                f"pruner must be pk.Median(), pk.Halving() or a function, not {pruner!r}"
+            )
+        self._pruner = pruner
         if seed is not None:
             options["seed"] = seed
+        check_names(options, OWN)
         self._resolve = Resolver(options)
 
     def run(self, func: Callable[..., Any], grid: Any, /, **frozen: Any) -> Table:
@@ -148,11 +165,13 @@ class Sweep:
         Returns
         -------
         Table
-            Of all points of the grid that are finished, in the order of the grid. After Ctrl-C its
-            ``interrupted`` is true: the points that were running are not in it.
+            Of all points of the grid, in the order of the grid.
 
         Raises
         ------
+        SweepInterrupted
+            On Ctrl-C: what was finished is stored, and in its ``table``; points that were running
+            are given up. A second Ctrl-C waits for nobody. (A ``KeyboardInterrupt``.)
         TypeError
             If `func` cannot be called with the parameters of the first point; if parameters have
             no canonical form where there is a store or a seed; if the first result cannot be
@@ -170,6 +189,106 @@ class Sweep:
         >>> table.rows[0]["value"]
         4
         """
+        going = self._begin(func, grid, frozen)
+        for _ in going:
+            pass
+        return going.table
+
+    def stream(
+        self, func: Callable[..., Any], grid: Any, /, **frozen: Any
+    ) -> Generator[Row, None, None]:
+        """Run as :meth:`run` does; give the rows as they finish, to stop when it is enough.
+
+        Work starts with the call. Leaving the loop, or closing the iterator, ends the sweep: what
+        is finished is stored, points that run are given up. Of a store, points that were finished
+        before are given as well, when their turn comes.
+
+        Parameters
+        ----------
+        func, grid, **frozen
+            As for :meth:`run`.
+
+        Yields
+        ------
+        dict
+            A row, as in the table; a column that no point has had yet is missing in it.
+
+        Raises
+        ------
+        SweepInterrupted
+            On Ctrl-C while the next row is waited for.
+        TypeError, StoreError, BaseException
+            As from :meth:`run`.
+
+        Examples
+        --------
+        >>> import parallelkit as pk
+        >>> rows = pk.Sweep(workers=2).stream(lambda x: {"score": x / 10}, pk.grid(x=range(10**6)))
+        >>> for row in rows:
+        ...     if row["score"] > 0.95:
+        ...         break
+        >>> rows.close()
+        >>> row["score"] > 0.95
+        True
+        """
+        going = self._begin(func, grid, frozen, streams=True)
+        rows = _rows(going)
+        next(rows)  # from here on, closing it ends the sweep
+        return rows
+
+    def rerun(self, func: Callable[..., Any], row: Mapping[str, Any], /, **frozen: Any) -> Any:
+        """Run one point again: here, with its seed, raising what it raises. For a debugger.
+
+        Parameters
+        ----------
+        func : callable
+        row : dict
+            A row of a table, such as ``table.failed[0]``; or a dict with the parameters, and
+            ``seed`` where the point had one.
+        **frozen
+            The frozen keywords of the sweep.
+
+        Returns
+        -------
+        object
+            What `func` returns.
+
+        Raises
+        ------
+        TypeError
+            If a parameter is known by its description only, as arrays and models of a store are:
+            give it, ``sweep.rerun(func, {**row, "model": model})``.
+        BaseException
+            What `func` raises.
+
+        Examples
+        --------
+        >>> import parallelkit as pk
+        >>> sweep = pk.Sweep(seed=1, backend="serial")
+        >>> def draw(x, rng):
+        ...     return x + rng.random()
+        >>> row = sweep.run(draw, pk.grid(x=[1, 2]))[0]
+        >>> sweep.rerun(draw, row) == row["value"]
+        True
+        """
+        if not callable(func):
+            raise TypeError(f"the function must be callable, not {func!r}")
+        if not isinstance(row, Mapping):
+            raise TypeError(f"rerun takes a row of a table, not {row!r}")
+        params, seed = point_of(func, row, frozen)
+        if seed is None and self._resolve().seed is not None:
+            seed = seed_of(root(self._resolve().seed), key_of(canonical(params), 0))
+        check_call(func, params, frozen, seed is not None)
+        return called(func, params, frozen, seed)
+
+    def _begin(
+        self,
+        func: Callable[..., Any],
+        grid: Any,
+        frozen: Mapping[str, Any],
+        streams: bool = False,
+    ) -> Going:
+        """Check all that can be checked before anything runs, and open what is needed."""
         if not callable(func):
             raise TypeError(f"the function must be callable, not {func!r}")
         points = as_points(grid)
@@ -179,33 +298,39 @@ class Sweep:
         if first is not None:
             check_call(func, first, frozen, seed is not None)
         name = self._name or function_name(func)
-        with ExitStack() as stack:
+        progress, best = taken_off(options.progress, self._repeats)
+        options = replace(options, progress=progress)
+        stack = ExitStack()
+        with stack:
             store = None
             if self._store is not None:
                 store = Store(self._store, self._writing(func, name, frozen, seed))
                 stack.callback(store.close)
             run = Run(
-                store, seed, options.seed is not None, self._on_error, self._repeats, frozen.keys()
+                *(store, seed, options.seed is not None, self._on_error, self._repeats),
+                *(frozen.keys(), self._pruner, _again(func, frozen)),
             )
+            run.best = best
             if store is not None:
                 again = self._retry_failed or self._on_error == "raise"
                 run.done = store.finished(failed_too=not again)
+                if run.done and self._pruner is not None:
+                    run.remember(Stored(store.path, None, self._pickle, store.sweep, store.run))
+                if run.done and (streams or best is not None):
+                    run.read = partial(self._read, store)
             run.part = self._part
-            total = len(points) * self._repeats if options.progress is not False else None
+            total = len(points) * self._repeats if progress is not False else None
             if total is not None and self._part is not None:
                 total = len(range(self._part[0], total, self._part[1]))
-            run.bar = bar(options.progress, total)
+            run.bar = bar(progress, total)
             stack.callback(run.bar.close)
             numbered = points.numbered(SHUFFLE if self._shuffle else None)
-            run.go(func, numbered, frozen, options, stack)
-        if run.interrupted:
-            log.warning(
-                "sweep interrupted: the table has the %d points that are finished", run.finished
-            )
-        if store is None:
-            return Table(Kept(name, run.kept), run.interrupted)
-        stored = Stored(store.path, run.chosen, self._pickle, store.sweep, store.run)
-        return Table(stored, run.interrupted)
+            records = run.records(func, numbered, frozen, options, stack)
+            return Going(run, records, store, stack.pop_all(), name, self._pickle, self._repeats)
+        raise AssertionError  # for who reads types: the stack swallows nothing
+
+    def _read(self, store: Store, chosen: Chosen) -> Stored:
+        return Stored(store.path, chosen, self._pickle, store.sweep, store.run)
 
     def _writing(
         self, func: Callable[..., Any], name: str, frozen: Mapping[str, Any], seed: Any
@@ -252,6 +377,29 @@ def sweep(func: Callable[..., Any], grid: Any, /, **frozen: Any) -> Table:
     (2, [11, 21, 12, 22])
     """
     return Sweep().run(func, grid, **frozen)
+
+
+OWN = tuple(inspect.signature(Sweep).parameters)[:-1]  # options of a sweep, beside a pool's
+
+
+def _rows(going: Going) -> Generator[Any, None, None]:
+    """Rows of a sweep; first a None, when it can be closed."""
+    try:
+        yield None
+        for record in going:
+            yield going.row(record)
+    finally:
+        going.close()
+
+
+def _again(func: Callable[..., Any], frozen: Mapping[str, Any]) -> str:
+    """How a point is run again by hand."""
+    name = getattr(func, "__name__", "func")
+    given = "".join(f", {keyword}={keyword}" for keyword in frozen)
+    return (
+        "To run this point again here, with its seed and under a debugger: "
+        f"sweep.rerun({name}, row{given}), where row is one of table.failed"
+    )
 
 
 def _texts(notes: Mapping[Any, Any]) -> dict[str, str]:

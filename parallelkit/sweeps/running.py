@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,18 +25,23 @@ from ..engine.plan import plan
 from ..engine.progress import Bar
 from ..options import Options
 from ..place.nesting import nesting
+from ..transport.shared import shared_empty
 from ..values.call import Call
 from ..values.outcome import Failure
 from ..values.seeds import Seed, takes_rng
 from ..values.source import Source
+from ..worker import output
+from .best import Best
 from .canonical import canonical
 from .grid import Point
 from .identity import key_of, seed_of
 from .point import Item, Measured, Problem, Ran, described
+from .pruning import History, Pruner
 from .records import Record
+from .report import PLACES, Asking
 from .store import Store
 from .stored import Chosen
-from .values import NotPlain
+from .values import Encoded, NotPlain
 
 __all__ = ["Run", "check_call"]
 
@@ -42,15 +49,32 @@ __all__ = ["Run", "check_call"]
 class _Sent:
     """A point that was handed to the engine."""
 
-    __slots__ = ("item", "key", "position", "repeat", "text")
+    __slots__ = ("item", "key", "position", "repeat", "run", "text")
 
     def __init__(self, item: Item, position: int, repeat: int, text: str, key: bytes) -> None:
         self.item, self.position, self.repeat = item, position, repeat
         self.text, self.key = text, key
+        self.run = 0  # which attempt at it was heard of last
 
 
 class Run:
-    """One sweep on its way: what was sent, what is done, and how many went well."""
+    """One sweep on its way: what was sent, what is done, and how many went well.
+
+    Parameters
+    ----------
+    store : Store, optional
+        Without it records are kept in `kept`.
+    seed : Seed, optional
+    seeded : bool
+        Whether the sweep was given a seed, beside what it inherits.
+    on_error : {"record", "raise"}
+    repeats : int
+    frozen : iterable of str
+        Names of the frozen keywords.
+    pruner : callable, optional
+    again : str
+        How a point is run again by hand; goes with each failure.
+    """
 
     def __init__(
         self,
@@ -60,58 +84,121 @@ class Run:
         on_error: str,
         repeats: int,
         frozen: Any,
+        pruner: Pruner | None,
+        again: str,
     ) -> None:
         self._store, self._seed = store, seed
         self._seeded = seeded  # by its own word, not by the item in which it runs
         self._raising = on_error == "raise"
         self._repeats, self._frozen = repeats, frozen
+        self._history = None if pruner is None else History(pruner)
+        self._asking: Asking | None = None
+        self._again = again
         self._sent: dict[int, _Sent] = {}
         self._ended = False
         self._seen: set[bytes] = set()
+        self._stored: deque[tuple[bytes, int]] = deque()  # seen in the store, and to be told of
+        self._error: Exception | None = None  # of the pruner
+        self._reports = 0
+        self._first: str | None = None  # what the first point that failed has raised
+        self.part: tuple[int, int] | None = None  # of the points, by their number
+        self._numbered = 0
         self.done: set[bytes] = set()  # stored by an earlier run, and not seen yet in this one
         self.chosen = Chosen()
         self.kept: list[Record] = []
         self.bar: Bar
-        self.interrupted = False
-        self.part: tuple[int, int] | None = None  # of the points, by their number
-        self._numbered = 0
-        self._ok = self._failed = self._skipped = self._told = 0
+        self.best: Best | None = None
+        # Reads records that were stored before, where `records` is to give them as well.
+        self.read: Callable[[Chosen], Iterable[Record]] | None = None
+        self._ok = self._failed = self._pruned = self._skipped = self._told = 0
 
     @property
     def finished(self) -> int:
         """How many points are."""
-        return self._ok + self._failed + self._skipped
+        return self._ok + self._failed + self._pruned + self._skipped
 
-    def go(
+    def useless(self) -> str | None:
+        """What somebody who waited for the table is to know at once."""
+        if self._failed and self._failed == self.finished:
+            count = "the only point" if self._failed == 1 else f"all {self._failed} points"
+            return f"{count} failed, the first with {self._first}; see table.failed"
+        if self._history is not None and self._ok and not self._reports:
+            return "the pruner was never asked: no point has called pk.report(value, step)"
+        return None
+
+    def records(
         self,
         func: Callable[..., Any],
         numbered: Iterator[tuple[int, Point]],
         frozen: Mapping[str, Any],
         options: Options,
         stack: ExitStack,
-    ) -> None:
-        """Run all points; what is wrong with the first one is raised before anything starts."""
+    ) -> Iterator[Record]:
+        """Run all points; give what comes of them, as it comes.
+
+        What is wrong with the first one is raised before anything starts.
+        """
         feed = self._feed(numbered)
         stack.callback(self._end)
-        try:
-            first = next(feed, None)
-            if first is not None:
-                names = frozenset((*first.params, *frozen))
-                options, alone = _for_engine(options, takes_rng(func, 0, names))
-                passing = (Exception,) if self._raising else options.retry_on
-                together = options.chunksize != 1
-                call = Call(
-                    Measured(func, passing, alone, together), (chain([first], feed),), frozen
-                )
-                parts = engine.stream(call, options, _nobody, ordered=False, whole=True)
-                stack.callback(parts.close)
-                for part in parts:
-                    for offset, value in enumerate(part.values):
-                        self._settle(self._sent.pop(part.start + offset), value, part.attempts)
-                    self._show()
-            self._show()
-        except KeyboardInterrupt:
-            self.interrupted = True
+        first = next(feed, None)
+        if first is not None:
+            names = frozenset((*first.params, *frozen))
+            options, backend = _for_engine(options, takes_rng(func, 0, names))
+            if self._history is not None:
+                self._asking = self._listen(backend, stack)
+            passing = (Exception,) if self._raising else options.retry_on
+            alone, together = TABLE[backend].alone, options.chunksize != 1
+            measured = Measured(func, passing, alone, together, self._asking)
+            call = Call(measured, (chain([first], feed),), frozen)
+            parts = engine.stream(call, options, _nobody, ordered=False, whole=True)
+            stack.callback(parts.close)
+            for part in parts:
+                for offset, value in enumerate(part.values):
+                    index = part.start + offset
+                    yield self._settle(index, self._sent.pop(index), value, part.attempts)
+                yield from self._from_store()
+                self._show()
+        yield from self._from_store()
+        self._show()
+
+    # --- reports of points that run ---------------------------------------------------------------
+
+    def _listen(self, backend: str, stack: ExitStack) -> Asking:
+        """Hear what points report, wherever they run."""
+        number = int.from_bytes(os.urandom(8), "little")
+        output.listen(number, self._heard)
+        stack.callback(output.stop_listening, number)
+        given_up = None
+        if backend not in ("serial", "thread"):
+            given_up = shared_empty(PLACES, "uint64")
+        return Asking(number, given_up)
+
+    def _heard(self, index: int, run: int, step: float, value: float) -> bool:
+        """Take in a step of a point; tell whether it is given up, here and where it runs."""
+        sent = self._sent.get(index)
+        if sent is None or self._history is None:
+            return False  # it has ended meanwhile
+        if sent.run != run:  # it is tried once more
+            sent.run = run
+            self._history.drop(index)
+        gives_up = self._error is not None
+        if not gives_up:
+            try:
+                gives_up = self._history.gives_up(index, sent.item.params, sent.repeat, step, value)
+            except Exception as error:  # noqa: BLE001 - a user's pruner; raised where points settle
+                self._error, gives_up = error, True
+        if gives_up and self._asking is not None and self._asking.given_up is not None:
+            self._asking.given_up[index % PLACES] = run
+        return gives_up
+
+    def remember(self, records: Iterable[Record]) -> None:
+        """Let the pruner know what points have reported in an earlier run."""
+        if self._history is not None:
+            for record in records:
+                if record.curve:
+                    self._history.set((record.position, record.repeat), record.curve)
+
+    # --- points in --------------------------------------------------------------------------------
 
     def _end(self) -> None:
         self._ended = True
@@ -137,7 +224,7 @@ class Run:
                 # A stream from outside must not fail where no seed was asked for: it is by place.
                 place = key or key_of(f"place {position}", repeat)
                 seed = None if self._seed is None else seed_of(self._seed, place)
-                item = Item(point, seed)
+                item = Item(point, seed, index)
                 self._sent[index] = _Sent(item, position, repeat, text or "", key)
                 index += 1
                 yield item
@@ -164,7 +251,22 @@ class Run:
             return True
         self.done.discard(key)
         self._skipped += 1
+        if self.read is not None:
+            self._stored.append((key, position))
         return False
+
+    def _from_store(self) -> Iterator[Record]:
+        """Records of points that were stored before, as far as they have been met."""
+        if self.read is None or not self._stored:
+            return
+        chosen = Chosen()
+        while self._stored:
+            chosen.add(*self._stored.popleft())
+        for record in self.read(chosen):
+            self._note(record)
+            yield record
+
+    # --- results out ------------------------------------------------------------------------------
 
     def _canonical(self, point: Point) -> str | None:
         try:
@@ -181,57 +283,83 @@ class Run:
                 ) from None
         raise AssertionError
 
-    def _settle(self, sent: _Sent, outcome: Ran | Failure, attempts: int) -> None:
+    def _settle(self, index: int, sent: _Sent, outcome: Ran | Failure, attempts: int) -> Record:
         """Keep what came of a point."""
+        if self._error is not None:
+            raise self._error
         if isinstance(outcome, Failure):
             if self._raising:
                 raise outcome.exception
             attempts = outcome.attempts
             problem = described(outcome.exception, outcome.traceback)
-            outcome = Ran(None, problem, None, None, None)
-        encoded = None
-        if self._store is not None and outcome.problem is None:
-            try:
-                encoded = self._store.encode(outcome.value)
-            except NotPlain as error:
-                told = TypeError(
-                    f"the result of the point ({sent.item!r}) cannot be stored: {error}. Return "
-                    "these, or allow pickles: Sweep(store=..., pickle=True)"
-                )
-                if self._raising or not self._ok:  # it will be the same with all of them
-                    raise told from None
-                outcome = outcome._replace(problem=Problem("TypeError", str(told), f"{told}\n"))
-        record = _record(sent, outcome, attempts)
+            curve = [] if self._history is None else self._history.curve(index)
+            outcome = Ran(None, problem, None, None, None, curve, False)
+        if self._history is not None:
+            self._history.set(index, outcome.curve)
+        self._reports += len(outcome.curve)
+        encoded, outcome = self._encoded(sent, outcome)
+        record = _record(sent, outcome, attempts, self._again)
         if record.status == "ok":
             self._ok += 1
+        elif record.status == "pruned":
+            self._pruned += 1
         else:
             self._failed += 1
+            self._first = self._first or record.error
+        self._note(record)
         if self._store is None:
             self.kept.append(record)
         else:
             self._store.put(sent.key, sent.text, record, encoded)
+        return record
+
+    def _encoded(self, sent: _Sent, outcome: Ran) -> tuple[Encoded | None, Ran]:
+        """A result as the store has it; or what came of the point, if it cannot be stored."""
+        if self._store is None or outcome.problem is not None:
+            return None, outcome
+        try:
+            return self._store.encode(outcome.value), outcome
+        except NotPlain as error:
+            told = TypeError(
+                f"the result of the point ({sent.item!r}) cannot be stored: {error}. Return "
+                "these, or allow pickles: Sweep(store=..., pickle=True)"
+            )
+            if self._raising or not self._ok:  # it will be the same with all of them
+                raise told from None
+            problem = Problem("TypeError", str(told), f"{told}\n")
+            return None, outcome._replace(problem=problem)
+
+    def _note(self, record: Record) -> None:
+        if self.best is not None:
+            self.best.note(record)
 
     def _show(self) -> None:
         if hasattr(self.bar, "set_postfix_str"):
             told = f"ok={self._ok}, failed={self._failed}"
+            if self._history is not None:
+                told += f", pruned={self._pruned}"
             if self._store is not None:
                 told += f", stored={self._skipped}"
+            if self.best is not None:
+                told = f"{self.best}, {told}"
             self.bar.set_postfix_str(told, refresh=False)
         self.bar.update(self.finished - self._told)
         self._told = self.finished
 
 
-def _record(sent: _Sent, ran: Ran, attempts: int) -> Record:
+def _record(sent: _Sent, ran: Ran, attempts: int, again: str) -> Record:
     head = (sent.position, sent.repeat, sent.item.params, sent.item.seed)
     tail = (ran.seconds, ran.started, ran.worker, attempts)
     if ran.problem is None:
-        return Record(*head, "ok", ran.value, None, None, *tail)
+        status = "pruned" if ran.pruned else "ok"
+        return Record(*head, status, ran.value, None, None, *tail, ran.curve)
     kind, message, traceback = ran.problem
-    return Record(*head, "failed", None, f"{kind}: {message}", traceback, *tail)
+    traceback = f"{traceback.rstrip()}\n{again}\n"
+    return Record(*head, "failed", None, f"{kind}: {message}", traceback, *tail, ran.curve)
 
 
-def _for_engine(options: Options, takes_rng: bool) -> tuple[Options, bool]:
-    """Options of the call, and whether its items run one at a time in their process.
+def _for_engine(options: Options, takes_rng: bool) -> tuple[Options, str]:
+    """Options of the call, and the backend on which it will run.
 
     The engine does not seed the points, as it would by their place; but its rule where a call
     with a seed may run holds for them too.
@@ -241,7 +369,7 @@ def _for_engine(options: Options, takes_rng: bool) -> tuple[Options, bool]:
     options = replace(options, seed=None, on_error="return", progress=False, chunksize=chunksize)
     if seeded and backend == "serial":
         options = replace(options, backend="serial", timeout=None)
-    return options, TABLE[backend].alone
+    return options, backend
 
 
 def _nobody(source: Source) -> None:

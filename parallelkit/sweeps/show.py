@@ -1,31 +1,37 @@
-"""How tables look: as text, in a notebook, in files."""
+"""How tables look: as text, in a notebook, in files.
+
+Values that differ are to differ in print as well, be they numbers with many digits, long texts with
+the same beginning, or models. So a column is told as a whole: as briefly as it can be, and where
+that makes two different values look alike, by what distinguishes them.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import html as markup
 import importlib
 import json
+import os
 import shutil
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from ..errors import ParallelError
 from .database import clean
-
-if TYPE_CHECKING:
-    from .table import Table
+from .row import Row, as_python, is_model, key_of
 
 __all__ = [
+    "SHOWN",
+    "Extract",
     "cell",
     "cells",
+    "distinct",
     "duration",
     "grid_text",
     "harmless",
     "html",
-    "label",
     "needed",
-    "ordered",
     "short",
     "text",
 ]
@@ -33,8 +39,18 @@ __all__ = [
 SHOWN = 10  # rows; of longer tables the first and last ones
 WIDEST = 40  # characters of a cell
 LEAST = 24  # to which the widest column is cut
-# In print these only matter when something is wrong, or when they are asked for.
-QUIET = ("started", "worker", "attempt", "seed", "error")
+FEW = 6  # numbers of an array that are shown one by one
+RIGHT = "text-align: right"
+COLORS = {"failed": "#c0392b", "pruned": "#7f8c8d"}
+
+
+class Extract(NamedTuple):
+    """What is shown of a table: a line about it, columns, rows, and how many are left out."""
+
+    head: str
+    columns: list[str]
+    rows: Sequence[Row]
+    left_out: int  # between the two halves of the rows
 
 
 def needed(module: str, install: str) -> Any:
@@ -45,36 +61,178 @@ def needed(module: str, install: str) -> Any:
         raise ParallelError(f"this needs {module}: pip install {install}") from error
 
 
-def text(table: Table, head: str) -> str:
+def text(shown: Extract) -> str:
     """A table as aligned text, as wide as the terminal."""
-    columns, rows, left_out = _extract(table)
-    lines = grid_text(columns, cells(columns, rows))
-    if left_out:
+    lines = grid_text(shown.columns, cells(shown.columns, shown.rows))
+    if shown.left_out:
         half = len(lines) - SHOWN // 2
-        lines[half:half] = [f"... {left_out} more ..."]
-    return "\n".join([head, *lines])
+        lines[half:half] = [f"... {shown.left_out} more ..."]
+    return "\n".join([shown.head, *lines])
 
 
-def cells(columns: list[str], rows: list[dict[str, Any]]) -> list[list[str]]:
+def html(shown: Extract) -> str:
+    """A table for a notebook."""
+    lines = [
+        "<div style='overflow-x: auto'>",
+        f"<p style='margin: 0 0 .4em'><b>{markup.escape(shown.head)}</b></p>",
+        "<table style='border-collapse: collapse; font-variant-numeric: tabular-nums'>",
+        "<thead><tr style='border-bottom: 1px solid'>",
+        *(f"<th style='{RIGHT}'>{markup.escape(clean(name))}</th>" for name in shown.columns),
+        "</tr></thead><tbody>",
+    ]
+    told = cells(shown.columns, shown.rows)
+    for place, (row, line) in enumerate(zip(shown.rows, told, strict=True)):
+        if shown.left_out and place == len(shown.rows) - SHOWN // 2:
+            lines.append(
+                f"<tr><td colspan='{len(shown.columns)}' style='opacity: .6'>"
+                f"… {shown.left_out} more</td></tr>"
+            )
+        color = COLORS.get(row.record.status)
+        lines.append("<tr>" if color is None else f"<tr style='color: {color}'>")
+        lines += [f"<td style='{RIGHT}'>{markup.escape(value)}</td>" for value in line]
+        lines.append("</tr>")
+    return "\n".join([*lines, "</tbody></table></div>"])
+
+
+# --- cells ----------------------------------------------------------------------------------------
+
+
+def cells(columns: Sequence[str], rows: Sequence[Row]) -> list[list[str]]:
     """Cells as text; of times the digits that matter, of errors somewhat more."""
-    return [[_cell(name, row[name]) for name in columns] for row in rows]
+    told = [_column(name, rows) for name in columns]
+    return [list(line) for line in zip(*told, strict=True)] if told else [[] for _ in rows]
 
 
-def _cell(name: str, value: Any) -> str:
-    if name in ("seconds", "sweep.seconds") and isinstance(value, float):
-        return f"{value:.3g}"
-    return short(value, 2 * WIDEST if name in ("error", "sweep.error") else WIDEST)
+def _column(name: str, rows: Sequence[Row]) -> list[str]:
+    values = [row[name] for row in rows]
+    if name in ("seconds", "sweep.seconds"):
+        return [f"{v:.3g}" if isinstance(v, float) else _brief(v) if v else "" for v in values]
+    if name in ("error", "sweep.error"):
+        return [short(value, 2 * WIDEST) for value in values]
+    given = [row.is_given(name) for row, value in zip(rows, values, strict=True) if value is None]
+    known = [value for value in values if value is not None]
+    texts, nones = iter(_fitted(distinct(known), WIDEST)), iter(given)
+    return [next(texts) if v is not None else "None" if next(nones) else "" for v in values]
 
 
-def grid_text(columns: list[str], rows: list[list[str]], width: int | None = None) -> list[str]:
+def distinct(values: Sequence[Any]) -> list[str]:
+    """Texts of values, as brief as they can be, but different where the values are."""
+    values = [as_python(value) for value in values]
+    keys = list(map(key_of, values))
+    texts = _models(values) or list(map(_brief, values))
+    for digits in (7, 8, 9, 10, 12, 14, 17, 0):
+        alike = _alike(keys, texts)
+        if not alike:
+            break
+        for at in alike:
+            value = values[at]
+            if isinstance(value, float) and digits:
+                texts[at] = f"{value:.{digits}g}"
+            elif not digits or not any(isinstance(values[other], float) for other in alike):
+                texts[at] = _exact(value, keys[at])
+    return texts
+
+
+def _alike(keys: list[Any], texts: list[str]) -> list[int]:
+    """Places whose text is that of another value as well."""
+    by_text: dict[str, set[Any]] = {}
+    for key, told in zip(keys, texts, strict=True):
+        by_text.setdefault(told, set()).add(key)
+    return [at for at, told in enumerate(texts) if len(by_text[told]) > 1]
+
+
+def _brief(value: Any) -> str:
+    value = as_python(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, dt.datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
+        if value.size <= FEW and value.ndim == 1 and value.dtype.kind in "biuf":
+            return f"[{' '.join(_brief(one) for one in value)}]"
+        return f"array {value.dtype} {'×'.join(map(str, value.shape))}"
+    try:
+        told = value if isinstance(value, str) else repr(_plain(value))
+    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
+        told = f"<{type(value).__name__}>"
+    return " ".join("".join(c if c.isprintable() else " " for c in told).split())
+
+
+def _plain(value: Any) -> Any:
+    """Lists and the like with Python's numbers in the place of numpy's, whose repr is long."""
+    if type(value) in (list, tuple):
+        return type(value)(_plain(one) for one in value)
+    if type(value) is dict:
+        return {as_python(key): _plain(one) for key, one in value.items()}
+    return as_python(value)
+
+
+def _exact(value: Any, key: Any) -> str:
+    """A value by all that distinguishes it from others."""
+    if isinstance(value, dt.datetime):
+        return value.isoformat(sep=" ")
+    if isinstance(value, (str, bytes, int, float, complex)):
+        return repr(value)
+    return f"{_brief(value)} #{_digest(repr(key))}"
+
+
+def _models(values: list[Any]) -> list[str]:
+    """Models by the settings in which they differ; nothing where there are none."""
+    if not any(map(is_model, values)):
+        return []
+    settings: dict[str, list[dict[str, Any]]] = {}
+    of: list[dict[str, Any]] = []
+    for value in values:
+        found: dict[str, Any] = {}
+        if is_model(value):
+            try:
+                found = {k: v for k, v in value.get_params().items() if not _holds_models(v)}
+            except Exception:  # noqa: BLE001 - a user's own may raise anything
+                found = {}
+        of.append(found)
+        settings.setdefault(type(value).__qualname__, []).append(found)
+    texts = []
+    for value, found in zip(values, of, strict=True):
+        if not is_model(value):
+            texts.append(_brief(value))
+            continue
+        kind = type(value).__qualname__
+        others = settings[kind]
+        differ = [
+            name
+            for name in sorted({name for one in others for name in one})
+            if len({(name in one, key_of(one.get(name))) for one in others}) > 1
+        ]
+        told = ", ".join(f"{name}={_brief(found[name])}" for name in differ if name in found)
+        texts.append(f"{kind}({told})" if told or len(settings) > 1 else _brief(value))
+    return texts
+
+
+def _holds_models(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_models, value))
+    return is_model(value)
+
+
+def _digest(told: str) -> str:
+    return hashlib.blake2b(told.encode("utf-8", "backslashreplace"), digest_size=3).hexdigest()
+
+
+# --- columns side by side -------------------------------------------------------------------------
+
+
+def grid_text(columns: Sequence[str], rows: list[list[str]], width: int | None = None) -> list[str]:
     """Lines of aligned columns: the widest one is cut to fit, what finds no room is left out."""
     columns = [" ".join(clean(name).split()) for name in columns]
     width = width or max(60, shutil.get_terminal_size((100, 24)).columns)
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    told = [[name, *texts] for name, texts in zip(columns, zip(*rows, strict=True), strict=False)]
+    told = told or [[name] for name in columns]
+    widths = [max(map(len, column)) for column in told]
     over = sum(widths) + 2 * (len(widths) - 1) - width
     if over > 0:
         widest = widths.index(max(widths))
         widths[widest] = max(min(widths[widest], LEAST), widths[widest] - over)
+        told[widest][1:] = _fitted(told[widest][1:], widths[widest])
     room, fits = width, 0
     for one in widths:
         room -= one + 2
@@ -82,73 +240,34 @@ def grid_text(columns: list[str], rows: list[list[str]], width: int | None = Non
             break
         fits += 1
     more = "  ..." if fits < len(columns) else ""
-    lines = [zip(row[:fits], widths, strict=False) for row in [columns, *rows]]
-    return ["  ".join(_cut(c, w).rjust(w) for c, w in line).rstrip() + more for line in lines]
+    lines = zip(*told[:fits], strict=True)
+    return [
+        "  ".join(_cut(c, w).rjust(w) for c, w in zip(line, widths, strict=False)).rstrip() + more
+        for line in lines
+    ]
+
+
+def _fitted(texts: Sequence[str], width: int) -> list[str]:
+    """Texts that are cut, so that those that differ still do."""
+    cut = [_cut(told, width) for told in texts]
+    alike = _alike(list(texts), cut)
+    if not alike:
+        return cut
+    begin = os.path.commonprefix([texts[at] for at in alike])  # noqa: RUF071 - of any texts
+    for at in alike:
+        cut[at] = _cut("…" + texts[at][max(0, len(begin) - 4) :], width)
+    for at in _alike(list(texts), cut):
+        cut[at] = f"{texts[at][: width - 8]}…#{_digest(texts[at])}"
+    return cut
 
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def html(table: Table, head: str) -> str:
-    """A table for a notebook."""
-    columns, rows, left_out = _extract(table)
-    lines = [
-        "<div style='overflow-x: auto'>",
-        f"<p style='margin: 0 0 .4em'><b>{markup.escape(head)}</b></p>",
-        "<table style='border-collapse: collapse; font-variant-numeric: tabular-nums'>",
-        "<thead><tr style='border-bottom: 1px solid'>",
-        *(f"<th style='text-align: right'>{markup.escape(clean(name))}</th>" for name in columns),
-        "</tr></thead><tbody>",
-    ]
-    for place, row in enumerate(rows):
-        if left_out and place == len(rows) - SHOWN // 2:
-            told = f"{left_out} more"
-            lines.append(f"<tr><td colspan='{len(columns)}' style='opacity: .6'>… {told}</td></tr>")
-        failed = row[_status(columns)] == "failed"
-        lines.append("<tr style='color: #c0392b'>" if failed else "<tr>")
-        values = map(markup.escape, cells(columns, [row])[0])
-        lines += [f"<td style='text-align: right'>{value}</td>" for value in values]
-        lines.append("</tr>")
-    return "\n".join([*lines, "</tbody></table></div>"])
-
-
-def _extract(table: Table) -> tuple[list[str], list[dict[str, Any]], int]:
-    """Columns and rows to show, and how many rows are left out between the two halves."""
-    count = len(table)
-    rows = table.ends(count if count <= 2 * SHOWN else SHOWN // 2)[:count]
-    own = {name: name for name in QUIET} | {f"sweep.{name}": name for name in QUIET}
-    last = table.columns[-7:]  # the sweep's own
-    hidden = {name for name in last if name in own}
-    if any(row[_status(last)] == "failed" for row in rows):
-        hidden -= {"error", "sweep.error"}
-    theirs = {*table.parameters, *table.results}
-    for name in ("code", "sweep.code"):  # where all rows have the same, it says nothing
-        if name not in theirs and len({row.get(name) for row in rows}) < 2:
-            hidden.add(name)
-    return [name for name in table.columns if name not in hidden], rows, max(0, count - len(rows))
-
-
-def _status(columns: list[str]) -> str:
-    return "sweep.status" if "sweep.status" in columns else "status"
-
-
 def short(value: Any, widest: int = WIDEST) -> str:
     """A value for somebody to look at."""
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, dt.datetime):
-        return value.isoformat(sep=" ", timespec="seconds")
-    if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
-        return f"array {value.dtype} {'×'.join(map(str, value.shape))}"
-    try:
-        told = value if isinstance(value, str) else repr(value)
-    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
-        told = f"<{type(value).__name__}>"
-    told = " ".join("".join(c if c.isprintable() else " " for c in told).split())
-    return _cut(told, widest)
+    return "" if value is None else _cut(_brief(value), widest)
 
 
 def cell(value: Any) -> Any:
@@ -157,7 +276,7 @@ def cell(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, (list, tuple, dict)):
         try:
-            return json.dumps(value, default=str)
+            return json.dumps(value, default=_listed)
         except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
             return short(value, 10**6)
     if hasattr(value, "isoformat"):
@@ -185,22 +304,8 @@ def harmless(value: Any) -> Any:
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%", "＝", "＋", "－", "＠")
 
 
-def label(value: Any) -> Any:
-    """A value that can be told apart and looked up: itself, or its text."""
-    try:
-        hash(value)
-    except TypeError:
-        return short(value)
-    return value
-
-
-def ordered(labels: Iterable[Any]) -> list[Any]:
-    """Different labels: sorted if they can be, else as they come."""
-    different = list(dict.fromkeys(labels))
-    try:
-        return sorted(different)
-    except TypeError:
-        return different
+def _listed(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def duration(seconds: float) -> str:

@@ -34,7 +34,7 @@ from .identity import check
 from .records import Record, named_results
 from .values import Encoded, NotPlain, encode
 
-__all__ = ["Store", "Writing"]
+__all__ = ["Store", "Writing", "outside"]
 
 INTERVAL = 0.1  # seconds for which results may wait to be stored
 CHECKED = 0.5  # seconds for which they may be in the journal beside the file alone
@@ -200,7 +200,7 @@ class Store:
 
     def _tell(self, count: int, older: int, changed: list[str]) -> None:
         told = _told(self.path, self._writing, count, older, changed)
-        warnings.warn(told, stacklevel=_outside())
+        warnings.warn(told, stacklevel=outside())
 
     def finished(self, failed_too: bool) -> set[bytes]:
         """Keys of the points that need not be run any more."""
@@ -381,7 +381,7 @@ def _told(path: str, writing: Writing, count: int, older: int, changed: list[str
     )
 
 
-def _outside() -> int:
+def outside() -> int:
     """How far up the caller of this package is, for a warning's line."""
     level, frame = 1, sys._getframe(1)  # noqa: SLF001 - there is no other way
     package = __name__.partition(".")[0]

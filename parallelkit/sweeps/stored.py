@@ -189,21 +189,20 @@ class Stored:
     def summary(self) -> Summary:
         """Count and add up."""
         with self._connected() as connection:
-            count, failed, pruned, total, reported, before, older = 0, 0, 0, 0.0, False, 0, 0
+            count, failed, pruned, total, before, older = 0, 0, 0, 0.0, 0, 0
             newest = self._newest(connection)
-            columns = "id, status, seconds, curve IS NOT NULL, run, code, sweep"
-            for number, status, seconds, curve, run, code, sweep in self._each(connection, columns):
+            columns = "id, status, seconds, run, code, sweep"
+            for number, status, seconds, run, code, sweep in self._each(connection, columns):
                 if number in self.skipped:
                     continue
                 count += 1
                 failed += status == "failed"
                 pruned += status == "pruned"
                 total += float(seconds or 0.0)
-                reported |= bool(curve)
                 before += run != self._run
                 older += code != newest[sweep]
             stored = before if self._run is not None else 0
-            return Summary(count, failed, pruned, total, reported, stored, older)
+            return Summary(count, failed, pruned, total, stored, older)
 
     def codes(self) -> dict[int, dict[str, str]]:
         """What each function was last computed with, part by part: see code.py."""
@@ -230,10 +229,14 @@ class Stored:
         with self._connected() as connection:
             found = self._names(connection)
             marks = self._marks()
-            most = f"SELECT max(repeat) FROM points WHERE sweep IN ({marks})"  # noqa: S608
-            repeats = connection.execute(most, list(self._of)).fetchone()[0]
+            most = (
+                "SELECT max(repeat), max(curve IS NOT NULL) FROM points "  # noqa: S608
+                f"WHERE sweep IN ({marks})"
+            )
+            repeats, curve = connection.execute(most, list(self._of)).fetchone()
         several = ("function", "version") if len(self.sweeps) > 1 else ()
-        return Names(found["param"], found["result"], bool(repeats), (*several, "code"))
+        origin = (*several, "code")
+        return Names(found["param"], found["result"], bool(repeats), origin, bool(curve))
 
     def marked(self) -> Iterator[tuple[int, bytes, int]]:
         """Numbers of all rows, each with the key of its point and the number of its function."""

@@ -5,37 +5,47 @@ from __future__ import annotations
 import csv
 import heapq
 import io
-import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from . import show
-from .layout import Layout, as_float, is_number
+from .crossing import Crossing
+from .layout import Layout, is_number
+from .means import Means, Picked, means
 from .records import Record, Rows
+from .row import Row, rank, same, unlabelled
 from .stored import Stored
 from .together import Together, files_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
 __all__ = ["Table", "open_sweep"]
+
+# In print these only matter when something is wrong, or when they are asked for.
+QUIET = ("started", "worker", "attempt", "seed", "error")
 
 
 class Table:
     """What came of a sweep: one row for each finished point and repeat, in the order of the grid.
 
     The columns are the parameters; ``repeat``, where there are repeats; the results (a dict gives
-    one column for each key, anything else the column ``value``); ``status`` ("ok" or "failed"),
-    ``error`` (text), ``seconds``, ``started`` (a datetime in UTC), ``worker`` (process id),
-    ``attempt`` (how often it was tried) and ``seed``. Where a parameter or result has one of these
-    names, it keeps it, and the sweep's own column is called ``sweep.seed`` and so on; a result
-    named like a parameter becomes ``result.name``.
+    one column for each key, anything else the column ``value``); of a store ``code``, which tells
+    rows apart that were computed with different code; ``reported``, the last value that a point
+    reported, where any has; ``status`` ("ok", "failed" or "pruned"), ``error`` (text),
+    ``seconds``, ``started`` (a datetime in UTC), ``worker`` (process id), ``attempt`` (how often it
+    was tried) and ``seed``. Where a parameter or result has one of these names, it keeps it, and
+    the sweep's own column is called ``sweep.seed`` and so on; a result named like a parameter
+    becomes ``result.name``.
 
-    Of a stored sweep nothing is kept in memory: rows are read as they are asked for.
+    ``table[0]`` is a row, a dict by column; ``table["score"]`` a column, as a list; ``table[2:5]``
+    and what :meth:`filter`, :meth:`sort`, :meth:`head`, :meth:`tail` and :meth:`mean` give are
+    tables again. Of a stored sweep nothing is kept in memory: rows are read as they are asked for.
 
     Attributes
     ----------
@@ -59,26 +69,188 @@ class Table:
     def __len__(self) -> int:
         return len(self._source)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (row for row, _ in self._laid_out())
-
-    def _laid_out(self) -> Iterator[tuple[dict[str, Any], Record]]:
-        """Rows, each with the record that it is made from."""
+    def __iter__(self) -> Iterator[Row]:
         records = iter(self._source)
         first = next(records, None)
         # The names are read when the records are fixed: a sweep that runs may add some.
-        layout = Layout(self._source.names())
+        layout = self._layout()
         for record in () if first is None else chain([first], records):
-            yield layout.row(record), record
+            yield Row(layout.row(record), record)
+
+    def _layout(self) -> Layout:
+        layout = Layout(self._source.names())
+        if isinstance(self._source, Means):  # what is a run's own has no mean
+            own = set(layout.own.values())
+            layout.own = {}
+            layout.columns = [name for name in layout.columns if name not in own]
+        return layout
 
     def __bool__(self) -> bool:
         return True  # also where it is empty: it is asked for rows, not for truth
 
-    def ends(self, n: int) -> list[dict[str, Any]]:
-        """Return the first `n` rows, then the last `n`."""
+    @overload
+    def __getitem__(self, key: int) -> Row: ...
+    @overload
+    def __getitem__(self, key: str) -> list[Any]: ...
+    @overload
+    def __getitem__(self, key: slice) -> Table: ...
+    def __getitem__(self, key: Any) -> Any:
+        """A row by its number, a column by its name, some rows by a slice."""
+        if isinstance(key, str):
+            _check(self, key)
+            return [row[key] for row in self]
+        if isinstance(key, slice):
+            return self._picked(list(self._source)[key])
+        if not hasattr(key, "__index__"):
+            raise TypeError(
+                f"a table has rows, table[0] or table[:5], and columns, table['name'], not {key!r}"
+            )
+        count, at = len(self), key.__index__()
+        if not -count <= at < count:
+            raise IndexError(f"row {at} of a table of {count}")
+        at %= count
+        if at < count - at:
+            record = next(islice(iter(self._source), at, None))
+        else:
+            record = self._source.ends(count - at)[-(count - at)]
+        return Row(self._layout().row(record), record)
+
+    def _picked(self, records: Iterable[Record]) -> Table:
+        source = self._source
+        if isinstance(source, Means):
+            return Table(Means(source, records, source.names(), source.title), self.interrupted)
+        return Table(Picked(source, records), self.interrupted)
+
+    def filter(self, condition: Callable[[Row], object] | None = None, /, **values: Any) -> Table:
+        """Keep some rows.
+
+        Parameters
+        ----------
+        condition : callable, optional
+            Called with each row.
+        **values
+            Columns with the value that they must have.
+
+        Returns
+        -------
+        Table
+
+        Examples
+        --------
+        >>> import parallelkit as pk
+        >>> table = pk.sweep(lambda a, b: a * b, pk.grid(a=[1, 2], b=[3, 4]))
+        >>> table.filter(a=2)["value"], table.filter(lambda row: row["value"] < 5)["b"]
+        ([6, 8], [3, 4])
+        """
+        if condition is not None and not callable(condition):
+            raise TypeError(f"filter takes a condition, called with each row, not {condition!r}")
+        _check(self, *values)
+        return self._picked(
+            row.record
+            for row in self
+            if all(same(row[name], value) for name, value in values.items())
+            and (condition is None or condition(row))
+        )
+
+    def sort(self, *columns: str, reverse: bool = False) -> Table:
+        """Put the rows in order: by the first column, where that is equal by the second, ...
+
+        Rows without a value come last, either way.
+
+        Examples
+        --------
+        >>> import parallelkit as pk
+        >>> table = pk.sweep(lambda a: -a, pk.grid(a=[1, 3, 2]))
+        >>> table.sort("value")["a"], table.sort("value", reverse=True)["a"]
+        ([3, 2, 1], [1, 2, 3])
+        """
+        if not columns:
+            raise TypeError("sort takes the names of columns")
+        _check(self, *columns)
+        rows = list(self)
+        for name in reversed(columns):
+            lacking = [row for row in rows if rank(row[name]) == rank(None)]
+            there = [row for row in rows if rank(row[name]) != rank(None)]
+            rows = [*sorted(there, key=lambda row: rank(row[name]), reverse=reverse), *lacking]
+        return self._picked(row.record for row in rows)
+
+    def head(self, n: int = 5) -> Table:
+        """Return the first `n` rows, as a table."""
+        return self._picked(self._source.ends(n)[: min(n, len(self))])
+
+    def tail(self, n: int = 5) -> Table:
+        """Return the last `n` rows, as a table."""
         records = self._source.ends(n)
-        layout = Layout(self._source.names())
-        return [layout.row(record) for record in records]
+        return self._picked(records[len(records) - min(n, len(self)) :])
+
+    def mean(self, over: str | Sequence[str] = "repeat") -> Table:
+        """Means over repeats, or over parameters such as folds, with how sure they are.
+
+        Parameters
+        ----------
+        over : str or list of str
+            ``"repeat"``, names of parameters, or several of these.
+
+        Returns
+        -------
+        Table
+            A row for each combination of the parameters that are left. A result ``score`` that has
+            numbers becomes ``score``, its mean; ``score.std``, the standard deviation (with n - 1);
+            and ``score.sem``, the standard error of the mean. These are NaN where one run is all
+            there is. Other results stay where all runs agree. ``count`` is the number of runs that
+            ended well; ``failed`` and ``pruned`` count the others, where there are any.
+
+        Examples
+        --------
+        >>> import parallelkit as pk
+        >>> table = pk.Sweep(repeats=4, seed=1, backend="serial").run(
+        ...     lambda x, rng: {"score": x + rng.random()}, pk.grid(x=[10, 20]))
+        >>> [(row["x"], row["count"], int(row["score"])) for row in table.mean()]
+        [(10, 4, 10), (20, 4, 20)]
+        """
+        layout = self._layout()
+        names = [over] if isinstance(over, str) else list(over)
+        if layout.repeat is None:  # one run of each is the mean of one
+            names = [name for name in names if name != "repeat"]
+        for name in names:
+            if name not in (*layout.params, layout.repeat):
+                known = ", ".join([*layout.params, *filter(None, [layout.repeat])])
+                raise KeyError(f"means are over repeats and parameters, not {name!r}: {known}")
+        records, columns = means(self, layout, names)
+        title = f"{self._source.title}, means over {', '.join(names) or 'single runs'}"
+        return Table(Means(self._source, records, columns, title), self.interrupted)
+
+    def curves(self) -> list[dict[str, Any]]:
+        """What points have reported while they ran.
+
+        Returns
+        -------
+        list of dict
+            One for each row that has reported anything: its parameters, ``repeat`` where there are
+            repeats, ``status``, and two lists of the same length, ``steps`` and ``values``.
+
+        Examples
+        --------
+        >>> import parallelkit as pk
+        >>> def train(rate):
+        ...     for epoch in range(1, 4):
+        ...         pk.report(rate * epoch, epoch)
+        >>> table = pk.Sweep(backend="serial").run(train, pk.grid(rate=[0.5]))
+        >>> table.curves()
+        [{'rate': 0.5, 'status': 'ok', 'steps': [1, 2, 3], 'values': [0.5, 1.0, 1.5]}]
+        """
+        layout = self._layout()
+        kept = [*layout.params, *([] if layout.repeat is None else [layout.repeat])]
+        return [
+            {
+                **{name: row[name] for name in kept},
+                "status": row.record.status,
+                "steps": [step for step, _ in row.record.curve],
+                "values": [value for _, value in row.record.curve],
+            }
+            for row in self
+            if row.record.curve
+        ]
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -88,7 +260,7 @@ class Table:
     @property
     def columns(self) -> list[str]:
         """Names of the columns."""
-        return Layout(self._source.names()).columns
+        return self._layout().columns
 
     @property
     def parameters(self) -> list[str]:
@@ -98,15 +270,18 @@ class Table:
     @property
     def results(self) -> list[str]:
         """Names of the columns that are results."""
-        return list(Layout(self._source.names()).results.values())
+        return list(self._layout().results.values())
 
     @property
     def failed(self) -> list[dict[str, Any]]:
-        """Rows of the points that failed, each with its ``traceback`` as text."""
+        """Rows of the points that failed, each with its ``traceback`` as text.
+
+        It ends with how the point is run again under a debugger: see :meth:`Sweep.rerun`.
+        """
         return [
-            {**row, "traceback": record.traceback}
-            for row, record in self._laid_out()
-            if record.status == "failed"
+            Row({**row, "traceback": row.record.traceback}, row.record)
+            for row in self
+            if row.record.status == "failed"
         ]
 
     @property
@@ -126,46 +301,95 @@ class Table:
         """
         return self._source.provenance()
 
-    def best(self, column: str, mode: str = "max") -> dict[str, Any]:
-        """Row with the largest, or smallest, value in a column.
+    def best(
+        self, column: str, mode: str = "max", over: str | Sequence[str] | None = "repeat"
+    ) -> dict[str, Any]:
+        """Row with the largest, or smallest, value in a column: by the mean over repeats.
 
         Parameters
         ----------
         column : str
         mode : {"max", "min"}
+        over : str or list of str, optional
+            What means are taken over, as in :meth:`mean`. Where there are no repeats, rows are
+            what they are. None ranks single rows: with many repeats the best of them is luck.
 
         Returns
         -------
         dict
+            Where means are taken, a row of ``table.mean(over)``.
 
         Raises
         ------
         KeyError
             If there is no such column.
         ValueError
-            If no row has a number there.
+            If no row has a number there; it says so where all points failed.
         """
-        best = self.top(column, 1, mode)
+        best = self.top(column, 1, mode, over)
         if not best:
-            raise ValueError(f"no row has a number in the column {column!r}")
+            raise ValueError(self._nothing(column))
         return best[0]
 
-    def top(self, column: str, n: int = 10, mode: str = "max") -> list[dict[str, Any]]:
+    def top(
+        self,
+        column: str,
+        n: int = 10,
+        mode: str = "max",
+        over: str | Sequence[str] | None = "repeat",
+    ) -> list[dict[str, Any]]:
         """Return the `n` best rows, the best first; of equal ones, that which comes first.
 
-        Failed points and values that are no numbers, or NaN, do not count. Parameters and
+        Points that failed or were pruned and values that are no numbers, or NaN, do not count; nor
+        does a mean of which a run was pruned, as the others are the lucky ones. Parameters and
         exceptions are those of :meth:`best`.
         """
         if mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', not {mode!r}")
-        self._check(column)
+        if column not in self.columns and self._summary_ok() == 0:
+            return []
+        table = self._averaged(over, column)
+        _check(table, column)
         sign = 1 if mode == "max" else -1
         ranked = (
             (sign * row[column], -place, row)
-            for place, row in enumerate(self)
-            if is_number(row[column])
+            for place, row in enumerate(table)
+            if row.record.status == "ok"
+            and is_number(row[column])
+            and not (table is not self and row.get("pruned"))
         )
         return [row for _, _, row in heapq.nlargest(n, ranked, key=lambda entry: entry[:2])]
+
+    def _averaged(self, over: str | Sequence[str] | None, *needed: str) -> Table:
+        """The table of means, where there is something to take means of.
+
+        What a run has of its own, such as the seconds that it took, is looked at row by row.
+        """
+        layout = self._layout()
+        if over is None or isinstance(self._source, Means) or not layout.results:
+            return self
+        if over == "repeat" and layout.repeat is None:
+            return self
+        if layout.repeat in needed or not set(needed).isdisjoint(layout.own.values()):
+            return self
+        return self.mean(over)
+
+    def _summary_ok(self) -> int:
+        of = self._source.summary()
+        return of.points - of.failed - of.pruned
+
+    def _nothing(self, column: str) -> str:
+        """Why no row has a number in a column."""
+        of = self._source.summary()
+        if of.points and of.failed == of.points:
+            first = next(iter(self._source)).error
+            count = "the only point" if of.points == 1 else f"all {of.points} points"
+            return f"{count} failed, the first with {first}; table.failed has the tracebacks"
+        if of.points and of.failed + of.pruned == of.points:
+            return (
+                f"of {of.points} points {of.failed} failed and {of.pruned} were pruned: none ended"
+            )
+        return f"no row has a number in the column {column!r}"
 
     # --- other forms -------------------------------------------------------------------------
 
@@ -216,42 +440,47 @@ class Table:
                     frame[name] = [None if v is None else str(show.cell(v)) for v in frame[name]]
         frame.to_parquet(path, index=False)
 
-    def pivot(self, index: str, columns: str, values: str) -> DataFrame:
+    def pivot(
+        self,
+        index: str,
+        columns: str,
+        values: str,
+        over: str | Sequence[str] | None = "repeat",
+    ) -> DataFrame:
         """Two columns against each other, with the mean of a third where they meet.
 
         Parameters
         ----------
         index, columns, values : str
-            Columns of the table. Rows without a number in `values` do not count.
+            Columns of the table: down, across, and what is averaged. Rows without a number in
+            `values`, and points that failed or were pruned, do not count.
+        over : str or list of str, optional
+            Means are taken over this first, so that each point counts once, however many repeats
+            it has. None: each row counts.
 
         Returns
         -------
         pandas.DataFrame
         """
         pandas = show.needed("pandas", "pandas")
-        down, across, means = self.crossed(index, columns, values)
+        down, across, means = self.crossed(index, columns, values, over)
         return pandas.DataFrame(
             means, index=pandas.Index(down, name=index), columns=pandas.Index(across, name=columns)
         )
 
     def crossed(
-        self, index: str, columns: str, values: str
+        self,
+        index: str,
+        columns: str,
+        values: str,
+        over: str | Sequence[str] | None = "repeat",
     ) -> tuple[list[Any], list[Any], list[list[float]]]:
         """:meth:`pivot` as lists: labels down and across, and means (NaN where there is none)."""
-        for name in (index, columns, values):
-            self._check(name)
-        found: dict[tuple[Any, Any], list[float]] = {}
-        for row in self:
-            if is_number(row[values]):
-                place = show.label(row[index]), show.label(row[columns])
-                found.setdefault(place, []).append(as_float(row[values], values))
-        down = show.ordered(place[0] for place in found)
-        across = show.ordered(place[1] for place in found)
-        means = [
-            [math.fsum(v) / len(v) if (v := found.get((d, a))) else math.nan for a in across]
-            for d in down
-        ]
-        return down, across, means
+        _check(self, index, columns, values)
+        table = self._averaged(over, index, columns, values)
+        crossing = Crossing(table, index, columns, values)
+        down, across = map(unlabelled, crossing.down), map(unlabelled, crossing.across)
+        return list(down), list(across), crossing.means
 
     # --- pictures ----------------------------------------------------------------------------
 
@@ -261,8 +490,14 @@ class Table:
         y: str | None = None,
         hue: str | None = None,
         path: str | os.PathLike[str] | None = None,
+        *,
+        over: str | None = "repeat",
+        ax: Axes | None = None,
+        **style: Any,
     ) -> Figure:
         """Draw a result over a parameter: means, and a band of one standard deviation.
+
+        Points that failed or were pruned stand at the lower edge, and are counted in the legend.
 
         Parameters
         ----------
@@ -272,6 +507,12 @@ class Table:
             A line for each value of this column.
         path : path, optional
             Save it there as well.
+        over : str, optional
+            None: no means, but a dot for each row.
+        ax : matplotlib.axes.Axes, optional
+            Draw there, instead of on a figure of its own.
+        **style
+            Of the lines, as for ``Axes.plot``.
 
         Returns
         -------
@@ -280,23 +521,59 @@ class Table:
         """
         from . import plots
 
-        return cast("Figure", plots.lines(self, x, y, hue, path))
+        return cast("Figure", plots.lines(self, x, y, hue, path, over is not None, ax, style))
 
     def heatmap(
-        self, x: str, y: str, value: str, path: str | os.PathLike[str] | None = None
+        self,
+        index: str,
+        columns: str,
+        values: str,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        over: str | Sequence[str] | None = "repeat",
+        ax: Axes | None = None,
+        **style: Any,
     ) -> Figure:
-        """Draw a result over two parameters as colours; parameters are those of :meth:`plot`."""
+        """Draw a :meth:`pivot` as colours: `index` downwards, `columns` across.
+
+        Where all points failed or were pruned there is a mark in place of the number, where some
+        did a mark beside it.
+
+        Parameters
+        ----------
+        index, columns, values, over
+            As for :meth:`pivot`.
+        path : path, optional
+            Save it there as well.
+        ax : matplotlib.axes.Axes, optional
+            Draw there, instead of on a figure of its own.
+        **style
+            As for ``Axes.imshow``: ``cmap``, ``vmin``, ...
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
         from . import plots
 
-        return cast("Figure", plots.heatmap(self, x, y, value, path))
+        _check(self, index, columns, values)
+        table = self._averaged(over, index, columns, values)
+        crossing = Crossing(table, index, columns, values)
+        if not any(map(crossing.has, crossing.down)):
+            raise ValueError(self._nothing(values))
+        crossing.mark(self)
+        return cast("Figure", plots.heatmap(crossing, path, ax, style))
 
     def parallel(
         self,
         *columns: str,
         color: str | None = None,
         path: str | os.PathLike[str] | None = None,
+        over: str | Sequence[str] | None = "repeat",
+        ax: Axes | None = None,
+        **style: Any,
     ) -> Figure:
-        """Draw parallel coordinates: an axis for each column, a line for each row.
+        """Draw parallel coordinates: an axis for each column, a line for each point.
 
         Parameters
         ----------
@@ -306,6 +583,12 @@ class Table:
             Column that gives the lines their colours; by default the last one.
         path : path, optional
             Save it there as well.
+        over : str or list of str, optional
+            Means are taken over this first. None: a line for each row.
+        ax : matplotlib.axes.Axes, optional
+            Draw there, instead of on a figure of its own.
+        **style
+            Of the lines, as for ``Axes.plot``.
 
         Returns
         -------
@@ -313,17 +596,62 @@ class Table:
         """
         from . import plots
 
-        return cast("Figure", plots.coordinates(self, columns, color, path))
+        table = self._averaged(over, *columns, *([color] if color else []))
+        return cast("Figure", plots.coordinates(table, columns, color, path, ax, style))
+
+    def plot_curves(
+        self,
+        hue: str | None = None,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        ax: Axes | None = None,
+        **style: Any,
+    ) -> Figure:
+        """Draw what points have reported, step by step; those that were given up end with a mark.
+
+        Parameters
+        ----------
+        hue : str, optional
+            Colours by this column; by default those that went on stand out from the others.
+        path : path, optional
+            Save it there as well.
+        ax : matplotlib.axes.Axes, optional
+            Draw there, instead of on a figure of its own.
+        **style
+            Of the lines, as for ``Axes.plot``.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from . import plots
+
+        return cast("Figure", plots.curves(self, hue, path, ax, style))
 
     # --- looks -------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
-        return show.text(self, self.head())
+        return show.text(self._shown())
 
     def _repr_html_(self) -> str:
-        return show.html(self, self.head())
+        return show.html(self._shown())
 
-    def head(self) -> str:
+    def _shown(self) -> show.Extract:
+        """The part of the table that is printed."""
+        layout, count = self._layout(), len(self)
+        few = count <= 2 * show.SHOWN
+        records = self._source.ends(count if few else show.SHOWN // 2)[:count]
+        rows = [Row(layout.row(record), record) for record in records]
+        hidden = {layout.own[name] for name in QUIET if name in layout.own}
+        if any(record.status == "failed" for record in records):
+            hidden -= {layout.own.get("error")}
+        code = layout.own.get("code")
+        if code is not None and len({record.code for record in records}) < 2:
+            hidden.add(code)  # where all rows have the same, it says nothing
+        columns = [name for name in layout.columns if name not in hidden]
+        return show.Extract(self.caption(), columns, rows, max(0, count - len(rows)))
+
+    def caption(self) -> str:
         """Say in a line what the table is of."""
         of = self._source.summary()
         told = f"{self._source.title}: {of.points} {'point' if of.points == 1 else 'points'}"
@@ -338,10 +666,12 @@ class Table:
         told += f", {show.duration(of.seconds)} of work"
         return told + (", interrupted" if self.interrupted else "")
 
-    def _check(self, column: str) -> None:
-        columns = self.columns
-        if column not in columns:
-            raise KeyError(f"no column {column!r}; there are {', '.join(columns)}")
+
+def _check(table: Table, *names: str) -> None:
+    columns = table.columns
+    for name in names:
+        if name not in columns:
+            raise KeyError(f"no column {name!r}; there are {', '.join(columns)}")
 
 
 def open_sweep(

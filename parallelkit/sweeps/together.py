@@ -176,7 +176,6 @@ class Together:
             failed=sum(part.failed for part in parts),
             pruned=sum(part.pruned for part in parts),
             seconds=sum(part.seconds for part in parts),
-            reported=any(part.reported for part in parts),
             older=sum(part.older for part in parts),
         )
 

@@ -30,18 +30,24 @@ __all__ = [
     "forward",
     "level_names",
     "levels",
+    "listen",
+    "listener",
     "logger_classes",
     "retell",
+    "say",
     "set_filters",
     "set_level_names",
     "set_levels",
     "set_logger_classes",
+    "stop_listening",
     "watched_loggers",
 ]
 
 Filter = tuple[Any, str, Named, str, int]
 
-LOG, WARNING = "log", "warning"
+LOG, WARNING, SAID = "log", "warning", "said"
+_listeners: dict[int, Callable[..., Any]] = {}  # by number: what hears what items say to it
+_to_parent: Callable[[str, tuple[Any, ...]], None] | None = None  # in a worker
 
 
 def watched_loggers(mark: str, seen: object) -> tuple[Any, ...] | None:
@@ -172,8 +178,31 @@ def _pattern(pattern: Any) -> str:
     return "" if pattern is None else str(pattern.pattern)
 
 
+def listen(number: int, heard: Callable[..., Any]) -> None:
+    """Let `heard` have what items say to `number`, be it here or in a worker of this process."""
+    _listeners[number] = heard
+
+
+def stop_listening(number: int) -> None:
+    """Drop what is still said to `number`."""
+    _listeners.pop(number, None)
+
+
+def listener(number: int) -> Callable[..., Any] | None:
+    """Return what hears `number` in this very process; None where that is another one's matter."""
+    return _listeners.get(number)
+
+
+def say(number: int, *fields: Any) -> None:
+    """Worker: say plain values to who listens to `number` in the parent. Nobody answers."""
+    if _to_parent is not None:
+        _to_parent(SAID, (number, *fields))
+
+
 def forward(send: Callable[[str, tuple[Any, ...]], None], item: Callable[[], int | None]) -> None:
     """Worker: let `send` have all log records and warnings, instead of this process's handlers."""
+    global _to_parent
+    _to_parent = send
     for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
         if isinstance(logger, logging.Logger):
             logger.handlers.clear()
@@ -272,9 +301,18 @@ def _pickled(fields: Mapping[str, Any]) -> bytes:
 
 
 def retell(kind: str, fields: tuple[Any, ...]) -> None:
-    """Parent: log a worker's record, warn its warning, or print, as if it had come up here."""
+    """Parent: log a worker's record, warn its warning, or print, as if it had come up here.
+
+    What items say to somebody who listens is given to them.
+    """
     if kind in printing.NAMES:
         printing.say(kind, *fields)
+        return
+    if kind == SAID:
+        number, *said = fields
+        heard = _listeners.get(number)
+        if heard is not None:
+            heard(*said)
         return
     if kind == LOG:
         plain, others = fields
