@@ -5,6 +5,7 @@ import decimal
 import importlib
 import locale
 import logging
+import multiprocessing
 import os
 import random
 import subprocess
@@ -23,6 +24,7 @@ from running import run_script
 import parallelkit as pk
 from parallelkit import options
 from parallelkit.backends import processes
+from parallelkit.integrations import multiprocessing as drop_in
 
 # ---- settings of the caller ----------------------------------------------------------------------
 
@@ -323,3 +325,34 @@ def test_processes_under_monkey_patches(monkeypatch, module, asked):
     monkeypatch.setitem(sys.modules, module, patches)
     with pytest.raises(pk.ParallelError, match="use backend='thread'"):
         processes.prepare(options.Options())
+
+
+def keep(*given):
+    global counted
+    counted = given
+
+
+def count(x):
+    lock, total, queue, event = counted
+    with lock:
+        total.value += 1
+    queue.put(x)
+    return event.is_set()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("make", [pk.Pool, pk.PoolExecutor, drop_in.Pool])
+def test_what_multiprocessing_shares(make):
+    """Locks, values, queues and events given by `initargs` are the caller's own in workers."""
+    given = (
+        multiprocessing.Lock(),
+        multiprocessing.Value("i", 0, lock=False),
+        multiprocessing.SimpleQueue(),
+        multiprocessing.Event(),
+    )
+    with make(2, initializer=keep, initargs=given) as own:
+        assert list(own.map(count, range(20))) == [False] * 20
+        given[3].set()
+        assert list(own.map(count, range(20))) == [True] * 20
+    assert given[1].value == 40
+    assert sorted(given[2].get() for _ in range(40)) == sorted([*range(20)] * 2)

@@ -18,6 +18,7 @@ from ...transport import pickling
 from ...values.outcome import Lost, Reply
 from ...values.source import Source
 from ...worker.environment import current
+from ...worker.inherited import only_inherited
 from ..base import Done, Setup, Task
 from ..serial import SerialPool
 from . import forkserver
@@ -29,6 +30,7 @@ __all__ = ["ProcessPool", "pool_for", "shutdown"]
 
 TIMEOUT_CHECK = 0.25  # seconds between looks at workers that hold on to the interpreter
 PREFETCH_BELOW = 0.02  # seconds; a longer chunk makes the gap between two of no account
+MOST_METHODS = 64  # sets of arguments whose start method is remembered
 MOST_WARM = 4  # sets of workers that are kept while nobody uses them
 
 
@@ -181,7 +183,7 @@ def pool_for(options: Options, workers: int, level: int, wished: bool) -> Proces
     """
     if held_here(_lock):
         return SerialPool(Setup(None, ()))
-    start_method = options.start_method or default_start_method()
+    start_method = options.start_method or _default_for(options.initargs)
     key = (
         *(workers, start_method, id(options.initializer), tuple(map(id, options.initargs))),
         *(options.tasks_per_worker, options.memory_limit),
@@ -195,6 +197,22 @@ def pool_for(options: Options, workers: int, level: int, wished: bool) -> Proces
             _warm[key] = _warm.pop(key)
         found.handed_out += 1  # until it has the call that it is wanted for
     return ProcessPool(found)
+
+
+_methods: dict[tuple[int, ...], tuple[object, str]] = {}  # what the ids are of, and the method
+
+
+def _default_for(initargs: tuple[Any, ...]) -> str:
+    """Start method of workers with these arguments, of which some may only be inherited."""
+    method = default_start_method()
+    if not initargs or not hasattr(os, "fork"):
+        return method
+    key = tuple(map(id, initargs))
+    if key not in _methods:
+        if len(_methods) > MOST_METHODS:
+            _methods.clear()
+        _methods[key] = initargs, "fork" if only_inherited(initargs) else method
+    return _methods[key][1]
 
 
 def _start(

@@ -36,6 +36,7 @@ from ...values.outcome import Lost
 from ...values.source import Chunk
 from ...worker import output
 from ...worker.environment import current
+from ...worker.inherited import Inherited, only_inherited
 from ...worker.protocol import (
     VERSION,
     Abort,
@@ -130,7 +131,9 @@ class Workers:
         self._adding = threading.RLock()
         self._to_close: deque[Call] = deque()
         try:
-            hello = pickling.dumps((initializer, initargs))
+            inherits = start_method == "fork" and only_inherited(initargs)
+            self._inherited = Inherited(initargs) if inherits else initargs  # kept for successors
+            hello = pickling.dumps((initializer, self._inherited))
         except Exception as error:
             self._let_go()
             raise pickling.refusal(
