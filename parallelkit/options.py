@@ -18,12 +18,14 @@ from typing import Any, Self
 
 from .place import host
 from .place import nesting as levels
+from .place.sizes import in_bytes
 
 __all__ = ["Options", "Resolver", "configure", "configured", "inherit"]
 
 BACKENDS = ("process", "thread", "serial", "auto")
 ON_ERROR = ("raise", "return", "skip")
 NESTED = ("thread", "process")
+MOST_THREADS = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,12 @@ class Options:
         _whole("retries", self.retries, least=0)
         _whole("chunksize", self.chunksize, least=1, none=True)
         _whole("tasks_per_worker", self.tasks_per_worker, least=1, none=True)
-        _whole("memory_limit", self.memory_limit, least=1, none=True)
-        _whole("max_nbytes", self.max_nbytes, least=0)
+        if self.memory_limit is not None:
+            object.__setattr__(self, "memory_limit", in_bytes("memory_limit", self.memory_limit, 1))
+        object.__setattr__(self, "max_nbytes", in_bytes("max_nbytes", self.max_nbytes))
         _whole("blas_threads", self.blas_threads, least=1, none=True)
+        if self.blas_threads is not None:  # libraries take a C int, and have limits below this one
+            object.__setattr__(self, "blas_threads", min(self.blas_threads, MOST_THREADS))
         _seconds("timeout", self.timeout)
         if not hasattr(self.seed, "spawn_key"):  # numpy's SeedSequence
             _whole("seed", self.seed, least=0, none=True)
@@ -237,8 +242,8 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "chunksize": int,
     "start_method": str,
     "tasks_per_worker": int,
-    "memory_limit": int,
-    "max_nbytes": int,
+    "memory_limit": str,
+    "max_nbytes": str,
     "temp_folder": str,
     "blas_threads": int,
     "seed": int,

@@ -18,6 +18,7 @@ from helpers import (
 )
 
 import parallelkit as pk
+from parallelkit.options import Options
 
 WRONG = {
     "no workers": ({"workers": 0}, ValueError, "workers"),
@@ -143,6 +144,7 @@ def test_a_plain_configure_holds_for_the_process(command):
     source = """
 import os, threading
 import parallelkit as pk
+from parallelkit.options import Options
 pk.configure(backend="serial")
 seen = [pk.map(lambda _: os.getpid(), [1])]
 thread = threading.Thread(target=lambda: seen.append(pk.map(lambda _: os.getpid(), [1])))
@@ -167,6 +169,7 @@ def test_options_of_an_iterator_are_those_of_its_call(name):
 SHOW = """
 import os, threading
 import parallelkit as pk
+from parallelkit.options import Options
 print(len(set(pk.map(lambda _: threading.get_ident(), range(50)))), pk.map(lambda _: os.getpid(), [1])[0] == os.getpid())
 """
 
@@ -200,6 +203,7 @@ def test_what_is_configured_beats_the_environment(command):
     source = """
 import os
 import parallelkit as pk
+from parallelkit.options import Options
 with pk.Pool(backend="process") as own:
     print(own.map(lambda _: os.getpid(), [1])[0] == os.getpid())
 pk.configure(backend="process")
@@ -293,3 +297,36 @@ def test_cores_are_those_that_may_be_used(command):
         pytest.skip("this system has no affinity mask")
     source = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); import parallelkit as pk; print(pk.cpu_count())"
     assert command(["-c", source]).out == "1\n"
+
+
+FAR = 10**30
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("workers", (1, None, -1, -FAR)),
+        ("chunksize", (1, None, FAR)),
+        ("retries", (0, 1, FAR)),
+        ("tasks_per_worker", (1, None, FAR)),
+        ("memory_limit", (None, FAR, "1000 PB")),
+        ("max_nbytes", (0, 1, 1 << 16, FAR, "1GB")),
+        ("blas_threads", (1, None, FAR)),
+        ("timeout", (None, 1e300)),
+    ],
+)
+def test_numbers_at_their_ends(name, values):
+    """The least, the default, and far above what makes sense: the results are the same."""
+    for value in values:
+        with pk.Pool(**{"workers": 2, name: value}) as own:
+            assert own.map(increment, range(5)) == [1, 2, 3, 4, 5]
+
+
+def test_sizes_with_units(monkeypatch):
+    """Where an option takes bytes it takes "1GB" too, also from the environment."""
+    assert Options(memory_limit="1GB", max_nbytes="512 KiB").memory_limit == 10**9
+    monkeypatch.setenv("PARALLELKIT_MAX_NBYTES", "1 MiB")
+    with pk.Pool(2) as own:
+        assert own._resolve().max_nbytes == 1 << 20
+    with pytest.raises(ValueError, match="memory_limit must be a number of bytes, or a text such"):
+        pk.Pool(memory_limit="much")

@@ -480,4 +480,5 @@ def _limit_memory(nbytes: int) -> None:
 
     kind = resource.RLIMIT_DATA if sys.platform.startswith("linux") else resource.RLIMIT_AS
     _, hard = resource.getrlimit(kind)
+    nbytes = min(nbytes, sys.maxsize)
     resource.setrlimit(kind, (nbytes if hard < 0 else min(nbytes, hard), hard))
