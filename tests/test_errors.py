@@ -6,7 +6,6 @@ import io
 import os
 import re
 import tempfile
-import threading
 import traceback
 from urllib.error import HTTPError
 
@@ -211,9 +210,9 @@ class Broken(TimeoutError):
 
 
 UNUSUAL = {
-    "lock": lambda: Refused("busy", threading.Lock(), number=3),
-    "deep": lambda: ValueError("busy", [1, {"lock": threading.Lock()}]),
-    "group": lambda: ExceptionGroup("several", [Refused("busy", threading.Lock(), number=3)]),
+    "lock": lambda: Refused("busy", (i for i in "ab"), number=3),
+    "deep": lambda: ValueError("busy", [1, {"lock": (i for i in "ab")}]),
+    "group": lambda: ExceptionGroup("several", [Refused("busy", (i for i in "ab"), number=3)]),
     "reply": lambda: HTTPError("http://a", 404, "no", {}, io.BufferedReader(io.BytesIO(b"n"))),
     "os": lambda: Unreadable("data.csv", "no rights"),
     "new": lambda: Made(key=1),
@@ -246,7 +245,7 @@ def test_unusual_errors_keep_their_class(pool, name):
 
 
 def refuse(_):
-    raise Refused("busy", threading.Lock(), number=3)
+    raise Refused("busy", (i for i in "ab"), number=3)
 
 
 def test_what_an_error_left_behind_is_told(process_pool):
@@ -255,10 +254,10 @@ def test_what_an_error_left_behind_is_told(process_pool):
         process_pool().map(refuse, [1])
     error = caught.value
     assert error.number == 3
-    assert "a lock that could not be sent between processes" in repr(error.connection)
+    assert "a generator that could not be sent between processes" in repr(error.connection)
     assert "without connection, which could not be sent between processes" in error.__notes__
-    with pytest.raises(AttributeError, match="no 'release': this is <a lock that could not"):
-        error.connection.release()
+    with pytest.raises(AttributeError, match="no 'send': this is <a generator that could not"):
+        error.connection.send(None)
 
 
 def test_a_class_that_cannot_be_sent(process_pool):
@@ -266,7 +265,7 @@ def test_a_class_that_cannot_be_sent(process_pool):
 
     def fail(x):
         class Local(ConnectionError):
-            lock = threading.Lock()
+            lock = (i for i in "ab")
 
         raise Local(x)
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ..errors import TransportError
 from ..transport.arrays import PLAIN, ArrayPickler
-from ..transport.pickling import refusal
+from ..transport.refusals import refusal
 from ..transport.shared import Shared, home
 
 __all__ = ["Once", "Packed", "UnpicklableTask"]

@@ -24,6 +24,7 @@ import mmap
 import os
 import pickle
 import weakref
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 from .byvalue import ByValuePickler
 from .shared import FileMap, Shared, attach, byte_bounds, home, open_file
 
-__all__ = ["ArrayPickler", "bounds", "stacked"]
+__all__ = ["ArrayPickler", "ContentPickler", "bounds", "stacked"]
 
 PLAIN = "biufcmMSUV"  # kinds of dtypes whose elements are all in the buffer
 EXPORTED = "biufcSU"  # those of which numpy makes a buffer in every case, unless they have fields
@@ -66,10 +67,15 @@ class ArrayPickler(ByValuePickler):
     """
 
     def __init__(
-        self, file: Any, max_nbytes: int, together: set[int] | None = None, count: bool = False
+        self,
+        file: Any,
+        max_nbytes: int,
+        together: set[int] | None = None,
+        count: bool = False,
+        defining: Collection[Any] = (),
     ) -> None:
         self._kept = _Kept(max_nbytes)  # not a method: a cycle would keep the buffers alive
-        super().__init__(file, self._kept)
+        super().__init__(file, self._kept, defining)
         self.buffers = self._kept.buffers
         self.shared: list[Shared] = []
         self.owners: dict[int, int] = {}
@@ -178,6 +184,25 @@ class ArrayPickler(ByValuePickler):
         return _from_memory, (
             kind, root, array.dtype, array.shape, offset, array.strides, array.flags.writeable,
         )  # fmt: skip
+
+
+class ContentPickler(ByValuePickler):
+    """Pickler for what is only compared: what is seen by both sides is known by where it lies."""
+
+    def reduce(self, obj: Any) -> Any:
+        """Reduce an array on shared memory or on a file to its place."""
+        if isinstance(obj, np.ndarray):
+            base = home(obj)
+            if isinstance(base, mmap.mmap):
+                self.plain = False
+                place = obj.__array_interface__["data"][0]
+                return _placed, (id(base), place, obj.shape, obj.strides, str(obj.dtype))
+            return NotImplemented
+        return super().reduce(obj)
+
+
+def _placed(*place: Any) -> Any:
+    return place
 
 
 class _Kept:

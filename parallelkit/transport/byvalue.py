@@ -1,103 +1,454 @@
 """How functions, classes and exceptions cross that the other side cannot import.
 
-They go by value, by cloudpickle's reducers. What is done on top of those:
+A function that is found in its script under its own name, and any class, is named by a token; what
+the receiver has not got of them goes ahead of what names them (`script` tells what that is), or
+inline where it is new to both. All else is made again here:
 
-- A class that came from the parent goes back as a token, so that it is *the same class* there,
-  and what a worker did to its copy of the class does not overwrite the original.
-- Functions of one module share their globals in a worker, whatever message brought them.
+- Lambdas, closures and decorated twins go by value, on the globals that the script has there.
 - ``functools.lru_cache`` functions are taken apart and made again.
 - Exceptions with a constructor of their own are made again without it, see `exceptions`.
 - What ``numpy.frompyfunc`` made goes with its Python function.
-- What else names itself as a global of ``__main__`` goes by dill.
+- Locks and weak references go where their meaning survives the copy; what else pickle refuses, or
+  what names itself as a global of ``__main__``, goes by dill.
 """
 
 from __future__ import annotations
+import __future__
 
+import _thread
+import ast
 import copyreg
+import dis
+import enum
 import functools
 import gc
 import importlib
+import inspect
+import linecache
+import marshal
 import os
 import pickle
+import re
 import sys
+import sysconfig
+import threading
+import types
+import typing
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
-from types import FunctionType
-from typing import Any, cast
+from types import CellType, CodeType, FunctionType, ModuleType
+from typing import Any, ClassVar, Protocol
 
 import cloudpickle
 from cloudpickle import cloudpickle as _cp
 
+from ..errors import StaysHere
 from ..place.nesting import in_worker_process
-from . import exceptions
+from . import exceptions, rebuild
+from .mirror import MAIN, current, source_lines, space_key, tokens
 
-__all__ = ["ByValuePickler"]
+__all__ = [
+    "NOT_ATTRIBUTES",
+    "ByValuePickler",
+    "class_attributes",
+    "class_statement",
+    "global_names",
+    "importable",
+    "in_library",
+    "is_compiled",
+    "is_named",
+    "is_reachable",
+    "looks_around",
+    "submodules",
+]
+
+
+class Knowledge(Protocol):
+    """What tells the pickler how things of the script are named; see `script`."""
+
+    def unit(self, obj: Any) -> Any:
+        """What stands for a function or class in all that is known of the script, or None."""
+        ...
+
+    def global_unit(self, space: dict[str, Any], name: str) -> Any:
+        """What stands for a global."""
+        ...
+
+    def surroundings(self, space: dict[str, Any]) -> Any:
+        """What stands for all globals."""
+        ...
 
 
 class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """The C pickler, with reducers for what goes by value."""
+    """The C pickler, with reducers for what goes by value.
+
+    Parameters
+    ----------
+    file
+        What has a ``write`` method.
+    buffer_callback : callable, optional
+    defining : collection
+        Units whose content goes along, where others are named.
+
+    Attributes
+    ----------
+    needs : dict
+        What the receiver must have: units in the caller, their keys in a worker.
+    comparing : bool
+        Whether the pickle is compared only.
+    by_dill : bool
+        Whether dill is asked where pickle refuses.
+    plain : bool
+        Whether plain pickle would say the same of the content.
+    """
+
+    knowledge: ClassVar[Knowledge]
 
     def __init__(
-        self, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], bool] | None = None
+        self,
+        file: Any,
+        buffer_callback: Callable[[pickle.PickleBuffer], bool] | None = None,
+        defining: Collection[Any] = (),
     ) -> None:
         # One dict: looked into for each object, and cloudpickle's chain of these two is slow.
         self.dispatch_table = {**copyreg.dispatch_table, **_cp.Pickler._dispatch_table}
-        self._plain: set[type] = set()  # types whose instances are all left to pickle
+        self._left: set[type] = set()  # types whose instances are all left to pickle
+        self.needs: dict[Any, None] = {}
+        self.defining = defining
+        self.plain = True
+        self.by_dill = self.comparing = False
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
 
     def reducer_override(self, obj: Any) -> Any:
         """Reduce `obj`, or leave it to pickle (NotImplemented); called for most objects."""
-        return NotImplemented if type(obj) in self._plain else self.reduce(obj)
+        return NotImplemented if type(obj) in self._left else self.reduce(obj)
 
     def reduce(self, obj: Any) -> Any:
-        """Reduce `obj`, whose type is not known to be plain."""
+        """Reduce `obj`, whose type is not known to be simple."""
         kind = type(obj)
         if isinstance(obj, type):
-            _by_value_if_made_by_hand(obj.__module__)
-            token = _adopted.get(obj)
-            if token is not None:
-                return _own_class, (token,)
-            if obj.__module__ not in sys.modules and _imported(obj):
-                return NotImplemented
-            return _class(obj, super().reducer_override(obj))
-        if isinstance(obj, FunctionType):
-            _by_value_if_made_by_hand(obj.__module__)
-            return _function(obj, super().reducer_override(obj))
+            return self._class(obj)
+        if kind is FunctionType:
+            return self._function(obj)
         if isinstance(obj, BaseException):
             return exceptions.reduced(obj)
-        if kind in _MADE_AGAIN:
-            return _MADE_AGAIN[kind](obj)
+        own = _OWN.get(kind)
+        if own is not None:
+            return own(self, obj)
         if kind.__name__ == "ufunc" and kind.__module__ == "numpy":
             return _ufunc(obj)
         if kind in self.dispatch_table or _never_by_dill(kind):
-            self._plain.add(kind)
+            if self.by_dill and kind not in self.dispatch_table:
+                return self._if_refused(obj)
+            self._left.add(kind)
             return NotImplemented
-        return _by_dill(obj)
+        if getattr(obj, "__module__", None) == MAIN and isinstance(obj.__reduce_ex__(5), str):
+            return self._global(obj, obj.__reduce_ex__(5)) or _by_dill(obj)
+        return self._if_refused(obj) if self.by_dill else NotImplemented
+
+    # --- classes ---------------------------------------------------------------------------------
+
+    def _class(self, cls: type) -> Any:
+        if cls.__module__ == "builtins":
+            return _builtin(cls)
+        if is_reachable(cls):
+            return NotImplemented
+        token = self._named(cls)
+        if token is not None:
+            return rebuild.find, (token, cls.__qualname__)
+        if current() is None:
+            statement = self.knowledge.unit(cls).statement
+            if statement is not None:
+                return self._class_statement(cls, statement)
+        return self._class_definition(cls, tokens.given(cls))
+
+    def _class_statement(self, cls: type, statement: CodeType) -> Any:
+        """Have a class made by its statement; what that looks up as it runs goes along."""
+        space = sys.modules[cls.__module__].__dict__
+        self._need_globals(space, global_names(statement))
+        names = [n for n in names_of_statement(statement) if n in space and space[n] is not cls]
+        args = (
+            *(tokens.given(cls), space_key(space), cls.__module__),
+            *(statement, cls.__name__, {name: space[name] for name in names}),
+        )
+        return rebuild.run_statement, args
+
+    def _named(self, obj: Any) -> str | None:
+        """Token of a function or class that the receiver has, or will have; None to define it."""
+        mirror = current()
+        if mirror is not None:
+            token = tokens.of(obj)
+            if token is None or token not in mirror.known:
+                return None
+            self.needs[token] = None
+            return token
+        unit = self.knowledge.unit(obj)
+        if unit is None:
+            return None
+        self.needs[unit] = None
+        return None if unit in self.defining else unit.token
+
+    def _class_definition(self, cls: type, token: str) -> Any:
+        attributes = class_attributes(cls)
+        members = None
+        early: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+        if isinstance(cls, enum.EnumMeta):
+            members = _members(cls, attributes)
+        else:
+            slots = cls.__dict__.get("__slots__")
+            named_tuple = issubclass(cls, tuple) and hasattr(cls, "_fields")
+            if slots is not None and not named_tuple:
+                early["__slots__"] = slots if isinstance(slots, str) else tuple(slots)
+        if "__orig_bases__" in cls.__dict__:
+            early["__orig_bases__"] = cls.__dict__["__orig_bases__"]
+        self._names_of_annotations(attributes.get("__annotations__"), cls.__module__)
+        metaclass = type(cls)
+        foreign = metaclass not in _USUAL and is_reachable(metaclass)
+        bases = cls.__dict__.get("__orig_bases__", cls.__bases__) if foreign else cls.__bases__
+        args = token, metaclass, cls.__name__, tuple(bases), early, foreign
+        state = attributes, members, _registered(cls)
+        return rebuild.make_class, args, state, None, None, rebuild.set_class
+
+    def _names_of_annotations(self, annotations: Any, module: str) -> None:
+        """Names in annotations that are strings: who looks for hints evaluates them."""
+        if isinstance(annotations, Mapping) and current() is None:
+            space = getattr(sys.modules.get(module), "__dict__", None)
+            if space is not None:
+                for value in annotations.values():
+                    if isinstance(value, str):
+                        self._need_globals(space, _WORD.findall(value))
+
+    def _need_globals(self, space: dict[str, Any], names: Collection[str]) -> None:
+        mirror = current()
+        if mirror is None:
+            unit = self.knowledge.global_unit
+            for name in names:
+                if name in space or name not in _BUILTINS:
+                    self.needs[unit(space, name)] = None
+        else:
+            key = space_key(space)
+            if key in mirror.spaces:
+                for name in names:
+                    if name in space:
+                        self.needs[key, name] = None
+
+    # --- functions -------------------------------------------------------------------------------
+
+    def _function(self, func: FunctionType) -> Any:
+        if is_reachable(func):
+            return NotImplemented
+        token = self._named(func)
+        if token is not None:
+            return rebuild.find, (token, func.__qualname__)
+        owner = self._owner(func)
+        if owner is not None:
+            return rebuild.method, (owner, func.__name__)
+        mirror = current()
+        unit = None if mirror is not None else self.knowledge.unit(func)
+        name = None if unit is None else unit.token
+        if hasattr(func, "registry") and hasattr(func, "dispatch"):  # functools.singledispatch
+            own = {k: v for k, v in func.__dict__.items() if k not in _DISPATCHER}
+            return rebuild.single_dispatch, (name, dict(func.registry), own)
+        space = func.__globals__
+        module = space.get("__name__")
+        code = func.__code__
+        self._need_globals(space, global_names(code))
+        if mirror is None and looks_around(code):
+            self.needs[self.knowledge.surroundings(space)] = None
+        annotations = func.__annotations__
+        if annotations:
+            self._names_of_annotations(annotations, func.__module__)
+        args = (
+            *(name, space_key(space), module if isinstance(module, str) else "?"),
+            *(code, func.__name__, func.__closure__),
+        )
+        attributes = {key: getattr(func, key) for key in _FUNCTION_STATE}
+        if getattr(func, "__type_params__", ()):
+            attributes["__type_params__"] = getattr(func, "__type_params__")  # noqa: B009 - 3.12
+        lines = source_lines(code.co_filename)
+        source = None if lines is None else (code.co_filename, *lines)
+        state = attributes, dict(func.__dict__), submodules(code, space), source
+        return rebuild.make_function, args, state, None, None, rebuild.set_function
+
+    def _owner(self, func: FunctionType) -> type | None:
+        """Class through which a method is named; None where it goes by value, as with its class."""
+        path = func.__qualname__.split(".")
+        if len(path) < 2 or "<locals>" in path or func.__module__ not in sys.modules:
+            return None
+        owner: Any = sys.modules[func.__module__]
+        for part in path[:-1]:
+            owner = getattr(owner, "__dict__", {}).get(part)
+        if not isinstance(owner, type) or owner.__dict__.get(func.__name__) is not func:
+            return None
+        mirror = current()
+        if mirror is not None:
+            return owner if tokens.of(owner) in mirror.known else None
+        return None if self.knowledge.unit(owner) in self.defining else owner
+
+    # --- other things that have a name -----------------------------------------------------------
+
+    def _global(self, obj: Any, name: str) -> Any:
+        """Reduce to its name what is a global of the script; None if it is not, or goes along."""
+        module = getattr(obj, "__module__", None)
+        if not isinstance(module, str) or importable(module):
+            return None
+        found: Any = sys.modules.get(module)
+        space = getattr(found, "__dict__", None)
+        if space is None or space.get(name) is not obj:
+            return None
+        key = space_key(space)
+        if current() is None:
+            unit = self.knowledge.global_unit(space, name)
+            self.needs[unit] = None
+            if unit in self.defining:
+                return None
+        else:
+            self.needs[key, name] = None
+        return rebuild.find_global, (key, module, name)
+
+    def _cache(self, func: Any) -> Any:
+        if is_reachable(func):
+            return NotImplemented
+        return self._global(func, getattr(func, "__qualname__", "")) or (
+            rebuild.cached,
+            (func.__wrapped__, func.cache_parameters()),
+        )
+
+    def _type_name(self, obj: Any) -> Any:
+        """Reduce a TypeVar, NewType, and so on."""
+        if is_reachable(obj):
+            return NotImplemented
+        found = self._global(obj, obj.__name__)
+        if found is not None:
+            return found
+        kind, module = type(obj), getattr(obj, "__module__", None) or MAIN
+        token = tokens.given(obj)
+        if kind is _ALIAS:
+            if obj.__type_params__:
+                keywords = {"type_params": obj.__type_params__}
+                named = (obj.__name__, obj.__value__)
+                return rebuild.made, (token, kind, named, keywords, module)
+            alias = token, obj.__name__, module
+            return rebuild.make_alias, alias, (obj.__value__,), None, None, rebuild.set_alias
+        if kind is typing.NewType:
+            return rebuild.made, (token, kind, (obj.__name__, obj.__supertype__), {}, module)
+        keywords = {}
+        args: tuple[Any, ...] = (obj.__name__,)
+        if kind is not typing.TypeVarTuple:
+            if obj.__bound__ is not None and obj.__bound__ is not type(None):
+                keywords["bound"] = obj.__bound__
+            keywords["covariant"] = obj.__covariant__
+            keywords["contravariant"] = obj.__contravariant__
+            args += getattr(obj, "__constraints__", ())
+        if getattr(obj, "__infer_variance__", False):
+            keywords["infer_variance"] = True
+        has_default = getattr(obj, "has_default", None)
+        if has_default is not None and has_default():
+            keywords["default"] = obj.__default__
+        return rebuild.made, (token, kind, args, keywords, module)
+
+    # --- what only dill carries ------------------------------------------------------------------
+
+    def _reference(self, ref: Any) -> Any:
+        """Reduce a weak reference: its object goes along, and is kept by the script or by it."""
+        obj = ref()
+        if obj is None:
+            return _dead_reference, ()
+        if current() is None:
+            space = sys.modules[MAIN].__dict__
+            for name, value in list(space.items()):
+                if value is obj:
+                    self.needs[self.knowledge.global_unit(space, name)] = None
+                    return weakref.ref, (obj,)
+        return rebuild.KeptReference, (obj,)
+
+    def _if_refused(self, obj: Any) -> Any:
+        """Reduce by dill what pickle refuses."""
+        try:
+            reduced = obj.__reduce_ex__(5)
+        except TypeError:
+            return _by_dill(obj)
+        return reduced if not isinstance(reduced, str) else NotImplemented
 
 
-# --- classes ----------------------------------------------------------------------------------
+# --- what can be imported ------------------------------------------------------------------------
 
-_CLASS_MAKERS = (_cp._make_skeleton_class, _cp._make_skeleton_enum)
-_tokens: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
-_sent: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
-_adopted: weakref.WeakKeyDictionary[type, str] = weakref.WeakKeyDictionary()
+_importable: dict[str, tuple[Any, Any, bool]] = {}
+_LIBRARIES = tuple(
+    {
+        os.path.realpath(sysconfig.get_path(name)) + os.sep
+        for name in ("stdlib", "purelib", "platlib")
+    }
+    | {sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")}
+)
 
 
-def _class(cls: type, reduced: Any) -> Any:
-    """Add to cloudpickle's reduction of a class that goes by value: a token, and its slots."""
-    if not isinstance(reduced, tuple) or reduced[0] not in _CLASS_MAKERS:
-        return reduced
-    make, args, state, *rest = reduced
-    slots = cls.__dict__.get("__slots__")
-    named_tuple = issubclass(cls, tuple) and hasattr(cls, "_fields")
-    if slots is not None and make is _cp._make_skeleton_class and not named_tuple:
-        # cloudpickle sets __slots__ on the finished class, where it has no effect any more.
-        kind, name, bases, namespace, *tail = args
-        args = (kind, name, bases, {**namespace, "__slots__": slots}, *tail)
-        attributes = {k: v for k, v in state[0].items() if k not in ("__slots__", "__slotnames__")}
-        state = (attributes, *state[1:])
-    return (_adopt, (_token(cls), make, args), state, *rest)
+def in_library(module: ModuleType) -> bool:
+    """Whether a module belongs to Python or to an installed package."""
+    spec = module.__dict__.get("__spec__")
+    origin = getattr(spec, "origin", None)
+    if not isinstance(origin, str):
+        return True
+    return origin.startswith(_LIBRARIES) or not os.path.isabs(origin)
+
+
+def importable(name: str) -> bool:
+    """Whether the other side finds the module `name`, as far as it is loaded here."""
+    if name in (MAIN, "__mp_main__"):
+        return False
+    module = sys.modules.get(name)
+    if module is None:
+        return False
+    by_value = _cp._PICKLE_BY_VALUE_MODULES
+    if by_value and _cp._is_registered_pickle_by_value(module):
+        return False
+    spec = getattr(module, "__spec__", None)
+    known = _importable.get(name)
+    if known is not None and known[0] is module and known[1] is spec:
+        return known[2]
+    if spec is None:  # made by hand, as by ``runpy.run_path``: nobody else could
+        found = not isinstance(module, ModuleType)
+    elif not in_library(module):
+        found = _is_found(name, spec)
+    else:
+        found = True
+    _importable[name] = module, spec, found
+    return found
+
+
+def _is_found(name: str, spec: Any) -> bool:
+    """Whether an import of `name` finds the file that is loaded."""
+    parent = name.rpartition(".")[0]
+    path = None
+    if parent:
+        path = getattr(sys.modules.get(parent), "__path__", None)
+        if path is None:
+            return False
+    for finder in sys.meta_path:
+        try:
+            found = finder.find_spec(name, path, None)
+        except Exception:  # noqa: BLE001, S112 - somebody else's finder
+            continue
+        if found is not None:
+            return bool(found.origin == spec.origin)
+    return False
+
+
+def is_reachable(obj: Any) -> bool:
+    """Whether the other side finds a function or class by importing it."""
+    module = getattr(obj, "__module__", None)
+    if not isinstance(module, str):
+        return False
+    name = getattr(obj, "__qualname__", None) or obj.__name__
+    if not importable(module):
+        return module not in sys.modules and isinstance(obj, type) and _imported(obj)
+    found: Any = sys.modules[module]
+    if "." not in name:
+        return getattr(found, name, None) is obj
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is obj
 
 
 def _imported(cls: type) -> bool:
@@ -116,112 +467,207 @@ def _imported(cls: type) -> bool:
     return found is cls
 
 
-def _token(cls: type) -> str:
-    token = _tokens.get(cls)
-    if token is None:
-        token = _tokens[cls] = os.urandom(8).hex()
-        _sent[token] = cls
-    return token
+def _builtin(cls: type) -> Any:
+    """Reduce a class of Python's own, which need not be found under its name."""
+    found = getattr(importlib.import_module("builtins"), cls.__name__, None)
+    return NotImplemented if found is cls else _cp._class_reduce(cls)
 
 
-def _adopt(token: str, make: Callable[..., type], args: tuple[Any, ...]) -> type:
-    """Worker: make a class of the parent, or find the one made before."""
-    cls = make(*args)
-    if in_worker_process() and cls not in _tokens:  # which has those that were made here
-        _adopted[cls] = token
-        _sent[token] = cls
-    return cls
+def is_named(func: FunctionType) -> bool:
+    """Whether a function is found in its globals under its own name."""
+    return func.__globals__.get(func.__qualname__) is func
 
 
-def _own_class(token: str) -> type:
-    """Class that was sent under `token`; in a worker, where things make a round trip, its copy."""
-    return _sent[token]
+# --- what code refers to -------------------------------------------------------------------------
+
+_WORD = re.compile(r"[^\W\d]\w*")
+_BUILTINS = frozenset(dir(importlib.import_module("builtins")))
+_GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
+_code_names: dict[CodeType, tuple[str, ...]] = {}
+_LOOKS_AROUND = frozenset({"globals", "eval", "exec"})
 
 
-# --- functions --------------------------------------------------------------------------------
-
-_namespaces: dict[object, _Namespace] = {}
-_ATOMS = (type(None), bool, int, float, str, bytes)  # cheap to keep and to compare
-
-
-class _Namespace(dict[str, Any]):
-    """In a worker: the globals of one module of the parent, as far as functions brought them."""
-
-    received: dict[str, Any]
-
-
-def _function(func: FunctionType, reduced: Any) -> Any:
-    """Let all functions of one module share their globals in a worker, whatever brings them.
-
-    cloudpickle gives each pickle globals of its own; then what an initializer sets by a
-    ``global`` statement would not be seen by the functions that come after it.
-    """
-    if not isinstance(reduced, tuple):
-        return reduced
-    if hasattr(func, "registry") and hasattr(func, "dispatch"):  # functools.singledispatch
-        return _single_dispatch, (dict(func.registry),)
-    if in_worker_process():
-        return reduced
-    code, base, *rest = reduced[1]
-    key = func.__module__, id(func.__globals__)
-    return (_make_function, (key, base, code, *rest), *reduced[2:5], _set_function)
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """Names of globals that code refers to, and the code within it."""
+    names = _code_names.get(code)
+    if names is None:
+        found: dict[str, None] = {}
+        for instruction in dis.get_instructions(code):
+            if instruction.opname in _GLOBALS:
+                found[instruction.argval] = None
+        for const in code.co_consts:
+            if isinstance(const, CodeType):
+                found.update(dict.fromkeys(global_names(const)))
+        if len(_code_names) > 4096:
+            _code_names.clear()
+        names = _code_names[code] = tuple(found)
+    return names
 
 
-def _make_function(key: object, base: dict[str, Any], code: Any, *rest: Any) -> FunctionType:
-    if not in_worker_process():  # a round trip in the parent, to test what survives
-        return cast(FunctionType, _cp._make_function(code, base, *rest))
-    space = _namespaces.get(key)
-    if space is None:
-        space = _namespaces[key] = _Namespace(base)
-        space.received = {}
-    return cast(FunctionType, _cp._make_function(code, space, *rest))
+def looks_around(code: CodeType) -> bool:
+    """Whether code may ask for globals by names that are made as it runs."""
+    names = set(_attribute_names(code))
+    return bool(names & _LOOKS_AROUND) or {"modules", "__name__"} <= names
 
 
-def _set_function(func: FunctionType, state: tuple[dict[str, Any], dict[str, Any]]) -> None:
-    """Bring the globals up to date: what the parent changed is changed here too.
-
-    What the worker itself has bound anew (an initializer's connection, where the parent has None)
-    stays, until the parent binds it to something else.
-    """
-    attributes, slots = state
-    space = func.__globals__
-    if isinstance(space, _Namespace):
-        brought = slots["__globals__"]
-        kept = {
-            name: space[name]
-            for name, value in space.received.items()
-            if name in brought
-            and space[name] is not value
-            and type(brought[name]) is type(value)
-            and brought[name] == value
-        }
-        space.received.update({n: v for n, v in brought.items() if isinstance(v, _ATOMS)})
-        slots = {**slots, "__globals__": {**brought, **kept}}
-    _cp._function_setstate(func, (attributes, slots))
+@functools.lru_cache(4096)
+def _attribute_names(code: CodeType) -> tuple[str, ...]:
+    names = dict.fromkeys(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            names.update(dict.fromkeys(_attribute_names(const)))
+    return tuple(names)
 
 
-def _single_dispatch(registry: dict[type, Callable[..., Any]]) -> Callable[..., Any]:
-    func = functools.singledispatch(registry[object])
-    for kind, implementation in registry.items():
-        func.register(kind, implementation)
-    return func
+def submodules(code: CodeType, space: Mapping[str, Any]) -> list[str]:
+    """Modules within packages that code refers to as their attributes (``scipy.optimize``)."""
+    found: list[str] = []
+    for name in global_names(code):
+        value = space.get(name)
+        if isinstance(value, ModuleType) and hasattr(value, "__path__"):
+            packages = [value.__name__]
+            for package in packages:
+                for attribute in _attribute_names(code):
+                    inner = f"{package}.{attribute}"
+                    if inner in sys.modules and inner not in packages:
+                        packages.append(inner)
+            found += packages[1:]
+    return found
+
+
+_FUNCTION_STATE = (
+    *("__defaults__", "__kwdefaults__", "__qualname__", "__module__", "__doc__"),
+    "__annotations__",
+)
+_DISPATCHER = frozenset({"registry", "dispatch", "register", "_clear_cache", "__wrapped__"})
+
+
+def _code(pickler: ByValuePickler, code: CodeType) -> Any:
+    try:  # the older format does not depend on who else refers to a constant
+        return rebuild.code, (marshal.dumps(code, 2 if pickler.comparing else marshal.version),)
+    except ValueError:  # with constants that no compiler puts there
+        return _cp._code_reduce(code)
+
+
+def _cell(_: ByValuePickler, cell: CellType) -> Any:
+    try:
+        content = (cell.cell_contents,)
+    except ValueError:
+        return rebuild.empty_cell, ()
+    return rebuild.empty_cell, (), content, None, None, rebuild.set_cell
+
+
+# --- what classes consist of ---------------------------------------------------------------------
+
+_USUAL = frozenset({type, enum.EnumMeta, importlib.import_module("abc").ABCMeta})
+NOT_ATTRIBUTES = frozenset(
+    {"__dict__", "__weakref__", "__slots__", "__slotnames__", "_abc_impl", "__annotate_func__"}
+)
+_OF_ENUMS = frozenset(
+    {
+        *("_member_names_", "_member_map_", "_value2member_map_"),
+        *("_unhashable_values_", "_hashable_values_", "_unhashable_values_map_"),
+    }
+)
+
+
+def class_attributes(cls: type) -> dict[str, Any]:
+    """What stands in a class, without what Python itself puts there."""
+    return {
+        name: value
+        for name, value in cls.__dict__.items()
+        if name not in NOT_ATTRIBUTES
+        and not (isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls)
+    }
+
+
+def is_compiled(metaclass: type) -> bool:
+    """Whether a metaclass makes classes in compiled code, which nothing else can do for it."""
+    for base in metaclass.__mro__:
+        if base is type:
+            return False
+        new = base.__dict__.get("__new__")
+        if new is not None and not isinstance(new, (staticmethod, FunctionType)):
+            return True
+    return False
+
+
+def class_statement(cls: type) -> CodeType | None:
+    """Code of the statement that made a class of a module, where its source is there."""
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None)
+    files = [file] if isinstance(file, str) else []
+    functions = [value for value in cls.__dict__.values() if isinstance(value, FunctionType)]
+    files += [function.__code__.co_filename for function in functions]
+    for file in dict.fromkeys(files):
+        try:
+            tree = ast.parse("".join(linecache.getlines(file)))
+        except (SyntaxError, ValueError):
+            continue
+        found = [
+            node
+            for node in tree.body
+            if isinstance(node, ast.ClassDef) and node.name == cls.__qualname__
+        ]
+        if found:
+            future = getattr(module, "annotations", None) is __future__.annotations
+            flags = __future__.annotations.compiler_flag if future else 0
+            whole = ast.Module([found[-1]], [])
+            code: CodeType = compile(whole, file, "exec", flags=flags, dont_inherit=True)
+            return code
+    return None
+
+
+def names_of_statement(code: CodeType) -> list[str]:
+    """Globals that a class statement looks up as it runs, and not in its methods."""
+    found = {i.argval: None for i in dis.get_instructions(code) if i.opname in _LOADS}
+    for const in code.co_consts:
+        if isinstance(const, CodeType) and not const.co_flags & inspect.CO_OPTIMIZED:
+            found.update(dict.fromkeys(names_of_statement(const)))
+    return list(found)
+
+
+_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
+
+
+def _members(cls: Any, attributes: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Take the members of an Enum out of its attributes; how each is made, without its making."""
+    for name in (*_OF_ENUMS, *cls._member_map_):
+        attributes.pop(name, None)
+    members: list[tuple[Any, ...]] = []
+    listed = set(cls._member_names_)
+    for name, member in cls._member_map_.items():
+        if member._name_ != name:
+            members.append((name, None, (member._name_,), None))
+            continue
+        maker = cls._member_type_
+        args: tuple[Any, ...] = ()
+        if maker is not object:
+            reduced: Any = object.__reduce_ex__(member, 2)
+            args = reduced[1][1:]
+            if not args and maker.__reduce__ is not object.__reduce__:
+                args = maker.__reduce__(member)[1]
+        state = {k: v for k, v in vars(member).items() if k != "__objclass__"}
+        if name not in listed:
+            state["__listed__"] = False
+        members.append((name, maker, args, state))
+    return members
+
+
+def _registered(cls: Any) -> list[type]:
+    """Classes that an abstract class was told of by ``register``."""
+    if "_abc_impl" not in cls.__dict__:
+        return []
+    import abc
+
+    registry = abc._get_dump(cls)[0]  # type: ignore[attr-defined]
+    return [found for found in (ref() for ref in registry) if found is not None]
 
 
 # --- what is taken apart and made again -------------------------------------------------------
 
 
-def _lru_cache(func: Any) -> Any:
-    if _importable(func):
-        return NotImplemented
-    return _cached, (func.__wrapped__, func.cache_parameters())
-
-
-def _cached(func: Callable[..., Any], parameters: Mapping[str, Any]) -> Callable[..., Any]:
-    cached: Callable[..., Any] = functools.lru_cache(**parameters)(func)
-    return cached
-
-
-def _cached_property(made: Any) -> Any:  # before 3.12 it holds a lock
+def _cached_property(_: ByValuePickler, made: Any) -> Any:  # before 3.12 it holds a lock
     return functools.cached_property, (made.func,), {"attrname": made.attrname}
 
 
@@ -237,35 +683,49 @@ def _ufunc(func: Any) -> Any:
     return functools.partial(np.frompyfunc, identity=func.identity), (inner, func.nin, func.nout)
 
 
-_MADE_AGAIN: dict[type, Callable[[Any], Any]] = {
-    functools._lru_cache_wrapper: _lru_cache,
+def _lock(_: ByValuePickler, lock: Any) -> Any:
+    kind = type(lock)
+    free = not lock.locked() if hasattr(lock, "locked") else "count=0" in repr(lock)
+    if not free:
+        raise StaysHere(
+            f"a {kind.__name__} that is held at this moment keeps nobody in another process out; "
+            "give a multiprocessing.Lock by initargs= or as a frozen keyword instead"
+        )
+    return threading.Lock if kind is _thread.LockType else threading.RLock, ()
+
+
+def _local(_: ByValuePickler, local: Any) -> Any:
+    return threading.local, (), dict(local.__dict__) or None, None, None, _set_local
+
+
+def _set_local(local: Any, state: dict[str, Any]) -> None:
+    local.__dict__.update(state)
+
+
+def _dead_reference() -> Any:
+    return weakref.ref(type("Gone", (), {})())
+
+
+def _context_variable(_: ByValuePickler, variable: ContextVar[Any]) -> Any:
+    return _variable, (_token_of(variable), variable.name, variable.get(_UNSET))
+
+
+_ALIAS: Any = getattr(typing, "TypeAliasType", None)
+_TYPE_NAMES = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, typing.NewType)
+_OWN: dict[Any, Callable[[Any, Any], Any]] = {
+    CodeType: _code,
+    CellType: _cell,
+    functools._lru_cache_wrapper: ByValuePickler._cache,
     functools.cached_property: _cached_property,
-    ContextVar: lambda variable: (
-        _variable,
-        (_token_of(variable), variable.name, variable.get(_UNSET)),
-    ),
+    ContextVar: _context_variable,
+    weakref.ref: ByValuePickler._reference,
+    _thread.LockType: _lock,
+    _thread.RLock: _lock,
+    threading.local: _local,
+    **dict.fromkeys(_TYPE_NAMES, ByValuePickler._type_name),
 }
-
-
-def _importable(obj: Any) -> bool:
-    """Whether the other side finds `obj` by its name."""
-    module = getattr(obj, "__module__", None)
-    return (
-        module in sys.modules
-        and module != "__main__"
-        and not _made_by_hand(module)
-        and "<locals>" not in getattr(obj, "__qualname__", "")
-    )
-
-
-def _made_by_hand(module: str) -> bool:
-    """Whether a module was not imported, as ``runpy.run_path`` makes one: nobody else could."""
-    return getattr(sys.modules.get(module), "__spec__", module) is None and module != "__main__"
-
-
-def _by_value_if_made_by_hand(module: str) -> None:
-    if module in sys.modules and _made_by_hand(module):
-        cloudpickle.register_pickle_by_value(sys.modules[module])
+if _ALIAS is not None:
+    _OWN[_ALIAS] = ByValuePickler._type_name
 
 
 # --- context variables ------------------------------------------------------------------------
@@ -298,11 +758,7 @@ def _variable(token: str, name: str, value: Any) -> ContextVar[Any]:
 
 
 def _by_dill(obj: Any) -> Any:
-    """Reduce by dill what would travel as a bare name of ``__main__``; leave all else alone."""
-    if getattr(obj, "__module__", None) != "__main__":
-        return NotImplemented
-    if not isinstance(obj.__reduce_ex__(5), str):
-        return NotImplemented
+    """Reduce by dill what would travel as a bare name of ``__main__``, or not at all."""
     import dill
 
     return _undill, (dill.dumps(obj, recurse=True),)
@@ -314,7 +770,7 @@ def _never_by_dill(kind: Any) -> bool:
         return True
     if kind.__dictoffset__ or type(vars(kind).get("__module__", "")) is not str:
         return False  # each instance may name a module of its own
-    return bool(kind.__module__ != "__main__")
+    return bool(kind.__module__ != MAIN)
 
 
 def _undill(data: bytes) -> Any:

@@ -1,26 +1,24 @@
 """Objects to bytes and back, whatever they are made of.
 
 The pickler is the C one, with buffers kept apart (protocol 5); `byvalue` tells how functions and
-classes go that the other side cannot import. A failure is explained: which attribute or element
-of the object cannot travel.
+classes go that the other side cannot import. `refusals` explains a failure.
 """
 
 from __future__ import annotations
 
-import functools
 import pickle
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..errors import StaysHere, TransportError, assign
+from ..errors import StaysHere, assign
 from .byvalue import ByValuePickler
 from .exceptions import Parted, substitute
 
 if TYPE_CHECKING:
     from .shared import Shared
 
-__all__ = ["Pickled", "dumps", "loads", "portable", "refusal"]
+__all__ = ["Pickled", "dumps", "dumps_defining", "loads", "portable"]
 
 FEW = 8  # values of a column, or columns
 SHORT = 1024  # characters
@@ -29,11 +27,15 @@ _PLAIN = frozenset({int, float, bool, type(None), str})
 
 
 class Pickled(NamedTuple):
-    """A pickle in pieces, the large buffers that lie beside it, the shared memory that it names."""
+    """A pickle in pieces, the large buffers that lie beside it, the shared memory that it names.
+
+    ``needs`` is what the receiver must have of the script; see `script`.
+    """
 
     pieces: list[bytes]
     buffers: list[memoryview]
     shared: Sequence[Shared] = ()
+    needs: Sequence[Any] = ()
 
     @property
     def nbytes(self) -> int:
@@ -47,12 +49,36 @@ def dumps(obj: object, max_nbytes: int = 1 << 16, together: bool = False) -> Pic
     Views of one array that are both at least that large stay views of one memory, smaller ones
     where it is asked for by `together`.
 
-    Raises whatever the pickling raises, see :func:`refusal`.
+    Raises whatever the pickling raises, see :mod:`refusals`.
     """
     if _is_plain(obj):  # a pickler of ours takes four times as long to make as this takes
         return Pickled([pickle.dumps(obj, 5)], [])
+    try:
+        return _dumped(obj, max_nbytes, together, (), False)
+    except StaysHere:
+        raise
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        try:  # what cloudpickle refuses somewhere inside
+            return _dumped(obj, max_nbytes, together, (), True)
+        except Exception:  # noqa: BLE001 - the first reason is the better one
+            raise error from None
+
+
+def dumps_defining(obj: object, units: Collection[Any]) -> Pickled:
+    """Pickle `obj` with the content of some units of the script; see `script`."""
+    try:
+        return _dumped(obj, 1 << 16, False, units, False)
+    except StaysHere:
+        raise
+    except (TypeError, AttributeError, pickle.PicklingError):
+        return _dumped(obj, 1 << 16, False, units, True)
+
+
+def _dumped(
+    obj: object, max_nbytes: int, together: bool, units: Collection[Any], by_dill: bool
+) -> Pickled:
     if "numpy" in sys.modules:
-        return _dumps_with_arrays(obj, max_nbytes, together)
+        return _dumps_with_arrays(obj, max_nbytes, together, units, by_dill)
     pieces: list[bytes] = []
     buffers: list[memoryview] = []
 
@@ -64,8 +90,10 @@ def dumps(obj: object, max_nbytes: int = 1 << 16, together: bool = False) -> Pic
         buffers.append(view)
         return False
 
-    ByValuePickler(_Sink(pieces, max_nbytes), keep).dump(obj)
-    return Pickled(pieces, buffers)
+    pickler = ByValuePickler(_Sink(pieces, max_nbytes), keep, units)
+    pickler.by_dill = by_dill
+    pickler.dump(obj)
+    return Pickled(pieces, buffers, (), tuple(pickler.needs))
 
 
 def _is_plain(obj: object) -> bool:
@@ -97,39 +125,30 @@ def _is_plain_row(value: object) -> bool:
     return True
 
 
-def _dumps_with_arrays(obj: object, max_nbytes: int, together: bool) -> Pickled:
+def _dumps_with_arrays(
+    obj: object, max_nbytes: int, together: bool, units: Collection[Any], by_dill: bool
+) -> Pickled:
     from .arrays import ArrayPickler, stacked
 
     if type(obj) is tuple and not together:  # columns of arguments, or results
         obj = tuple([stacked(part) for part in obj])
     pieces: list[bytes] = []
-    pickler = ArrayPickler(_Sink(pieces, max_nbytes), max_nbytes, count=together)
+    pickler = ArrayPickler(_Sink(pieces, max_nbytes), max_nbytes, count=together, defining=units)
+    pickler.by_dill = by_dill
     pickler.dump(obj)
     several = {owner for owner, count in pickler.owners.items() if count > 1}
     if several:
         pieces.clear()
-        pickler = ArrayPickler(_Sink(pieces, max_nbytes), max_nbytes, several)
+        pickler = ArrayPickler(_Sink(pieces, max_nbytes), max_nbytes, several, defining=units)
+        pickler.by_dill = by_dill
         pickler.dump(obj)
     pickler.finish()
-    return Pickled(pieces, pickler.buffers, pickler.shared)
+    return Pickled(pieces, pickler.buffers, pickler.shared, tuple(pickler.needs))
 
 
 def loads(data: Any, buffers: Sequence[Any] = ()) -> Any:
     """Make the object again."""
     return pickle.loads(data, buffers=buffers)
-
-
-def refusal(what: str, obj: object, error: BaseException) -> TransportError:
-    """Error for `obj` that cannot be pickled, naming the path to the part that cannot."""
-    if isinstance(error, StaysHere):  # no path through its private parts would help
-        return TransportError(f"{what} cannot be sent between processes: {error}")
-    path, culprit = _culprit(obj, what)
-    reason = f"{type(error).__name__}: {error}"
-    where = "" if culprit is obj else f" because of {path} (a {type(culprit).__name__})"
-    return TransportError(
-        f"{what} cannot be sent between processes{where}: {reason}. "
-        "Make it inside the function, leave it out in __getstate__, or use backend='thread'"
-    )
 
 
 class _Sink:
@@ -186,47 +205,3 @@ def _refused(value: object) -> str | None:
     except BaseException as error:  # noqa: BLE001 - a user's class may raise anything
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     return None
-
-
-# --- explaining a failure ---------------------------------------------------------------------
-
-
-def _culprit(obj: object, path: str, depth: int = 0) -> tuple[str, object]:
-    """Follow the parts of `obj` that cannot be pickled down to the smallest."""
-    if depth < 8:
-        for name, part in _parts(obj):
-            try:
-                dumps(part)
-            except BaseException:  # noqa: BLE001 - a user's __reduce__ may raise anything
-                return _culprit(part, path + name, depth + 1)
-    return path, obj
-
-
-def _parts(obj: object) -> list[tuple[str, object]]:
-    """Parts of `obj` with how they are written behind it."""
-    if isinstance(obj, dict):
-        return [(f"[{key!r}]", value) for key, value in obj.items()]
-    if isinstance(obj, (list, tuple, set, frozenset)):
-        return [(f"[{i}]", value) for i, value in enumerate(obj)]
-    if isinstance(obj, functools.partial):
-        return [(".func", obj.func), (".args", obj.args), (".keywords", obj.keywords)]
-    parts = [(f".{name}", value) for name, value in getattr(obj, "__dict__", {}).items()]
-    slots = [s for s in getattr(type(obj), "__slots__", ()) if isinstance(s, str)]
-    parts += [(f".{slot}", getattr(obj, slot)) for slot in slots if hasattr(obj, slot)]
-    closure = getattr(obj, "__closure__", None)
-    if closure:
-        names = obj.__code__.co_freevars  # type: ignore[attr-defined]
-        parts += [
-            (f" (its variable {name!r})", cell.cell_contents)
-            for name, cell in zip(names, closure, strict=True)
-        ]
-    bound = getattr(obj, "__self__", None)
-    if bound is not None and not isinstance(bound, type) and callable(obj):
-        parts.append((".__self__", bound))
-    code = getattr(obj, "__code__", None)
-    if code is not None:
-        space = getattr(obj, "__globals__", {})
-        parts += [
-            (f" (its global {name!r})", space[name]) for name in code.co_names if name in space
-        ]
-    return parts

@@ -54,7 +54,11 @@ class Connection:
             if message.released or message.forgotten:
                 self._settle(message)
             if message.state is not None:
-                self.task_inbox.adopt(message.state, rest, private=True)
+                count = int(message.state[0] is None) + len(message.state[4])
+                self.task_inbox.adopt(message.state, rest[:count], private=True)
+                rest = rest[count:]
+            if message.news is not None:
+                self.task_inbox.adopt(message.news, rest, private=True)
             return message, []
         if kind is NestedReply:
             self._settle(message)
@@ -83,7 +87,7 @@ class Connection:
         return data, buffers
 
     def unpack_task(self, packet: Packet) -> tuple[Any, list[Any]]:
-        """The same of a task."""
+        """The same of a task, or of news."""
         data, buffers = self.task_inbox.unpack(packet, copy=False)
         if not buffers:
             self.task_inbox.done(packet)

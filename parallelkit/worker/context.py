@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..place.importing import whole
-from ..transport import pickling
+from ..transport.refusals import check
 
 __all__ = ["carried", "enter"]
 
@@ -77,7 +77,7 @@ def _find(variable: contextvars.ContextVar[Any]) -> tuple[str, str] | None:
 
 def _crosses(value: object) -> bool:
     try:
-        pickling.dumps(value)
+        check(value)
     except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything
         return False
     return True

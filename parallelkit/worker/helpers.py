@@ -339,7 +339,7 @@ class Link:
         try:
             if not inner.task_sent:
                 task = pickling.dumps(inner.task.state(), limit, together=True)
-                connection.send_pickled(NestedTask, (inner.number,), task)
+                connection.send_pickled(NestedTask, (inner.number,), task, (list(task.needs),))
                 inner.task_sent = True
             pickled = pickling.dumps(chunk.columns, limit)
         except Closed:
@@ -349,7 +349,7 @@ class Link:
             inner.alone, inner.seeking = True, False
             self._worker.connection.send(Quit(inner.number))
             return
-        where = chunk.start, chunk.size, inner.ahead
+        where = chunk.start, chunk.size, inner.ahead, list(pickled.needs)
         connection.send_pickled(NestedChunk, (inner.number,), pickled, where)
 
     def _wake(self) -> None:

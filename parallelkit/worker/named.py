@@ -11,6 +11,7 @@ import weakref
 from typing import Any
 
 from ..transport import pickling
+from ..transport.script import Sent, script
 
 __all__ = ["Named", "find", "named"]
 
@@ -30,7 +31,7 @@ def named(cls: type) -> Named | None:
     data = _by_value.get(cls)
     if data is None:
         try:
-            data = b"".join(pickling.dumps(cls).pieces)
+            data = b"".join(script.addressed(cls, Sent()).pieces)
         except Exception:  # noqa: BLE001 - a user's metaclass may raise anything
             return None
         _by_value[cls] = data

@@ -272,7 +272,7 @@ class Worker:
             randomness.renew()
         if order.over:
             self.runtime.forget(order.over)
-        if order.state is not None:
+        if (order.news is None or self._learn_script(order)) and order.state is not None:
             self._learn(order)
         self.take()  # the call may have been given up since
         task = self.runtime.tasks.get(order.task)
@@ -315,6 +315,17 @@ class Worker:
                 watch.end()
             if self.link is not None:  # calls that an item has made and left open
                 self.link.end_since(opened)
+
+    def _learn_script(self, order: Run) -> bool:
+        """Take in what the worker has not got of the script; whether it could."""
+        assert order.news is not None
+        try:
+            self.runtime.learn_script(*self.connection.unpack_task(order.news))
+        except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
+            self.runtime.tasks.pop(order.task, None)
+            self._send_error(Failed, order.task, error)
+            return False
+        return True
 
     def _learn(self, order: Run) -> None:
         """Make the task of a call whose first chunk has come."""

@@ -73,6 +73,7 @@ class Run(NamedTuple):
     environment: dict[str, Any] | None  # what of it has changed
     state: Packet | None  # of the task, where the worker has not got it
     over: list[int]  # tasks to forget
+    news: Packet | None  # what the worker has not got of the script
 
 
 class Abort(NamedTuple):
@@ -187,6 +188,7 @@ class NestedTask(NamedTuple):
 
     inner: int
     packet: Packet
+    needs: list[Any]  # what it names of the script
     released: list[int]
     released_tasks: list[int]
     forgotten: list[int]
@@ -200,6 +202,7 @@ class NestedChunk(NamedTuple):
     start: int
     size: int
     ahead: bool
+    needs: list[Any]
     released: list[int]
     released_tasks: list[int]
     forgotten: list[int]

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from ..place import blas, nesting
-from ..transport import pickling
+from ..transport import mirror, pickling
 from ..transport.pickling import Pickled
+from ..transport.refusals import refusal
 from ..transport.shared import let_go
 from ..values.outcome import Raised, Reply
 from ..values.source import Chunk
@@ -54,6 +55,7 @@ class Runtime:
         self, spare: Callable[[], int], put_back: Callable[[], bool] | None = None
     ) -> None:
         self.tasks: dict[int, Task] = {}
+        self.mirror = mirror.settle()
         self.max_nbytes = 1 << 16  # of a buffer that travels in the pickle itself
         self.items = 0  # that have been run
         self.item: tuple[int, Progress] | None = None  # first index and progress of what runs
@@ -65,6 +67,13 @@ class Runtime:
     def learn(self, key: int, data: Any, buffers: list[Any]) -> None:
         """Make the task that is called `key` from now on; raises what its unpickling raises."""
         self.tasks[key] = Task(*pickling.loads(data, buffers))
+
+    def learn_script(self, data: Any, buffers: list[Any]) -> None:
+        """Take in what has come of the script; raises what its unpickling raises."""
+        try:
+            pickling.loads(data, buffers)
+        finally:
+            self.mirror.learning = False
 
     def forget(self, keys: Iterable[int]) -> None:
         """Keep tasks, and the memory that they share, no longer."""
@@ -147,7 +156,7 @@ class Runtime:
             except BaseException as error:  # noqa: BLE001
                 values[offset] = None
                 out_of_memory = isinstance(error, MemoryError)
-                why = error if out_of_memory else pickling.refusal("result", value, error)
+                why = error if out_of_memory else refusal("result", value, error)
                 raised.append(Raised(offset, why, f"{type(why).__name__}: {why}\n"))
         return raised
 

@@ -20,7 +20,7 @@ from typing import Any
 from .. import options
 from ..place import nesting as levels
 from ..place.nesting import Nesting
-from ..transport import pickling
+from ..transport.refusals import check, refusal
 from ..values import seeds
 from ..values.outcome import Raised, Reply
 from ..values.source import LARGEST_BYTES, Chunk
@@ -227,10 +227,10 @@ class Task:
         """Error that names what of the task could not be pickled."""
         for name, value in self.frozen.items():
             try:
-                pickling.dumps(value)
+                check(value)
             except Exception as problem:  # noqa: BLE001 - a user's __reduce__ may raise anything
-                return pickling.refusal(f"keyword {name!r}", value, problem)
-        return pickling.refusal(f"function {self.func!r}", self.func, error)
+                return refusal(f"keyword {name!r}", value, problem)
+        return refusal(f"function {self.func!r}", self.func, error)
 
     def _inherited(self, place: Nesting) -> Mapping[str, Any]:
         """What is configured holds below too; a number of workers only within the share."""

@@ -14,6 +14,7 @@ from typing import Any
 from ...place.sigint import held_here
 from ...transport.channel import Channel, Closed
 from ...transport.pickling import Pickled
+from ...transport.script import Sent, script
 from ...transport.segments import Inbox, Outbox, control_block, take_all
 from ...values.source import Chunk
 from ...worker.protocol import CONTROL_BYTES, Forget, Run, encode
@@ -45,6 +46,7 @@ class Handle(WorkerState):
         self.outbox, self.inbox = Outbox(folder=folder), Inbox()
         self.freed: list[int] = []  # segments of ours that it needs no more
         self.known: set[int] = set()  # tasks that it has
+        self.told = Sent()  # what it has of the script
         self.over: list[int] = []  # tasks that it is to forget
         self.sharing = False  # it may have shared memory mapped for a call
         self._sent = 0  # segments known to it, by the highest id
@@ -65,11 +67,13 @@ class Handle(WorkerState):
                     environment = call.environment.since(self.environment)
                 self.environment = call.environment
             state = tasks.for_worker(call.task, self, fds)
+            news = script.news(self.told, call.task.script, pickled.needs)
+            told = None if news is None else tasks.news_for_worker(news, self, fds)
             self._send(
                 Run(
                     *(call.number, call.task.key, ticket.number, self.rank),
                     *(chunk.start, chunk.size, call.timeout, call.nested),
-                    *(packet, *segments, environment, state, forgotten(self)),
+                    *(packet, *segments, environment, state, forgotten(self), told),
                 ),
                 fds,
             )

@@ -15,6 +15,8 @@ from ...options import Options
 from ...place.host import default_start_method
 from ...place.sigint import held_here
 from ...transport import pickling
+from ...transport.refusals import refusal
+from ...transport.script import script
 from ...values.outcome import Lost, Reply
 from ...values.source import Source
 from ...worker.environment import current
@@ -127,6 +129,8 @@ class ProcessPool:
             return False
         try:
             pickled = pickling.dumps(chunk.columns, workers.max_nbytes)
+            if pickled.needs:
+                pickled = script.ready(pickled)
         except BaseException as error:
             scheduler.release(call, worker)
             if isinstance(error, KeyboardInterrupt):
@@ -135,7 +139,7 @@ class ProcessPool:
             if chunk.size == 1:
                 columns = chunk.args(0)
                 told = columns[0] if len(columns) == 1 else columns
-                error = pickling.refusal(f"argument of item {chunk.start}", told, error)
+                error = refusal(f"argument of item {chunk.start}", told, error)
             call.inbox.append(Answer(chunk, lost=Lost(error)))
             return True
         if source.endless:  # what was submitted just now finds what is around it now

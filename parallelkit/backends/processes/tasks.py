@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...transport.pickling import Pickled
 from ...transport.segments import Outbox, Packet, Segment, take_all
@@ -33,11 +33,12 @@ class Prepared:
     pickled : Pickled
     """
 
-    __slots__ = ("calls", "kept", "key", "packet", "pickled", "segment", "users")
+    __slots__ = ("calls", "kept", "key", "packet", "pickled", "script", "segment", "users")
 
     def __init__(self, key: int, pickled: Pickled, kept: bytes | None) -> None:
         self.key = key
         self.pickled = pickled
+        self.script: Any = pickled.needs or None  # what it needs of the script
         self.kept = kept  # the pickle by which it is found again
         self.calls = 1
         self.packet: Packet | None = None
@@ -60,6 +61,7 @@ class Tasks:
         self._keys = 0
         self._remembered: dict[bytes, Prepared] = {}  # the last used one last
         self._in_segments: dict[int, Prepared] = {}
+        self._news: Prepared | None = None  # what was last told of the script
 
     def prepare(self, pickled: Pickled, again: bool) -> Prepared:
         """A task for a call; `again` tells whether a worker may use its copy for other calls."""
@@ -72,6 +74,7 @@ class Tasks:
                 found = Prepared(self._keys, pickled, data)
             else:
                 found.calls += 1
+                found.script = pickled.needs or None
             if data is not None:
                 self._remembered[data] = found
             return found
@@ -81,6 +84,20 @@ class Tasks:
         if task.key in worker.known:
             return None
         worker.known.add(task.key)
+        return self._packed(task, worker, fds)
+
+    def news_for_worker(self, pickled: Pickled, worker: Handle, fds: list[int]) -> Packet:
+        """What a worker is told of the script, packed once for several that are told the same."""
+        with self._lock:
+            news = self._news
+            if news is None or news.pickled is not pickled:
+                if news is not None:
+                    news.calls = 0
+                    self._free_if_unused(news)
+                news = self._news = Prepared(0, pickled, None)
+            return self._packed(news, worker, fds)
+
+    def _packed(self, task: Prepared, worker: Handle, fds: list[int]) -> Packet:
         with self._lock:
             if task.packet is None:
                 task.packet, task.segment = self.outbox.pack(task.pickled)

@@ -31,6 +31,8 @@ from ...place.sigint import Shield, held_here
 from ...transport import pickling
 from ...transport.channel import Closed
 from ...transport.pickling import Pickled
+from ...transport.refusals import refusal
+from ...transport.script import Sent, script
 from ...transport.segments import Missing, Packet
 from ...values.outcome import Lost
 from ...values.source import Chunk
@@ -133,12 +135,11 @@ class Workers:
         try:
             inherits = start_method == "fork" and only_inherited(initargs)
             self._inherited = Inherited(initargs) if inherits else initargs  # kept for successors
-            hello = pickling.dumps((initializer, self._inherited))
+            self._sent = Sent()  # what a new worker has of the script
+            hello = script.addressed((initializer, self._inherited), self._sent)
         except Exception as error:
             self._let_go()
-            raise pickling.refusal(
-                "initializer or initargs", (initializer, initargs), error
-            ) from error
+            raise refusal("initializer or initargs", (initializer, initargs), error) from error
         self._hello, segment = self.tasks.outbox.pack(hello)
         self._hello_fds = [] if segment is None else [segment.fd]
         self._hello_fds += [memory.fd for memory in hello.shared]
@@ -201,6 +202,7 @@ class Workers:
         parentage = worker.rank + 1, current_process().name, os.getpid()
         origin = sys.argv, tempfile.tempdir, launch.standard_modules(), parentage
         around = tuple(worker.environment or ())
+        worker.told = self._sent.copy()
         hello = Hello(VERSION, self._hello, around, self.settings, origin)
         try:
             worker.channel.send(encode(hello), [worker.control_fd, *self._hello_fds])
@@ -282,6 +284,7 @@ class Workers:
         """Begin a call."""
         try:
             pickled = pickling.dumps(task.state(), self.max_nbytes, together=True)
+            pickled = script.ready(pickled)
         except Exception as error:
             raise task.refusal(error) from error
         prepared = self.tasks.prepare(pickled, task.may_be_kept())
@@ -451,6 +454,8 @@ class Workers:
         """A task that cannot be unpickled, or (key 0) an initializer that raised."""
         error = self._error(worker, message, fds)
         if message.task:
+            worker.known.discard(message.task)
+            worker.told.undo()
             return self.scheduler.task_failed(message.task, error)
         error.add_note(IN_INITIALIZER)
         return self.scheduler.fail(error)
@@ -484,6 +489,7 @@ class Workers:
             pickled = Pickled([b""], [])  # which cannot be unpickled either, and that is told
         nested = self.scheduler.nested_task(worker, message.inner)
         if nested is not None:
+            pickled = script.ready(pickled._replace(needs=script.named(message.needs)))
             nested.task = self.tasks.prepare(pickled, again=False)
         return []
 
@@ -496,6 +502,8 @@ class Workers:
         except _OUT_OF_MEANS as error:
             nested = self.scheduler.nested_task(worker, message.inner)
             return [] if nested is None else [Relay(nested, Answer(chunk, lost=Lost(error)))]
+        if message.needs:
+            pickled = script.ready(pickled._replace(needs=script.named(message.needs)))
         return self.scheduler.nested_chunk(worker, message.inner, chunk, message.ahead, pickled)
 
     def _released(self, worker: Handle, message: Released, _: list[int]) -> list[Instruction]:
@@ -546,6 +554,7 @@ class Workers:
     def _relay(self, call: NestedCall, answer: Answer) -> None:
         """Pass what came of a chunk on to the worker whose item makes the call."""
         chunk, lost, pickled = answer.chunk, answer.lost, Pickled([], [])
+        lender = cast(Handle, call.lender)
         size = chunk.size
         if answer.packet is not None:
             size = answer.count
@@ -554,9 +563,9 @@ class Workers:
             except _OUT_OF_MEANS as error:
                 lost = Lost(error)
         if lost is not None:
-            pickled = pickling.dumps((pickling.portable(lost.reason), lost.started))
+            told = pickling.portable(lost.reason), lost.started
+            pickled = script.addressed(told, lender.told)
         head = call.inner, chunk.start, size, answer.seconds, lost is not None
-        lender = cast(Handle, call.lender)
         lender.post(NestedReply, head, pickled)
         if answer.final and answer.packet is not None and size < chunk.size:
             left = chunk.part(size, chunk.size)
@@ -564,8 +573,9 @@ class Workers:
             self._relay(call, Answer(left, lost=gone))
 
     def _refuse(self, call: NestedCall, error: BaseException) -> None:
-        pickled = pickling.dumps((pickling.portable(error), True))
-        cast(Handle, call.lender).post(NestedReply, (call.inner, 0, 0, 0.0, True), pickled)
+        lender = cast(Handle, call.lender)
+        pickled = script.addressed((pickling.portable(error), True), lender.told)
+        lender.post(NestedReply, (call.inner, 0, 0, 0.0, True), pickled)
 
     def _send_nested(
         self, call: NestedCall, helper: Handle | None, chunk: Chunk, pickled: Pickled

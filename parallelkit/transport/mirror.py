@@ -1,0 +1,254 @@
+"""What this process knows of another one's script: its module, its functions and classes.
+
+::
+
+    caller                              worker
+    __main__  ── what is new ─────────► a module `__main__`, with all of it bound by name
+              ── functions by token ──► the same function each time
+              ◄── classes by token ──── the caller's own class again
+
+A token stands for one function or class, in whichever process it was made. In the caller a token
+and a namespace lead to the originals, in a worker to what was made of them there.
+"""
+
+from __future__ import annotations
+
+import builtins
+import importlib.util
+import itertools
+import linecache
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+__all__ = [
+    "MAIN",
+    "Mirror",
+    "current",
+    "namespace",
+    "settle",
+    "show_source",
+    "source_lines",
+    "space_key",
+    "tokens",
+]
+
+MAIN = "__main__"
+
+
+class Tokens:
+    """Objects of this process by a token, and back. A metaclass may define ``==`` as it likes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._names: dict[int, tuple[weakref.ref[Any], str]] = {}
+        self._objects: dict[str, weakref.ref[Any]] = {}
+        self._numbers = itertools.count()
+        self._prefix = ""
+
+    def of(self, obj: Any) -> str | None:
+        """Token of an object, if it has one."""
+        found = self._names.get(id(obj))
+        return None if found is None or found[0]() is not obj else found[1]
+
+    def given(self, obj: Any) -> str:
+        """Token of an object, made if it has none."""
+        return self.of(obj) or self.put(obj, f"{self._own()}{next(self._numbers):x}")
+
+    def _own(self) -> str:
+        if not self._prefix:
+            self._prefix = os.urandom(6).hex() + "."
+        return self._prefix
+
+    def put(self, obj: Any, token: str) -> str:
+        """Let `token` stand for `obj`."""
+        key = id(obj)
+
+        def gone(ref: weakref.ref[Any]) -> None:
+            with self._lock:
+                if self._names.get(key, (None,))[0] is ref:
+                    del self._names[key]
+                if self._objects.get(token) is ref:
+                    del self._objects[token]
+
+        with self._lock:
+            ref = weakref.ref(obj, gone)
+            self._names[key] = ref, token
+            self._objects[token] = ref
+        return token
+
+    def find(self, token: str) -> Any:
+        """Object of a token, or None."""
+        ref = self._objects.get(token)
+        return None if ref is None else ref()
+
+    def clear(self) -> None:
+        """Forget all, as a process does that was forked."""
+        self._lock = threading.RLock()
+        self._names.clear()
+        self._objects.clear()
+        self._prefix = ""
+
+
+tokens = Tokens()
+
+
+class Mirror:
+    """In a worker: what has come of the script of one client.
+
+    Parameters
+    ----------
+    client : str
+        Whose script it is. Two scripts may use one worker.
+
+    Attributes
+    ----------
+    spaces : dict
+        By key: the globals of each module of which something came.
+    known : dict
+        By token: functions and classes that came; kept, as the client counts on them.
+    """
+
+    def __init__(self, client: str = "") -> None:
+        self.client = client
+        self.spaces: dict[str, dict[str, Any]] = {}
+        self.known: dict[str, Any] = {}
+        self.learning = False  # whether what comes now is the client's, who knows that it is here
+        self._modules: dict[str, ModuleType] = {}
+        self.space(MAIN, MAIN)
+
+    def space(self, key: str, name: str) -> dict[str, Any]:
+        """Globals of the module `name`; made if nothing of it has come yet."""
+        space = self.spaces.get(key)
+        if space is None:
+            module = ModuleType(name)
+            space = self.spaces[key] = module.__dict__
+            # The C pickler imports by way of the builtins of the globals that it finds.
+            space["__builtins__"] = builtins
+            self._modules[key] = module
+            if key == name:
+                self._install(module)
+        return space
+
+    def _install(self, module: ModuleType) -> None:
+        """Let a module be found by its name, where nothing else is."""
+        name = module.__name__
+        there = sys.modules.get(name)
+        if name == MAIN or getattr(there, _OURS, False) or (there is None and not _found(name)):
+            module.__dict__.setdefault(_OURS, True)
+            if name != MAIN and "." in name:
+                parent, _, last = name.rpartition(".")
+                if parent in sys.modules:
+                    setattr(sys.modules[parent], last, module)
+            sys.modules[name] = module
+
+    def enter(self) -> None:
+        """Let it be the script of this process from now on."""
+        global _current
+        _current = self
+        for key, module in self._modules.items():
+            if key == module.__name__:
+                self._install(module)
+
+    def forget(self, gone: Iterable[str]) -> None:
+        """Keep functions and classes no longer that the client will not name again."""
+        for token in gone:
+            self.known.pop(token, None)
+
+
+def _found(name: str) -> bool:
+    """Whether a module can be imported here, so that what travels by name finds it."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
+
+
+_OURS = "__mirrored__"
+_current: Mirror | None = None
+
+
+def current() -> Mirror | None:
+    """What this process has of its client's script; None where it is no worker of ours."""
+    return _current
+
+
+def settle(client: str = "") -> Mirror:
+    """Make this process a worker that knows nothing yet, whatever it was forked from."""
+    tokens.clear()
+    _spaces.clear()
+    _keys.clear()
+    mirror = Mirror(client)
+    mirror.enter()
+    return mirror
+
+
+# --- the caller's side of namespaces -------------------------------------------------------------
+
+_spaces: dict[int, tuple[str, dict[str, Any]]] = {}  # by id; and kept, so that the id is not reused
+_keys: dict[str, dict[str, Any]] = {}
+_numbers = itertools.count(1)
+
+
+def space_key(space: dict[str, Any]) -> str:
+    """What the globals of a module are called when something by value names them."""
+    found = _spaces.get(id(space))
+    if found is not None:
+        return found[0]
+    name = space.get("__name__")
+    if not isinstance(name, str):
+        name = "?"
+    mirror = _current
+    if mirror is not None:
+        for key, known in mirror.spaces.items():
+            if known is space:
+                return key
+    module = sys.modules.get(name)
+    if module is not None and getattr(module, "__dict__", None) is space:
+        key = name
+    else:
+        key = f"{name}#{os.getpid()}.{next(_numbers)}"
+    if len(_spaces) > _MOST_SPACES:
+        for number in list(_spaces)[: _MOST_SPACES // 2]:
+            _keys.pop(_spaces.pop(number)[0], None)
+    _spaces[id(space)] = key, space
+    _keys[key] = space
+    return key
+
+
+_MOST_SPACES = 4096
+
+
+def namespace(key: str, name: str) -> dict[str, Any]:
+    """Globals that are called `key`: the module itself in the caller, its mirror in a worker."""
+    space = _keys.get(key)
+    if space is not None:
+        return space
+    if _current is not None:
+        return _current.space(key, name)
+    module = sys.modules.get(name) if key == name else None
+    if module is not None:
+        return module.__dict__
+    space = _keys[key] = {"__name__": name, "__builtins__": builtins}
+    _spaces[id(space)] = key, space
+    return space
+
+
+# --- source lines --------------------------------------------------------------------------------
+
+
+def source_lines(filename: str) -> tuple[int, list[str]] | None:
+    """Source of a file that exists in this process only, as the cells of a notebook do."""
+    entry = linecache.cache.get(filename)
+    if entry is None or len(entry) != 4 or entry[1] is not None:
+        return None
+    return entry[0], entry[2]
+
+
+def show_source(filename: str, size: int, lines: list[str]) -> None:
+    """Let tracebacks and `inspect` find that source."""
+    linecache.cache[filename] = size, None, lines, filename

@@ -1,0 +1,95 @@
+"""Errors for what cannot travel: which attribute or element of it, and what to do."""
+
+from __future__ import annotations
+
+import functools
+from types import CodeType
+
+from ..errors import StaysHere, TransportError
+from . import pickling
+from .byvalue import class_attributes, global_names, is_reachable
+from .mirror import current
+from .script import Unsendable, script
+
+__all__ = ["check", "refusal"]
+
+LONGEST = 300  # characters of a reason; that of a library may go on for pages
+
+
+def refusal(what: str, obj: object, error: BaseException) -> TransportError:
+    """Error for `obj` that cannot be pickled, naming the path to the part that cannot."""
+    reason: BaseException = error
+    while isinstance(reason, Unsendable) and reason.__cause__ is not None:
+        reason = reason.__cause__
+    stays = isinstance(reason, StaysHere)
+    path, culprit = _culprit(obj, what, shallow=stays)
+    where = "" if culprit is obj else f" because of {path} (a {type(culprit).__name__})"
+    if stays:
+        return TransportError(f"{what} cannot be sent between processes{where}: {reason}")
+    return TransportError(
+        f"{what} cannot be sent between processes{where}: {type(reason).__name__}: "
+        f"{_short(str(reason))}. "
+        "Make it inside the function, leave it out in __getstate__, or use backend='thread'"
+    )
+
+
+def _short(reason: str) -> str:
+    first = " ".join(reason.split())
+    return first if len(first) <= LONGEST else first[: LONGEST - 3] + "..."
+
+
+def check(part: object) -> None:
+    """Raise what keeps a part from being sent."""
+    pickled = pickling.dumps(part)
+    if pickled.needs and current() is None:
+        script.prepare(pickled.needs)
+
+
+def _culprit(obj: object, path: str, depth: int = 0, shallow: bool = False) -> tuple[str, object]:
+    """Follow the parts of `obj` that cannot be pickled down to the smallest.
+
+    `shallow`: not into the attributes of an object that says itself what to do.
+    """
+    if depth < 8:
+        for name, part in _parts(obj, shallow):
+            try:
+                check(part)
+            except BaseException:  # noqa: BLE001 - a user's __reduce__ may raise anything
+                return _culprit(part, path + name, depth + 1, shallow)
+    return path, obj
+
+
+def _parts(obj: object, shallow: bool) -> list[tuple[str, object]]:
+    """Parts of `obj` with how they are written behind it."""
+    if isinstance(obj, dict):
+        return [(f"[{key!r}]", value) for key, value in obj.items()]
+    if isinstance(obj, (list, tuple, set, frozenset)):
+        return [(f"[{i}]", value) for i, value in enumerate(obj)]
+    if isinstance(obj, functools.partial):
+        return [(".func", obj.func), (".args", obj.args), (".keywords", obj.keywords)]
+    if shallow and not callable(obj):
+        return []
+    parts = [(f".{name}", value) for name, value in getattr(obj, "__dict__", {}).items()]
+    slots = [s for s in getattr(type(obj), "__slots__", ()) if isinstance(s, str)]
+    parts += [(f".{slot}", getattr(obj, slot)) for slot in slots if hasattr(obj, slot)]
+    closure = getattr(obj, "__closure__", None)
+    if closure:
+        names = obj.__code__.co_freevars  # type: ignore[attr-defined]
+        parts += [
+            (f" (its variable {name!r})", cell.cell_contents)
+            for name, cell in zip(names, closure, strict=True)
+        ]
+    bound = getattr(obj, "__self__", None)
+    if bound is not None and not isinstance(bound, type) and callable(obj):
+        parts.append((".__self__", bound))
+    code = getattr(obj, "__code__", None)
+    if isinstance(code, CodeType):
+        space = getattr(obj, "__globals__", {})
+        parts += [
+            (f" (its global {name!r})", space[name])
+            for name in global_names(code)
+            if name in space and space[name] is not obj
+        ]
+    if isinstance(obj, type) and not is_reachable(obj):
+        parts = [(f".{name}", value) for name, value in class_attributes(obj).items()]
+    return parts

@@ -1,0 +1,905 @@
+"""What workers know of this process's script, and what each is told before it runs something.
+
+::
+
+    a pickle names functions and classes ─► its needs ─► Script.prepare ─► Prepared
+      and what those refer to: globals, other functions, bases              │
+                                                 one worker's Sent ─► Prepared.news ─► what it lacks
+
+A unit is what is sent as a whole: a global, a function, a class. Each has a version, which grows
+when a look at it finds another value, or other content. A look costs little where nothing has
+changed: what cannot change is compared by identity, functions by their code, defaults and cells,
+all else by its pickle. What is sent of a class that was changed in place is what was changed.
+
+What a worker has bound or filled by itself stays there, since nothing is sent of a unit that has
+not changed here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import sys
+import threading
+import weakref
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    ModuleType,
+)
+from typing import Any
+
+from ..errors import StaysHere
+from . import pickling, rebuild
+from .byvalue import (
+    NOT_ATTRIBUTES,
+    ByValuePickler,
+    class_attributes,
+    class_statement,
+    in_library,
+    is_compiled,
+    is_named,
+    is_reachable,
+    submodules,
+)
+from .mirror import MAIN, namespace, space_key, tokens
+
+__all__ = ["Prepared", "Script", "Sent", "Unsendable", "script"]
+
+MOST_CLASSES = 256  # classes made within functions that are kept in mind
+MOST_PLANS = 64
+MOST_NEWS = 4
+LARGE = 1 << 20  # bytes of a buffer from which on its checksum is kept, and not its content
+ABSENT = type("Absent", (), {"__repr__": lambda _: "<not bound>"})()
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), range})
+_versions = itertools.count(1)
+
+
+class Unsendable(Exception):
+    """A part of the script that cannot be pickled.
+
+    Attributes
+    ----------
+    path : str
+        What it is.
+    value : object
+    """
+
+    def __init__(self, path: str, value: Any) -> None:
+        super().__init__(path)
+        self.path = path
+        self.value = value
+
+
+# --- whether something has changed ---------------------------------------------------------------
+
+
+class Mark:
+    """What cannot change, by identity."""
+
+    __slots__ = ("value",)
+    fixed = True
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def same(self, value: Any, script: Script) -> bool:  # noqa: ARG002 - the others' signature
+        """Whether `value` is what was seen before."""
+        return value is self.value
+
+
+class AtomMark(Mark):
+    """A number or text: another one that is equal will do."""
+
+    __slots__ = ()
+
+    def same(self, value: Any, script: Script) -> bool:  # noqa: ARG002
+        """Whether `value` is what was seen before."""
+        mine = self.value
+        return value is mine or (
+            type(value) is type(mine) and repr(value) == repr(mine)  # 0.0 is not -0.0
+        )
+
+
+class FunctionMark(Mark):
+    """A function, by its code, defaults, cells and attributes."""
+
+    __slots__ = ("code", "defaults", "dict", "imports", "keywords", "loaded", "parts", "simple")
+    fixed = False
+
+    def __init__(self, func: FunctionType, script: Script, seen: dict[int, Any]) -> None:
+        self.value = func
+        self.code = func.__code__
+        self.defaults = func.__defaults__
+        self.keywords = func.__kwdefaults__
+        self.parts = [script.mark(part, seen) for part in _parts(func)]
+        self.dict = len(func.__dict__)
+        self.simple = func.__closure__ is None and all(part.fixed for part in self.parts)
+        self.loaded = script.loaded
+        self.imports = submodules(func.__code__, func.__globals__)
+
+    def same(self, value: Any, script: Script) -> bool:
+        """Whether `value` is what was seen before."""
+        if (
+            value is not self.value
+            or value.__code__ is not self.code
+            or value.__defaults__ is not self.defaults
+            or value.__kwdefaults__ is not self.keywords
+        ):
+            return False
+        if self.loaded != script.loaded:
+            self.loaded = script.loaded
+            if self.imports != submodules(self.code, value.__globals__):
+                return False
+        if self.simple and not self.dict and not value.__dict__:
+            return True
+        parts = _parts(value)
+        return len(parts) == len(self.parts) and all(
+            mark.same(part, script) for mark, part in zip(self.parts, parts, strict=True)
+        )
+
+
+def _parts(func: FunctionType) -> list[Any]:
+    parts = list(func.__defaults__ or ())
+    if func.__kwdefaults__:
+        parts += func.__kwdefaults__.values()
+    for cell in func.__closure__ or ():
+        try:
+            parts.append(cell.cell_contents)
+        except ValueError:
+            parts.append(ABSENT)
+    for name, value in func.__dict__.items():
+        parts += name, value
+    return parts
+
+
+class WrapperMark(Mark):
+    """A static or class method or a property, by the functions in it."""
+
+    __slots__ = ("parts",)
+    fixed = False
+
+    def __init__(self, value: Any, script: Script, seen: dict[int, Any]) -> None:
+        self.value = value
+        self.parts = [script.mark(part, seen) for part in _wrapped(value)]
+
+    def same(self, value: Any, script: Script) -> bool:
+        """Whether `value` is what was seen before."""
+        return value is self.value and all(
+            m.same(p, script) for m, p in zip(self.parts, _wrapped(value), strict=True)
+        )
+
+
+def _wrapped(value: Any) -> Sequence[Any]:
+    if isinstance(value, property):
+        return value.fget, value.fset, value.fdel
+    return (value.__func__,)
+
+
+class ContentMark(Mark):
+    """What can change in place, by its pickle."""
+
+    __slots__ = ("content", "kind", "plain")
+    fixed = False
+
+    def __init__(self, value: Any) -> None:
+        self.value = None  # nothing is to be kept alive for this
+        self.kind = type(value)
+        self.content, plain = _content(value)
+        self.plain = _plain_content(value) if plain else None
+
+    def same(self, value: Any, script: Script) -> bool:  # noqa: ARG002
+        """Whether `value` is what was seen before."""
+        if type(value) is not self.kind:
+            return False
+        plain = self.plain
+        if plain is not None:
+            try:  # most often there is no buffer in it
+                now = pickle.dumps(value, 5) if type(plain) is bytes else _plain_content(value)
+                if now == plain:
+                    return True
+            except Exception:  # noqa: BLE001 - it is looked at in earnest
+                pass
+        return bool(_content(value)[0] == self.content)
+
+
+class _Digest:
+    """File and buffer callback for a pickle that is only compared."""
+
+    __slots__ = ("buffers", "parts")
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+        self.buffers: list[Any] = []
+
+    def write(self, data: Any) -> None:
+        """Take a piece of the pickle."""
+        self.parts.append(bytes(data))
+
+    def keep(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take a buffer: its content, or of a large one its checksum."""
+        view = buffer.raw()
+        if view.nbytes < 64:
+            return True
+        self.buffers.append(_summary(view))
+        return False
+
+    def content(self) -> Any:
+        """What is compared."""
+        return b"".join(self.parts), self.buffers
+
+
+def _summary(view: memoryview) -> Any:
+    return view.tobytes() if view.nbytes < LARGE else (view.nbytes, zlib.crc32(view))
+
+
+def _content(value: Any) -> tuple[Any, bool]:
+    """Pickle of a value, with functions and classes by name; whether plain pickle does as well."""
+    digest, pickler = _looked_at(value, ())
+    return digest.content(), pickler.plain
+
+
+def _looked_at(value: Any, defining: Collection[Any]) -> tuple[_Digest, ByValuePickler]:
+    """Pickle a value to see what it holds, by dill where pickle refuses."""
+    kind = _pickler()
+    digest = _Digest()
+    pickler = kind(digest, digest.keep, defining)
+    pickler.comparing = True
+    try:
+        pickler.dump(value)
+    except StaysHere:
+        raise
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        digest = _Digest()
+        pickler = kind(digest, digest.keep, defining)
+        pickler.by_dill = pickler.comparing = True
+        try:
+            pickler.dump(value)
+        except Exception:  # noqa: BLE001 - the first reason is the better one
+            raise error from None
+        pickler.plain = False
+    return digest, pickler
+
+
+def _plain_content(value: Any) -> Any:
+    digest = _Digest()
+    try:
+        data = pickle.dumps(value, 5, buffer_callback=digest.keep)
+    except Exception:  # noqa: BLE001 - then it is looked at in earnest
+        return None
+    return (data, digest.buffers) if digest.buffers else data
+
+
+def _pickler() -> type[ByValuePickler]:
+    """Pickler for contents: what lies on shared memory or in a file is known by its place."""
+    if "numpy" not in sys.modules:
+        return ByValuePickler
+    from .arrays import ContentPickler
+
+    return ContentPickler
+
+
+# --- units ---------------------------------------------------------------------------------------
+
+
+class Unit:
+    """What is sent as a whole.
+
+    Attributes
+    ----------
+    version : int
+        0 for what there is nothing to send of.
+    needs : tuple of Unit
+        What it refers to.
+    """
+
+    version = 0
+    needs: tuple[Unit, ...] = ()
+    order = 0  # in which units are sent
+
+    def refresh(self, script: Script) -> bool:
+        """Take note of what has changed; whether something has."""
+        raise NotImplementedError
+
+    def entries(self, since: int) -> list[tuple[Any, ...]]:
+        """What is sent to who has the version `since` (0: nothing)."""
+        raise NotImplementedError
+
+    def survey(self, value: Any) -> None:
+        """Find out what it refers to."""
+        _, pickler = _looked_at(value, {self})
+        self.needs = tuple(unit for unit in pickler.needs if unit is not self)
+
+
+class GlobalUnit(Unit):
+    """A global of the script, or of another module that workers cannot import."""
+
+    def __init__(self, space: dict[str, Any], name: str) -> None:
+        self.space = space
+        self.key = space_key(space)
+        module = space.get("__name__")
+        self.module = module if isinstance(module, str) else "?"
+        self.name = name
+        self.mark: Mark = Mark(ABSENT)
+        self.value: Any = ABSENT
+
+    def refresh(self, script: Script) -> bool:
+        value = self.space.get(self.name, ABSENT)
+        mark = self.mark
+        if mark.same(value, script):
+            return False
+        if value is not ABSENT:
+            try:
+                self._look(value, script)
+            except Unsendable:
+                raise
+            except Exception as error:
+                raise Unsendable(f"its global {self.name!r}", value) from error
+        else:
+            self.needs = ()
+            self.mark = Mark(ABSENT)
+        if self.version or value is not ABSENT:
+            self.version = next(_versions)
+        return True
+
+    def _look(self, value: Any, script: Script) -> None:
+        self.order = _order(value)
+        unit = script.bound(value)
+        if unit is not None:
+            self.mark, self.needs = Mark(value), (unit,)
+            return
+        mark = script.mark(value, {})
+        if type(mark) is AtomMark:
+            self.needs = ()
+        else:
+            self.survey(value)
+        self.mark = mark
+
+    def entries(self, since: int) -> list[tuple[Any, ...]]:  # noqa: ARG002
+        value = self.space.get(self.name, ABSENT)
+        if value is ABSENT:
+            return [(rebuild.unbind, self.key, self.module, (self.name,))]
+        return [(rebuild.bind, self.key, self.module, {self.name: value})]
+
+
+def _order(value: Any) -> int:
+    """Modules and plain values come first, then functions, classes, and what is made of them."""
+    if type(value) in _ATOMS or isinstance(value, ModuleType):
+        return 0
+    if isinstance(value, FunctionType):
+        return 1
+    return 2 if isinstance(value, type) else 3
+
+
+class FunctionUnit(Unit):
+    """A function that its script has a name for."""
+
+    order = 1
+
+    def __init__(self, func: FunctionType) -> None:
+        self.func = func
+        self.token = tokens.given(func)
+        self.mark: FunctionMark | None = None
+
+    def refresh(self, script: Script) -> bool:
+        mark = self.mark
+        if mark is not None and mark.same(self.func, script):
+            return False
+        func = self.func
+        try:
+            self.survey(func)
+            self.mark = FunctionMark(func, script, {id(func): None})
+        except Unsendable:
+            raise
+        except Exception as error:
+            raise Unsendable(f"function {func.__qualname__!r}", func) from error
+        if is_named(func):
+            self.needs += (script.global_unit(func.__globals__, func.__name__),)
+        self.version = next(_versions)
+        return True
+
+    def entries(self, since: int) -> list[tuple[Any, ...]]:  # noqa: ARG002
+        return [(rebuild.learn, self.func)]
+
+
+class ClassUnit(Unit):
+    """A class that workers cannot import."""
+
+    order = 2
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
+        self.token = tokens.given(cls)
+        self.marks: dict[str, Mark] = {}
+        self.bases: Any = None
+        self.since: dict[str, int] = {}  # by attribute: the version in which it was changed
+        self.gone: dict[str, int] = {}
+        self.statement: CodeType | None = None  # by which it is made, where nothing else will do
+
+    def refresh(self, script: Script) -> bool:
+        cls, marks = self.cls, self.marks
+        content = cls.__dict__
+        if cls.__bases__ is self.bases and len(content) == len(marks):
+            for name, value in content.items():
+                mark = marks.get(name)
+                if mark is None or not (
+                    (mark.fixed and value is mark.value) or mark.same(value, script)
+                ):
+                    break
+            else:
+                return False
+        try:
+            self._look(script)
+        except Unsendable:
+            raise
+        except Exception as error:
+            raise Unsendable(f"class {cls.__qualname__!r}", cls) from error
+        return True
+
+    def _look(self, script: Script) -> None:
+        cls, before = self.cls, self.marks
+        if is_compiled(type(cls)) and self.statement is None:
+            self.statement = class_statement(cls)
+        try:
+            self.survey(cls)
+        except Exception:
+            if is_reachable(type(cls)) and type(cls).__module__ not in ("builtins", "abc", "enum"):
+                self.statement = class_statement(cls)  # a library keeps its books in it
+            if self.statement is None:
+                raise
+            self.survey(cls)
+        space = getattr(sys.modules.get(cls.__module__), "__dict__", None)
+        name = cls.__qualname__.split(".")[0]
+        if space is not None and name in space:
+            self.needs += (script.global_unit(space, name),)
+        self.version = version = next(_versions)
+        seen = {id(cls): None}
+        marks = {}
+        for name, value in cls.__dict__.items():
+            mark = before.get(name)
+            if mark is None or not mark.same(value, script):
+                self.since[name] = version
+                self.gone.pop(name, None)
+                own = name in NOT_ATTRIBUTES or (name.startswith("_") and name.endswith("_"))
+                by_identity = own and not isinstance(value, FunctionType)
+                by_identity = by_identity or self.statement is not None
+                mark = Mark(value) if by_identity else script.mark(value, seen)
+            marks[name] = mark
+        for name in before.keys() - marks.keys():
+            self.gone[name] = version
+            self.since.pop(name, None)
+        self.marks, self.bases = marks, cls.__bases__
+
+    def entries(self, since: int) -> list[tuple[Any, ...]]:
+        if not since or self.statement is not None:
+            return [(rebuild.learn, self.cls)]
+        attributes = {
+            name: value
+            for name, value in class_attributes(self.cls).items()
+            if self.since.get(name, 0) > since
+        }
+        gone = tuple(name for name, version in self.gone.items() if version > since)
+        return [(rebuild.change, self.cls, attributes, gone)]
+
+
+class Surroundings(Unit):
+    """All of a script, for a function that asks for globals by names made as it runs."""
+
+    def __init__(self, space: dict[str, Any]) -> None:
+        self.space = space
+
+    def refresh(self, script: Script) -> bool:
+        unit = script.global_unit
+        names = [name for name in list(self.space) if not name.startswith("__")]
+        needs = tuple([unit(self.space, name) for name in names])
+        if needs == self.needs:
+            return False
+        self.needs = needs
+        return True
+
+    def entries(self, since: int) -> list[tuple[Any, ...]]:  # noqa: ARG002
+        return []
+
+
+class ModuleUnit(Unit):
+    """A module of the user's, of which only this is sent: that it was reloaded."""
+
+    order = -1
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module = module
+        self.spec = module.__dict__.get("__spec__")
+
+    def refresh(self, script: Script) -> bool:  # noqa: ARG002
+        spec = self.module.__dict__.get("__spec__")
+        if spec is self.spec:
+            return False
+        self.spec = spec
+        self.version = next(_versions)
+        return True
+
+    def entries(self, since: int) -> list[tuple[Any, ...]]:  # noqa: ARG002
+        return [(rebuild.reload, (self.module.__name__,))]
+
+
+# --- what a call needs ---------------------------------------------------------------------------
+
+
+class Sent:
+    """What one worker has been sent: units in their versions. Belongs to the worker's handle."""
+
+    __slots__ = ("_before", "deaths", "plans", "versions")
+
+    def __init__(self) -> None:
+        self.versions: dict[Unit, int] = {}
+        self.plans: dict[int, int] = {}
+        self.deaths = 0
+        self._before: dict[Unit, int] = {}
+
+    def copy(self) -> Sent:
+        """For another worker, that has been sent the same."""
+        other = Sent()
+        other.versions.update(self.versions)
+        other.plans.update(self.plans)
+        other.deaths = self.deaths
+        return other
+
+    def took(self, units: dict[Unit, int]) -> None:
+        """Take note of what is being sent, with the versions that were there before."""
+        self._before = units
+        self.versions.update((unit, unit.version) for unit in units)
+
+    def undo(self) -> None:
+        """Take back what was sent last: it could not be read."""
+        self.plans.clear()
+        self.versions.update(self._before)
+        self._before = {}
+
+
+class Prepared:
+    """What a pickle needs, all that is below it included.
+
+    Attributes
+    ----------
+    key : tuple
+        Another one when something of it has changed.
+    """
+
+    __slots__ = (
+        *("_around", "_required", "_script"),
+        *("key", "number", "roots", "stamp", "units"),
+    )
+
+    def __init__(self, script: Script, number: int, roots: tuple[Unit, ...]) -> None:
+        self._script = script
+        self.number = number
+        self.roots = roots
+        self.units: list[Unit] = []
+        self.stamp = 0
+        self.key = number, 0
+        self._required = 0  # units at the beginning that must be there
+        self._around = False  # whether all of the script is wanted
+
+    def refresh(self) -> None:
+        """Look whether something has changed."""
+        script, changed = self._script, not self.units or self._around
+        for unit in self.units[: self._required]:
+            if unit.refresh(script):
+                changed = True
+        for module in script.modules:
+            if module.refresh(script):
+                changed = True
+        if changed:
+            self._collect()
+            self.stamp = max([unit.version for unit in self.units], default=0)
+            self.key = self.number, self.stamp
+
+    def _collect(self) -> None:
+        """Find all units that are needed, each looked at."""
+        script = self._script
+        found: dict[Unit, None] = dict.fromkeys(u for u in script.modules if u.version)
+        around: list[Unit] = []
+        todo = list(self.roots)
+        while todo:
+            unit = todo.pop()
+            if unit not in found:
+                unit.refresh(script)
+                found[unit] = None
+                if type(unit) is Surroundings:
+                    around += unit.needs
+                else:
+                    todo += unit.needs
+        self._required, self._around = len(found), bool(around)
+        while around:
+            unit = around.pop()
+            if unit not in found:
+                try:
+                    unit.refresh(script)
+                except Exception:  # noqa: BLE001, S112 - only what can be sent is there by name
+                    continue
+                found[unit] = None
+                around += unit.needs
+        self.units = list(found)
+
+    def missing(self, sent: Sent) -> list[Unit]:
+        """Units that a worker has not got, or in another version."""
+        versions = sent.versions
+        return [unit for unit in self.units if versions.get(unit, 0) != unit.version]
+
+
+class _Entry:
+    """Something that is done while news are being unpickled."""
+
+    __slots__ = ("args", "make")
+
+    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
+        self.make = make
+        self.args = args
+
+    def __reduce__(self) -> Any:
+        return self.make, self.args
+
+
+class Script:
+    """All that this process has found out about its script."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._globals: dict[tuple[int, str], GlobalUnit] = {}
+        self._named: dict[int, Unit] = {}  # by id: functions and classes of modules
+        self._local: OrderedDict[int, ClassUnit] = OrderedDict()  # classes of functions
+        self._around: dict[int, Surroundings] = {}
+        self._plans: OrderedDict[tuple[Unit, ...], Prepared] = OrderedDict()
+        self._news: OrderedDict[Any, Any] = OrderedDict()
+        self._numbers = itertools.count(1)
+        self._gone: dict[str, int] = {}
+        self._deaths = 0
+        self.modules: list[ModuleUnit] = []
+        self._watched: dict[str, ModuleType] = {}
+        self.loaded = 0  # modules, when they were last counted
+
+    # --- what there is ---------------------------------------------------------------------------
+
+    def unit(self, obj: Any) -> Any:
+        """Unit of a class that goes by value, or of a function that its script has a name for."""
+        found = self._named.get(id(obj)) or self._local.get(id(obj))
+        if found is not None:
+            return found
+        if isinstance(obj, type):
+            unit = ClassUnit(obj)
+            if "<locals>" in obj.__qualname__ or not _is_there(obj):
+                with self._lock:
+                    self._local[id(obj)] = unit
+                    if len(self._local) > MOST_CLASSES:
+                        self._lose(self._local.popitem(last=False)[1])
+            else:
+                self._named[id(obj)] = unit
+            return unit
+        if is_named(obj):
+            return self._function(obj)
+        return None
+
+    def _function(self, func: FunctionType) -> FunctionUnit:
+        unit = FunctionUnit(func)
+        self._named[id(func)] = unit
+        return unit
+
+    def _lose(self, unit: Any) -> None:
+        self._deaths += 1
+        self._gone[unit.token] = self._deaths
+        if len(self._gone) > 4 * MOST_CLASSES:
+            for token in list(self._gone)[:MOST_CLASSES]:
+                del self._gone[token]
+
+    def bound(self, value: Any) -> Unit | None:
+        """Unit of a function or class that is the value of a global, under whatever name."""
+        if type(value) is FunctionType:
+            if is_reachable(value):
+                return None
+            found = self.unit(value) or self._function(value)
+            return found if isinstance(found, Unit) else None
+        if isinstance(value, type) and not is_reachable(value):
+            unit: Unit = self.unit(value)
+            return unit
+        return None
+
+    def global_unit(self, space: dict[str, Any], name: str) -> GlobalUnit:
+        """Unit of a global."""
+        key = id(space), name
+        unit = self._globals.get(key)
+        if unit is None:
+            unit = self._globals[key] = GlobalUnit(space, name)
+        return unit
+
+    def surroundings(self, space: dict[str, Any]) -> Surroundings:
+        """All of a script."""
+        unit = self._around.get(id(space))
+        if unit is None:
+            unit = self._around[id(space)] = Surroundings(space)
+        return unit
+
+    def mark(self, value: Any, seen: dict[int, Any]) -> Mark:
+        """What a later look compares with."""
+        kind = type(value)
+        if kind in _ATOMS:
+            return AtomMark(value)
+        if kind is FunctionType:
+            if id(value) in seen or is_reachable(value) or self.unit(value) is not None:
+                return Mark(value)
+            seen[id(value)] = None
+            return FunctionMark(value, self, seen)
+        if kind is tuple and all(type(part) in _ATOMS for part in value):
+            return AtomMark(value)
+        if kind in (staticmethod, classmethod, property):
+            return WrapperMark(value, self, seen)
+        if isinstance(value, (type, ModuleType, BuiltinFunctionType)) or kind in _BY_IDENTITY:
+            return Mark(value)
+        return ContentMark(value)
+
+    # --- calls -----------------------------------------------------------------------------------
+
+    def prepare(self, needs: Iterable[Any]) -> Prepared | None:
+        """What a pickle with these needs needs in all; None if a worker has it from the start.
+
+        Raises
+        ------
+        Unsendable
+            If something of it cannot be pickled.
+        """
+        roots = tuple(needs)
+        with self._lock:
+            if len(sys.modules) != self.loaded:
+                self._count_modules()
+            plan = self._plans.get(roots)
+            if plan is None:
+                if not roots and not any(m.version or m.refresh(self) for m in self.modules):
+                    return None
+                plan = Prepared(self, next(self._numbers), roots)
+                self._plans[roots] = plan
+                if len(self._plans) > MOST_PLANS:
+                    self._plans.popitem(last=False)
+            else:
+                self._plans.move_to_end(roots)
+            plan.refresh()
+            return plan
+
+    def named(self, keys: Iterable[Any]) -> list[Any]:
+        """Units by what a worker calls them: a token, or the key of a namespace and a name."""
+        found: list[Any] = []
+        for key in keys:
+            if isinstance(key, str):
+                obj = tokens.find(key)
+                unit = None if obj is None else self.unit(obj) or self._function(obj)
+            else:
+                space = namespace(key[0], key[0].split("#")[0])
+                unit = self.global_unit(space, key[1])
+            if unit is not None:
+                found.append(unit)
+        return found
+
+    def _count_modules(self) -> None:
+        self.loaded = len(sys.modules)
+        for name, module in list(sys.modules.items()):
+            if self._watched.get(name) is module:
+                continue
+            if isinstance(module, ModuleType):
+                self._watched[name] = module
+                if name != MAIN and not in_library(module):
+                    self.modules.append(ModuleUnit(module))
+
+    def news(self, sent: Sent, *prepared: Any) -> Any:
+        """What a worker lacks of all that is needed, as a pickle; None if it has everything.
+
+        It counts as sent from now on.
+        """
+        plans = sent.plans
+        for plan in prepared:
+            if plan and plans.get(plan.number) != plan.stamp:
+                break
+        else:
+            return None
+        with self._lock:
+            missing: dict[Unit, int] = {}
+            for plan in prepared:
+                if plan:
+                    for unit in plan.missing(sent):
+                        missing[unit] = sent.versions.get(unit, 0)
+                    plans[plan.number] = plan.stamp
+            gone = self._gone_since(sent)
+            if not missing and not gone:
+                return None
+            pickled = self._pickled_news(missing, gone)
+            sent.took(missing)
+            return pickled
+
+    def _gone_since(self, sent: Sent) -> tuple[str, ...]:
+        if sent.deaths == self._deaths:
+            return ()
+        gone = tuple(token for token, death in self._gone.items() if death > sent.deaths)
+        sent.deaths = self._deaths
+        for unit in [u for u in sent.versions if getattr(u, "token", None) in set(gone)]:
+            del sent.versions[unit]
+        return gone
+
+    def _pickled_news(self, missing: dict[Unit, int], gone: tuple[str, ...]) -> Any:
+        key = tuple((id(unit), unit.version, since) for unit, since in missing.items()), gone
+        pickled = self._news.get(key)
+        if pickled is None:
+            entries = news_entries(missing, gone)
+            pickled = self._news[key] = pickling.dumps_defining(entries, set(missing))
+            if len(self._news) > MOST_NEWS:
+                self._news.popitem(last=False)
+        return pickled
+
+    def ready(self, pickled: Any) -> Any:
+        """Prepare what a pickle needs; it then has that in ``needs``."""
+        return pickled._replace(needs=self.prepare(pickled.needs))
+
+    def addressed(self, obj: Any, sent: Sent) -> Any:
+        """Pickle `obj` together with what one receiver lacks, which counts as sent."""
+        pickled = pickling.dumps(obj)
+        if not pickled.needs:
+            return pickled
+        with self._lock:
+            prepared = self.prepare(pickled.needs)
+            assert prepared is not None
+            missing = {unit: sent.versions.get(unit, 0) for unit in prepared.missing(sent)}
+            if missing:
+                entries = news_entries(missing, ())
+                pickled = pickling.dumps_defining(_Entry(second, entries, obj), set(missing))
+                sent.took(missing)
+            sent.plans[prepared.number] = prepared.stamp
+            return pickled
+
+    def forked(self) -> None:
+        """In a forked child: the lock may be another thread's that is not there."""
+        self._lock = threading.RLock()
+
+    def clear(self) -> None:
+        """Forget all, as a worker does that was forked."""
+        self.__init__()  # type: ignore[misc]
+
+
+def second(_: Any, obj: Any) -> Any:
+    """Return `obj`, for which the first was made ready."""
+    return obj
+
+
+def news_entries(missing: dict[Unit, int], gone: tuple[str, ...]) -> tuple[Any, ...]:
+    """What is done at the receiver, in order."""
+    entries = [_Entry(rebuild.begin)]
+    if gone:
+        entries.append(_Entry(rebuild.forget, gone))
+    for unit in sorted(missing, key=lambda unit: unit.order):
+        entries += [_Entry(*entry) for entry in unit.entries(missing[unit])]
+    return (*entries, _Entry(rebuild.end))
+
+
+def _is_there(cls: type) -> bool:
+    """Whether a class is found in its module."""
+    found: Any = sys.modules.get(cls.__module__)
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    return found is cls
+
+
+_BY_IDENTITY = frozenset(
+    {
+        *(type(len), type(str.join), type(object.__init__), weakref.ref),
+        *(GetSetDescriptorType, MemberDescriptorType),
+        type(__import__("functools").lru_cache(lambda: None)),
+    }
+)
+
+script = Script()
+ByValuePickler.knowledge = script
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=script.forked)
