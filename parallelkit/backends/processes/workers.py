@@ -339,7 +339,7 @@ class Workers:
             if left and self.broken is None:
                 self._give_up(call, left)
         finally:  # also where Ctrl-C, once more, has cut that short
-            with Shield(len(self.scheduler.calls) > 0):
+            with Shield(bool(left) or len(self.scheduler.calls) > 0):
                 self.scheduler.calls.pop(call.number, None)
                 out = self.scheduler.part_with(call)
                 assert call.task is not None
