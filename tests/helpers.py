@@ -155,12 +155,12 @@ class TwoPartError(Exception):
         self.reason = reason
 
 
-class LockedError(Exception):
+class UnfinishedError(Exception):
     """An error that cannot be pickled."""
 
     def __init__(self, message):
         super().__init__(message)
-        self.lock = threading.Lock()
+        self.lines = (i for i in ())
 
 
 class OneWayError(Exception):
@@ -214,8 +214,8 @@ def stop_iteration(x):
     return x
 
 
-def lock_on(x, bad):
-    return {"inner": [threading.Lock()]} if x == bad else x
+def generator_on(x, bad):
+    return {"inner": [(i for i in ())]} if x == bad else x
 
 
 def die(x, how):
@@ -231,11 +231,11 @@ def die(x, how):
 # ---- arguments that misbehave --------------------------------------------------------------------
 
 
-class Locked:
+class Unfinished:
     """An argument with an attribute that cannot travel."""
 
     def __init__(self):
-        self.handle = threading.Lock()
+        self.handle = (i for i in ())
 
 
 class OneWay:

@@ -293,19 +293,22 @@ def test_the_death_of_a_lender_costs_its_item(nested_pool, tmp_path):
     assert own.map(increment, range(10)) == list(range(1, 11))
 
 
-def lock_inside(x):
-    locks = [threading.Lock() for _ in range(20)]
-    return [value is not None for value in pk.map(lambda lock: lock.locked() or 1, locks)]
+def generators_inside(x):
+    return pk.map(next, [iter_of(i) for i in range(20)])
 
 
-def frozen_lock(x):
-    return pk.map(lambda i, lock: i, range(20), lock=threading.Lock())
+def iter_of(i):
+    return (j for j in (i,))
+
+
+def frozen_generator(x):
+    return pk.map(lambda i, lines: i, range(20), lines=iter_of(x))
 
 
 def test_what_cannot_be_sent_is_run_in_place(nested_pool):
     """Arguments and keywords that cannot be pickled keep an inner call where it is."""
-    assert nested_pool().map(lock_inside, range(4)) == [[True] * 20] * 4
-    assert nested_pool().map(frozen_lock, range(4)) == [list(range(20))] * 4
+    assert nested_pool().map(generators_inside, range(4)) == [list(range(20))] * 4
+    assert nested_pool().map(frozen_generator, range(4)) == [list(range(20))] * 4
 
 
 def doubled(i, array, shared, folder):
