@@ -47,17 +47,20 @@ class ProcessPool:
     ) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in the workers."""
         workers = self._workers
+        call: Call | None = None
         try:
-            if workers.interrupted():
-                yield from SerialPool(Setup(None, ())).run(task, source)
-                return
-            call = workers.open(task)
-        finally:
-            with _lock:
-                workers.handed_out -= 1
-        source.wake = lambda: workers.reactor.poke(call)
-        source.push = lambda: self._push(call, source)
-        try:
+            try:
+                if workers.interrupted():
+                    yield from SerialPool(Setup(None, ())).run(task, source)
+                    return
+                call = workers.open(task)
+                workers.begin(call)  # by now whatever strikes finds the call to be closed
+            finally:
+                with _lock:
+                    workers.handed_out -= 1
+            opened = call
+            source.wake = lambda: workers.reactor.poke(opened)
+            source.push = lambda: self._push(opened, source)
             self._feed(call, source)
             if source.lazy:  # nobody waits before the first `next`: others shall have workers
                 self._sated(call)
@@ -87,7 +90,8 @@ class ProcessPool:
                     workers.end_overdue(call)
         finally:
             source.wake = source.push = None
-            workers.close_call(call)
+            if call is not None:
+                workers.close_call(call)
             if workers.broken is not None:
                 workers.close()
 

@@ -281,24 +281,22 @@ class Workers:
     # --- calls ------------------------------------------------------------------------------------
 
     def open(self, task: Task) -> Call:
-        """Begin a call."""
+        """Make a call, which `begin` begins."""
         try:
             pickled = pickling.dumps(task.state(), self.max_nbytes, together=True)
             pickled = script.ready(pickled)
         except Exception as error:
             raise task.refusal(error) from error
         prepared = self.tasks.prepare(pickled, task.may_be_kept())
-        call = Call(0, prepared, current(), task.timeout, task.cores)
-        try:
-            self.scheduler.open(call)
-        except BaseException:
-            self.tasks.end(prepared, ())
-            raise
+        return Call(0, prepared, current(), task.timeout, task.cores)
+
+    def begin(self, call: Call) -> None:
+        """Begin a call; whoever does is to close it, also where this raises."""
+        self.scheduler.open(call)
         if self.scheduler.line:
             self._step_aside(threading.get_ident())
-        if pickled.buffers:
+        if call.task is not None and call.task.pickled.buffers:
             self.reactor.look(call)  # a segment of the last call may be free by now
-        return call
 
     def _step_aside(self, thread: int) -> None:
         """Let calls that a signal handler or a finalizer has interrupted wait for those it makes.
