@@ -16,8 +16,7 @@ from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Self
 
-from .place import host
-from .place import nesting as levels
+from .place import host, nesting
 from .place.sizes import in_bytes
 
 __all__ = ["Options", "Resolver", "configure", "configured", "inherit"]
@@ -269,7 +268,7 @@ def _check_names_of_variables() -> None:
 
         near = difflib.get_close_matches(variable, [*_VARIABLES, *_OTHERS], n=1, cutoff=0.75)
         hint = f"did you mean {near[0]}?" if near else f"those are {', '.join(_VARIABLES)}"
-        if not levels.in_worker_process():  # which has them from its parent
+        if not nesting.in_worker_process():  # which has them from its parent
             warnings.warn(f"{variable} is not a variable of parallelkit; {hint}", stacklevel=2)
 
 

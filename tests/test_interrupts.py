@@ -272,7 +272,7 @@ def test_a_second_ctrl_c_leaves_nothing_of_the_call(process_pool, folder):
     wait_until(  # a worker that was killed is taken out by a call that comes later
         lambda: (
             pool.map(abs, [1])
-            and not before & {worker.pid for worker in faults.workers() if worker.tickets}
+            and not before & {worker.pid for worker in faults.workers() if worker.assignments}
         ),
         "the end of the call's items",
     )

@@ -46,25 +46,25 @@ class Office:
         return call
 
     def send(self, call, start=0, size=1, depth=1):
-        """The ticket of a chunk that a worker has got; None where there is no worker for it."""
+        """The assignment of a chunk that a worker has got; None where there is no worker for it."""
         worker = self.scheduler.claim(call, depth)
         if worker is None:
             return None, None
         chunk = Chunk(start, size, (list(range(start, start + size)),))
         return worker, self.scheduler.assign(call, worker, chunk, 0)
 
-    def reply(self, worker, ticket, items=None, final=True):
-        items = ticket.chunk.size if items is None else items
-        return self.scheduler.replied(worker, ticket.number, PACKET, 0.1, items, final, None)
+    def reply(self, worker, assignment, items=None, final=True):
+        items = assignment.chunk.size if items is None else items
+        return self.scheduler.replied(worker, assignment.number, PACKET, 0.1, items, final, None)
 
 
 def test_calls_take_turns():
     """A call that waits gets the next free worker, before the one that has just had it."""
     office = Office(1)
     first, second = office.call(), office.call()
-    worker, ticket = office.send(first)
+    worker, assignment = office.send(first)
     assert office.send(second) == (None, None)
-    out = office.reply(worker, ticket)
+    out = office.reply(worker, assignment)
     assert [type(one) for one in out] == [Wake, Poke]
     assert out[1].call is second
     assert office.send(first, 1) == (None, None)
@@ -93,7 +93,7 @@ def test_a_dead_worker_costs_what_it_had_begun(begun, started):
     office.scheduler.died(worker, "gone")
     assert [answer.lost.started for answer in call.inbox] == [started, False]
     assert [answer.chunk.start for answer in call.inbox] == [0, 1]
-    assert call.tickets == 0
+    assert call.assignments == 0
     assert isinstance(call.inbox[0].lost.reason, pk.WorkerDied)
 
 
@@ -113,9 +113,9 @@ def test_what_was_answered_is_not_lost_with_the_worker():
     """A worker dies in the middle of a chunk that it answers in parts."""
     office = Office(1)
     call = office.call()
-    worker, ticket = office.send(call, size=5)
-    worker.words[CHUNK_BEGUN] = ticket.number
-    office.reply(worker, ticket, items=2, final=False)
+    worker, assignment = office.send(call, size=5)
+    worker.words[CHUNK_BEGUN] = assignment.number
+    office.reply(worker, assignment, items=2, final=False)
     office.scheduler.died(worker, "gone")
     part, rest = call.inbox
     assert (part.chunk.start, part.count) == (0, 2)
@@ -142,8 +142,8 @@ def test_an_item_over_its_time_is_alone_to_blame():
     """Items before and after the one that took too long were not run, and the worker takes nothing more."""
     office = Office(1)
     call = office.call(timeout=1)
-    worker, ticket = office.send(call, size=4)
-    office.scheduler.timed_out(worker, ticket.number, 1)
+    worker, assignment = office.send(call, size=4)
+    office.scheduler.timed_out(worker, assignment.number, 1)
     told = [(a.chunk.start, a.chunk.size, a.lost.started, type(a.lost.reason)) for a in call.inbox]
     assert told == [
         (0, 1, False, pk.ParallelError),
@@ -158,8 +158,8 @@ def test_a_worker_that_ignores_its_time_limit_is_ended():
     """Long after the limit of the item that it has begun."""
     office = Office(1)
     call = office.call(timeout=1)
-    worker, ticket = office.send(call)
-    worker.words[CHUNK_BEGUN] = ticket.number
+    worker, assignment = office.send(call)
+    worker.words[CHUNK_BEGUN] = assignment.number
     worker.times[ITEM_BEGUN] = 100.0
     assert office.scheduler.overdue(call, 101.1) == []
     assert Kill(worker) in office.scheduler.overdue(call, 110.0)
@@ -190,13 +190,13 @@ def test_a_call_that_is_given_up_ends_what_still_runs_of_it():
     """What comes for it later is dropped; a worker that does not leave is ended."""
     office = Office(2)
     call, other = office.call(), office.call()
-    worker, ticket = office.send(call)
+    worker, assignment = office.send(call)
     busy, kept = office.send(other)
-    worker.words[CHUNK_BEGUN], busy.words[CHUNK_BEGUN] = ticket.number, kept.number
+    worker.words[CHUNK_BEGUN], busy.words[CHUNK_BEGUN] = assignment.number, kept.number
     left, _ = office.scheduler.withdraw(call)
     assert left == [(worker, call)]
     assert office.scheduler.part_with(call) == [Kill(worker)]
-    office.reply(worker, ticket)
+    office.reply(worker, assignment)
     assert not call.inbox
     office.reply(busy, kept)
     assert len(other.inbox) == 1
@@ -207,10 +207,10 @@ def test_idle_cores_at_the_end_of_a_call():
     office = Office(2)
     call = office.call(cores=4)
     worker, _ = office.send(call)
-    other, ticket = office.send(call, 1)
+    other, assignment = office.send(call, 1)
     office.scheduler.exhausted(call, exhausted=True)
     assert worker.words[SPARE_CORES] == 0
-    office.reply(other, ticket)
+    office.reply(other, assignment)
     assert (worker.words[SPARE_CORES], other.words[SPARE_CORES]) == (4, 0)
     office.call()
     assert worker.words[SPARE_CORES] == 0
@@ -218,8 +218,8 @@ def test_idle_cores_at_the_end_of_a_call():
 
 def seeking(office, call):
     """A worker with an item of `call` that makes a call with chunks for helpers."""
-    lender, ticket = office.send(call)
-    lender.words[CHUNK_BEGUN] = ticket.number
+    lender, assignment = office.send(call)
+    lender.words[CHUNK_BEGUN] = assignment.number
     out = office.scheduler.seek(lender, 1, call.number)
     return lender, out
 
@@ -233,8 +233,8 @@ def test_a_helper_is_granted_when_it_has_nothing_else_to_do():
     chunk = Chunk(7, 1, ())
     (sent,) = office.scheduler.nested_chunk(lender, 1, chunk, ahead=False, pickled=Pickled([], []))
     assert (type(sent), sent.helper, sent.chunk) == (SendNested, helper, chunk)
-    ticket = office.scheduler.assign(sent.call, helper, chunk, 0)
-    relayed = office.reply(helper, ticket)[0]
+    assignment = office.scheduler.assign(sent.call, helper, chunk, 0)
+    relayed = office.reply(helper, assignment)[0]
     assert (type(relayed), relayed.answer.chunk) == (Relay, chunk)
 
 
@@ -243,10 +243,10 @@ def test_calls_of_this_process_come_before_helping():
     office = Office(2)
     outer, other = office.call(), office.call()
     lender, _ = office.send(outer)
-    busy, ticket = office.send(other)
+    busy, assignment = office.send(other)
     assert office.send(other, 1) == (None, None)
     assert [type(one) for one in office.scheduler.seek(lender, 1, outer.number)] == [Poke]
-    assert [type(one) for one in office.reply(busy, ticket)] == [Wake, Poke]
+    assert [type(one) for one in office.reply(busy, assignment)] == [Wake, Poke]
     assert office.send(other, 1)[0] is busy
 
 
@@ -256,8 +256,8 @@ def test_a_helper_that_dies_is_told_to_the_lender():
     lender, _ = seeking(office, office.call())
     chunk = Chunk(0, 1, ())
     (sent,) = office.scheduler.nested_chunk(lender, 1, chunk, ahead=False, pickled=Pickled([], []))
-    ticket = office.scheduler.assign(sent.call, sent.helper, chunk, 0)
-    sent.helper.words[CHUNK_BEGUN] = ticket.number
+    assignment = office.scheduler.assign(sent.call, sent.helper, chunk, 0)
+    sent.helper.words[CHUNK_BEGUN] = assignment.number
     relayed = office.scheduler.died(sent.helper, "gone")[0]
     assert (type(relayed), relayed.answer.lost.started) == (Relay, True)
 

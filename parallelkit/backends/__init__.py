@@ -48,16 +48,11 @@ TABLE = {
     "serial": Backend("parallelkit.backends.serial", inline=True, alone=True, shares_memory=True),
 }
 
-_prepared: dict[str, Any] = {}
-
 
 def prepare(name: str, options: Options) -> Any:
-    """Return the module of a backend; its first call imports what it needs."""
-    module = _prepared.get(name)
-    if module is None:
-        module = importlib.import_module(TABLE[name].module)
-        module.prepare(options)
-        _prepared[name] = module
+    """Import what a backend needs for its first call; return its module."""
+    module: Any = importlib.import_module(TABLE[name].module)
+    module.prepare(options)
     return module
 
 

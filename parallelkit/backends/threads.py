@@ -68,13 +68,13 @@ class ThreadPool:
             helpers = min(helpers, source.total - helping)
         own = source.endless if self._level == 1 else self._wished
         engaged = self._workers - helping if self._wished or own else helpers
-        crew = None
+        engaged_threads = None
         if helpers > 0:
             try:
-                crew = _engage(self._level, engaged, self._wished, own)
+                engaged_threads = _engage(self._level, engaged, self._wished, own)
             except RuntimeError:  # Python is ending, and starts no thread any more (3.12)
                 helping, helpers = True, 0
-        hand_out = _nobody if crew is None else crew.put
+        hand_out = _nobody if engaged_threads is None else engaged_threads.put
         least = min(range(self._workers), key=task.threads)
         here = helping and not source.endless
         lent = blas.lent(task.threads(least), task.place(least).cores, here=here)
@@ -86,8 +86,8 @@ class ThreadPool:
                 yield from self._collect(job, source, helping)
         finally:
             job.close()
-            if crew is not None:
-                crew.dismiss(engaged)
+            if engaged_threads is not None:
+                engaged_threads.dismiss(engaged)
 
     def _collect(
         self, job: _Job, source: Source, helping: bool

@@ -19,8 +19,8 @@ from ..values.source import Chunk, Sizer, Source, Table
 __all__ = ["Inline", "Stream", "source_of"]
 
 
-class Stream(Source):
-    """Inputs of which at least one is an iterator, drawn by a thread."""
+class _Drawn(Source):
+    """What both kinds of inputs with an iterator among them know."""
 
     def __init__(
         self,
@@ -33,9 +33,24 @@ class Stream(Source):
         super().__init__(sizer, lazy)
         self.total = min((n for n in lengths if n is not None), default=None)
         self._strict = strict
+        self._lengths = lengths
         self._arity = len(iterables)
+        self._ended = False  # whether the iterators have given all that they will
+
+
+class Stream(_Drawn):
+    """Inputs of which at least one is an iterator, drawn by a thread."""
+
+    def __init__(
+        self,
+        iterables: Sequence[Iterable[Any]],
+        lengths: Sequence[int | None],
+        sizer: Sizer,
+        lazy: bool,
+        strict: bool,
+    ) -> None:
+        super().__init__(iterables, lengths, sizer, lazy, strict)
         self._rows: deque[Any] = deque()
-        self._ended = False
         self._starved = True  # a pool found nothing and wants to be woken
         self._room = threading.Event()
         self._begun = threading.Event()  # the first row is there, or there will be none
@@ -142,7 +157,7 @@ class Stream(Source):
             wake()
 
 
-class Inline(Source):
+class Inline(_Drawn):
     """The same, drawn by whoever takes; for a pool that has nothing else to do meanwhile."""
 
     def __init__(
@@ -153,13 +168,8 @@ class Inline(Source):
         lazy: bool,
         strict: bool,
     ) -> None:
-        super().__init__(sizer, lazy)
-        self.total = min((n for n in lengths if n is not None), default=None)
-        self._strict = strict
-        self._lengths = lengths
-        self._arity = len(iterables)
+        super().__init__(iterables, lengths, sizer, lazy, strict)
         self._rows = _rows(iterables, self.total)
-        self._ended = False
 
     def _draw(self, size: int) -> Chunk | None:
         if self._ended:

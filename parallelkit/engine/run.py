@@ -242,11 +242,12 @@ def _first_of(backend: str, options: Options) -> Any:
     that is missing.
     """
     with importing.lock, Shield():
-        module = prepare(backend, options)
-        from ..worker import task  # noqa: F401
+        if backend not in _backends:  # another thread may have been first
+            module = prepare(backend, options)
+            from ..worker import task  # noqa: F401
 
-        _backends[backend] = module
-        return module
+            _backends[backend] = module
+        return _backends[backend]
 
 
 _streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()

@@ -5,7 +5,7 @@
     lists, ranges, arrays ──slices──────────────┐
                                                 ├─► Source.take() ─► Chunk ─► a pool
     generators, queues ──a feeder thread──rows──┘        ▲
-    (see `streams`)                                      └── Sizer: seconds per item so far
+    (`engine.inputs`)                                    └── Sizer: seconds per item so far
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class Sizer:
 
     def observe(self, items: int, seconds: float, nbytes: int = 0) -> None:
         """Learn from a chunk that is finished."""
-        self._even = None if seconds > SHORT_SECONDS * 2 else self._even  # they are not quick
+        if seconds > SHORT_SECONDS * 2:  # they are not quick after all
+            self._even = None
         recent = max(0.5, items / (items + self._weight))
         self._cost += recent * (seconds / items - self._cost) if self._weight else seconds / items
         self._weight = items

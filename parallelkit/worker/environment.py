@@ -33,8 +33,7 @@ from importlib.machinery import PathFinder
 from typing import Any, NamedTuple
 
 from ..place import blas
-from . import output as telling
-from . import printing
+from . import output, printing
 
 __all__ = [
     "LOOK",
@@ -78,7 +77,7 @@ class Surroundings(NamedTuple):
     log_levels: dict[str, int]
     level_names: dict[int, str]
     logger_classes: dict[str, Any]
-    warning_filters: list[telling.Filter]
+    warning_filters: list[output.Filter]
     filters_seen: int  # changes whenever the filters do, if only by catch_warnings
     recursion: int
     digits: int  # of whole numbers in text
@@ -138,14 +137,14 @@ def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901 - one 
         environment = dict(_raw_environment)
         shared = {name: environment[name] for name in environment.keys() - _NOT_SHARED}
         found["environment"] = shared
-    if (loggers := telling.watched_loggers(mark, loggers_then)) is not None:
-        found["log_levels"] = telling.levels()
-        found["level_names"] = telling.level_names()
-        found["logger_classes"] = telling.logger_classes()
+    if (loggers := output.watched_loggers(mark, loggers_then)) is not None:
+        found["log_levels"] = output.levels()
+        found["level_names"] = output.level_names()
+        found["logger_classes"] = output.logger_classes()
     if warnings.filters is not filters or filters != filters_then:
         filters = warnings.filters  # type: ignore[assignment]
         filters_then = list(filters)
-        found["warning_filters"] = telling.filters()
+        found["warning_filters"] = output.filters()
         found["filters_seen"] = then.filters_seen + 1
     if time.tzname is not then.zone[0] and (zone := _zone()) != then.zone:
         found["zone"] = zone
@@ -346,7 +345,7 @@ def _enter(names: AbstractSet[str]) -> None:
     if "zone" in names or _raw_environment.get(_TZ) != zone:
         _enter_zone(_target("zone"), zone)
     if "filters_seen" in names and "warning_filters" not in names:
-        telling.set_filters(_target("warning_filters"))
+        output.set_filters(_target("warning_filters"))
     _standing, _ = _look(_standing, _MARK)
 
 
@@ -403,10 +402,10 @@ _MARK = "parallelkit-worker"
 _ENTER: dict[str, Callable[[Any], object]] = {
     "path": _enter_path,
     "environment": _enter_environment,
-    "level_names": telling.set_level_names,
-    "logger_classes": telling.set_logger_classes,
-    "log_levels": telling.set_levels,
-    "warning_filters": telling.set_filters,
+    "level_names": output.set_level_names,
+    "logger_classes": output.set_logger_classes,
+    "log_levels": output.set_levels,
+    "warning_filters": output.set_filters,
     "recursion": sys.setrecursionlimit,
     "digits": sys.set_int_max_str_digits,
     "umask": os.umask,

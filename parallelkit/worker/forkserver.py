@@ -23,7 +23,7 @@ import struct
 import time
 from contextlib import suppress
 
-from . import bootstrap as birth
+from . import bootstrap
 from .ending import kill_with_children
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ _NUMBER = struct.Struct("q")  # as the popen classes of multiprocess read it
 
 def main(fd: int, with_numpy: bool) -> None:
     """Serve the parent at the other end of a socket pair."""
-    birth.settle()
+    bootstrap.settle()
     if with_numpy:
         from . import preload  # noqa: F401
     gc.freeze()  # what is imported stays; no worker is to look through it, or to copy its pages
@@ -42,7 +42,7 @@ def main(fd: int, with_numpy: bool) -> None:
     with socket.socket(fileno=fd) as requests:
         worker = _Server(requests).run()
     if worker is not None:
-        birth.live(worker)
+        bootstrap.live(worker)
     os._exit(0)
 
 

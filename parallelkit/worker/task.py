@@ -18,7 +18,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 from .. import options
-from ..place import nesting as levels
+from ..place import nesting
 from ..place.nesting import Nesting
 from ..transport.refusals import check, refusal
 from ..values import seeds
@@ -172,7 +172,7 @@ class Task:
         put_back: Callable[[], bool] | None,
     ) -> Reply:
         place = self.place(rank)
-        levels.enter(place, spare)
+        nesting.enter(place, spare)
         options.inherit(self._inherited(place))
         context.enter(self.variables, apart=put_back is not None)
         columns, size = chunk.columns, chunk.size
@@ -267,7 +267,7 @@ def _differ(one: contextvars.Context, other: contextvars.Context) -> bool:
 def _is_ours(error: BaseException) -> bool:
     """Whether an exception that comes up in an item is not the item's."""
     if isinstance(error, KeyboardInterrupt):
-        return not levels.in_worker_process()
+        return not nesting.in_worker_process()
     return isinstance(error, Interrupted)
 
 

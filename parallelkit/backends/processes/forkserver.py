@@ -25,7 +25,9 @@ __all__ = ["PATIENCE", "fork", "rouse", "shutdown", "start"]
 
 PATIENCE = 1.0  # seconds for an answer of it, or its end
 TRIES = 10
-_NUMBER = struct.Struct("q")  # as `nursery` writes it; to import that here would take too long
+_NUMBER = struct.Struct(
+    "q"
+)  # as `worker.forkserver` writes it; to import that here would take too long
 
 
 class _Server:

@@ -18,7 +18,7 @@ from ...transport.script import Sent, script
 from ...transport.segments import Inbox, Outbox, control_block, take_all
 from ...values.source import Chunk
 from ...worker.protocol import CONTROL_BYTES, Forget, Run, encode
-from .state import Call, Ticket, WorkerState
+from .state import Assignment, Call, WorkerState
 from .tasks import Tasks, forgotten
 
 __all__ = ["Handle", "exit_code", "interrupt", "obituary"]
@@ -46,7 +46,7 @@ class Handle(WorkerState):
         self.outbox, self.inbox = Outbox(folder=folder), Inbox()
         self.freed: list[int] = []  # segments of ours that it needs no more
         self.known: set[int] = set()  # tasks that it has
-        self.told = Sent()  # what it has of the script
+        self.script_sent = Sent()  # what it has of the script
         self.over: list[int] = []  # tasks that it is to forget
         self.sharing = False  # it may have shared memory mapped for a call
         self._sent = 0  # segments known to it, by the highest id
@@ -54,7 +54,9 @@ class Handle(WorkerState):
         self.control_fd, control = control_block(CONTROL_BYTES)
         self.words, self.times = control.cast("Q"), control.cast("d")
 
-    def run(self, call: Call, ticket: Ticket, chunk: Chunk, pickled: Pickled, tasks: Tasks) -> None:
+    def run(
+        self, call: Call, assignment: Assignment, chunk: Chunk, pickled: Pickled, tasks: Tasks
+    ) -> None:
         """Send a chunk, with what of its task and surroundings the worker has not got."""
         assert call.task is not None
         with self._sending:
@@ -67,11 +69,11 @@ class Handle(WorkerState):
                     environment = call.environment.since(self.environment)
                 self.environment = call.environment
             state = tasks.for_worker(call.task, self, fds)
-            news = script.news(self.told, call.task.script, pickled.needs)
+            news = script.news(self.script_sent, call.task.script, pickled.needs)
             told = None if news is None else tasks.news_for_worker(news, self, fds)
             self._send(
                 Run(
-                    *(call.number, call.task.key, ticket.number, self.rank),
+                    *(call.number, call.task.key, assignment.number, self.rank),
                     *(chunk.start, chunk.size, call.timeout, call.nested),
                     *(packet, *segments, environment, state, forgotten(self), told),
                 ),
@@ -127,7 +129,7 @@ class Handle(WorkerState):
 
     def hang_up(self) -> None:
         """Let the process end by itself if it has nothing to do, else end it."""
-        if self.tickets or not self.ready:
+        if self.assignments or not self.ready:
             self.kill()
         else:
             self.channel.hang_up()

@@ -92,7 +92,7 @@ class NestedCalls:
         self.quit(nested)
         del self._calls[nested.number]
         self.open -= 1
-        left = [w for w in self._workers for t in w.tickets if t.call is nested]
+        left = [w for w in self._workers for t in w.assignments if t.call is nested]
         return Abandon(nested, left)
 
     def grant(self) -> list[Post]:
@@ -117,7 +117,7 @@ class NestedCalls:
                 if worker.spare and worker.environment != nested.environment:
                     continue
                 # The item of a worker that is spare waits: what the worker has otherwise counts.
-                calls = [t.call for t in worker.tickets if t.call is nested or not worker.spare]
+                calls = [t.call for t in worker.assignments if t.call is nested or not worker.spare]
                 calls += worker.reserved
                 room = AHEAD if nested.ahead else 1
                 if len(calls) < room and all(call is nested for call in calls):

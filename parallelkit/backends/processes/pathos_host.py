@@ -4,7 +4,7 @@
 
     pathos ProcessPool ── starts, replaces, ends ──► Host.Process ──► worker process
                                                          │ socket pair, made at start
-    Crew ◄───────────── on_start(process, socket) ───────┘
+    Workers ◄────────── on_start(process, socket) ───────┘
 
 pathos owns the processes: its pool starts them, notices a dead one and starts another, and ends
 them. It never sees a task. Our context gives it a process class whose `start` makes a socket
@@ -31,8 +31,7 @@ from pathos.multiprocessing import ProcessPool
 from ...errors import ParallelError
 from ...worker.bootstrap import live
 from ...worker.ending import PATIENCE, forget_exit_handlers, kill_with_children
-from . import forkserver as forking
-from . import launch
+from . import forkserver, launch
 
 __all__ = ["Host"]
 
@@ -156,7 +155,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         self._replaces = replaces
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
-        self.end: int | None = None  # see `birth.live`
+        self.end: int | None = None  # see `worker.bootstrap.live`
         self.life: int | None = None
 
     def start(self) -> None:
@@ -192,7 +191,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         """End the process, whatever it does, and what its items have started."""
         if self._popen is not None and self._popen.returncode is None:
             kill_with_children(self._popen.pid)
-            forking.rouse()  # it is to tell of the end
+            forkserver.rouse()  # it is to tell of the end
 
     def run(self) -> None:
         """In a forked child: close what belongs to the parent, and serve."""
@@ -251,14 +250,14 @@ class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
     """Start by a fork server of our own, which has loaded what every worker needs."""
 
     def _launch(self, process: _Process) -> None:
-        self.pid, self.sentinel = forking.fork(process.theirs)
+        self.pid, self.sentinel = forkserver.fork(process.theirs)
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait until the server tells of the worker's end, also where somebody has stopped it."""
         if timeout is None:
-            while self.returncode is None and not wait_for([self.sentinel], forking.PATIENCE):
-                forking.rouse()
+            while self.returncode is None and not wait_for([self.sentinel], forkserver.PATIENCE):
+                forkserver.rouse()
         return super().wait(timeout)  # type: ignore[no-any-return]
 
 

@@ -81,7 +81,7 @@ class ProcessPool:
                         workers.reactor.look(call)
                 elif call.failed is not None:
                     raise call.failed
-                elif not call.tickets and source.finished:
+                elif not call.assignments and source.finished:
                     return
                 elif call.timeout is None:
                     workers.wait(call)

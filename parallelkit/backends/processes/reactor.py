@@ -88,7 +88,7 @@ class Reactor:
                 elif call.event is None:
                     call.event = threading.Event()
                 self._waiting.append(call)
-                if call.inbox or call.poked or call.failed or call.told:
+                if call.inbox or call.poked or call.failed or call.said:
                     return
             if leads:
                 self._drive(timeout)

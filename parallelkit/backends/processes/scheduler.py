@@ -2,7 +2,7 @@
 
 ::
 
-    a call opens, wants a worker, ends ──┐                   ┌─► tickets: chunks that workers have
+    a call opens, wants a worker, ends ──┐                   ┌─► assignments: chunks of workers
     a worker comes, says something,      ├──► Scheduler ─────┼─► answers in the inboxes of calls
     dies, takes too long ────────────────┘                   └─► instructions, for `workers`
 
@@ -26,6 +26,7 @@ from ...worker.protocol import CHUNK_BEGUN, ITEM_BEGUN, ITEM_OFFSET, NOBODY, SPA
 from .nested import NestedCalls, is_below
 from .state import (
     Answer,
+    Assignment,
     Call,
     Drop,
     Instruction,
@@ -34,7 +35,6 @@ from .state import (
     Poke,
     Refuse,
     SendNested,
-    Ticket,
     Wake,
     WorkerState,
 )
@@ -65,7 +65,9 @@ class Scheduler:
         self.workers: list[WorkerState] = []
         self.calls: dict[int, Call] = {}
         self.line: deque[Call] = deque()  # calls that want a worker, in turn
-        self.told: deque[tuple[str, tuple[Any, ...]]] = deque()  # on behalf of no call of ours
+        self.unclaimed: deque[tuple[str, tuple[Any, ...]]] = (
+            deque()
+        )  # what was said for no call of ours
         self.broken: BaseException | None = None
         self.closed = False
         self._nested = NestedCalls(self.workers, self.calls)
@@ -94,24 +96,26 @@ class Scheduler:
                 return []
             worker.dead = True
             self.workers.remove(worker)
-            begun = worker.ticket(worker.words[CHUNK_BEGUN])
+            begun = worker.assignment(worker.words[CHUNK_BEGUN])
             # Chunks are begun in the order in which they came; what came before the one that was
             # running, and is not answered, waits in an item.
             running = begun is not None
             out: list[Instruction] = []
-            for ticket in worker.tickets:
-                ticket.call.tickets -= 1
+            for assignment in worker.assignments:
+                assignment.call.assignments -= 1
                 if self.closed:
                     continue  # the call fails as a whole
-                rest = ticket.chunk.part(ticket.done, ticket.chunk.size)
-                started = running or ticket.done > 0 or ticket.waits
-                running = running and ticket is not begun
+                rest = assignment.chunk.part(assignment.done, assignment.chunk.size)
+                started = running or assignment.done > 0 or assignment.waits
+                running = running and assignment is not begun
                 if worker.given_up:  # on behalf of another call: this one is not to blame
                     started = False
                 if started:
                     self._futile = 0
-                self._give(ticket.call, Answer(rest, lost=Lost(WorkerDied(obituary), started)), out)
-            worker.tickets.clear()
+                self._give(
+                    assignment.call, Answer(rest, lost=Lost(WorkerDied(obituary), started)), out
+                )
+            worker.assignments.clear()
             out.extend(self._nested.end(nested) for nested in self._nested.of(worker))
             self._futile += 1
             idle = worker.ready or worker.retired  # else it has not even begun to live
@@ -161,7 +165,7 @@ class Scheduler:
                 return None  # it has just been closed, by another thread than the one that feeds
             found: WorkerState | None = None
             for worker in self.workers:
-                if not (worker.tickets or worker.reserved or worker.retired):
+                if not (worker.assignments or worker.reserved or worker.retired):
                     if worker.ready:
                         found = worker
                         break
@@ -180,10 +184,10 @@ class Scheduler:
 
     def _room_beside(self, call: Call, depth: int) -> WorkerState | None:
         for worker in self.workers:
-            if len(worker.tickets) + len(worker.reserved) >= depth or worker.retired:
+            if len(worker.assignments) + len(worker.reserved) >= depth or worker.retired:
                 continue
-            for ticket in worker.tickets:
-                if ticket.call is not call:
+            for assignment in worker.assignments:
+                if assignment.call is not call:
                     break
             else:
                 return worker
@@ -195,7 +199,9 @@ class Scheduler:
             if call in worker.reserved:
                 worker.reserved.remove(call)
 
-    def assign(self, call: Call, worker: WorkerState, chunk: Chunk, nbytes: int) -> Ticket | None:
+    def assign(
+        self, call: Call, worker: WorkerState, chunk: Chunk, nbytes: int
+    ) -> Assignment | None:
         """Give a chunk to a worker that was claimed for it; None if it, or the call, is gone."""
         with self.lock:
             if call.number not in self.calls:
@@ -203,10 +209,10 @@ class Scheduler:
             worker.reserved.remove(call)
             if worker.dead:
                 return None
-            ticket = Ticket(self._next_number(), call, chunk, nbytes)
-            worker.tickets.append(ticket)
-            call.tickets += 1
-            return ticket
+            assignment = Assignment(self._next_number(), call, chunk, nbytes)
+            worker.assignments.append(assignment)
+            call.assignments += 1
+            return assignment
 
     def sated(self, call: Call) -> list[Instruction]:
         """`call` wants no worker for now: let the next in turn have one."""
@@ -247,7 +253,7 @@ class Scheduler:
             cores = max(cores, call.cores)
         if not (tail or self._shared_out):
             return  # as with nearly every chunk, and without a look at each worker
-        busy = [worker for worker in self.workers if worker.tickets or worker.reserved]
+        busy = [worker for worker in self.workers if worker.assignments or worker.reserved]
         tail = tail and len(busy) < self.size
         if not (tail or self._shared_out):
             return
@@ -282,10 +288,10 @@ class Scheduler:
 
     def _left(self, call: Call) -> list[tuple[WorkerState, Call]]:
         return [
-            (worker, ticket.call)
+            (worker, assignment.call)
             for worker in self.workers
-            for ticket in worker.tickets
-            if is_below(ticket.call, call)
+            for assignment in worker.assignments
+            if is_below(assignment.call, call)
         ]
 
     def part_with(self, call: Call) -> list[Instruction]:
@@ -295,7 +301,7 @@ class Scheduler:
             for worker in {worker for worker, _ in self._left(call)}:
                 # Where an item of another call runs while one of this call waits, this one leaves
                 # by itself when that is done.
-                top = worker.ticket(worker.words[CHUNK_BEGUN])
+                top = worker.assignment(worker.words[CHUNK_BEGUN])
                 if top is None or top.call.number not in self.calls:
                     worker.given_up = True
                     out.append(Kill(worker))
@@ -316,40 +322,40 @@ class Scheduler:
         """Part of a chunk is answered; `lost` if the answer itself could not be received."""
         with self.lock:
             self._futile = 0
-            ticket = worker.ticket(number)
-            if ticket is None:  # settled without it
+            assignment = worker.assignment(number)
+            if assignment is None:  # settled without it
                 return [Drop(Answer(_NOTHING, worker=worker, packet=packet))]
-            chunk, begin = ticket.chunk, ticket.done
-            ticket.done += count
+            chunk, begin = assignment.chunk, assignment.done
+            assignment.done += count
             rest = chunk.part(begin, chunk.size) if begin else chunk
             out: list[Instruction] = []
             if lost is None:
-                nbytes = ticket.nbytes * count // chunk.size
+                nbytes = assignment.nbytes * count // chunk.size
                 answer = Answer(rest, nbytes, worker, packet, seconds, count, final)
             else:
-                answer = Answer(chunk.part(begin, ticket.done), lost=Lost(lost))
-                if final and ticket.done < chunk.size:
-                    left = chunk.part(ticket.done, chunk.size)
-                    self._give(ticket.call, Answer(left, lost=Lost(_NOT_RUN, False)), out)
-            self._give(ticket.call, answer, out)
-            return self._close_ticket(worker, ticket, out) if final else out
+                answer = Answer(chunk.part(begin, assignment.done), lost=Lost(lost))
+                if final and assignment.done < chunk.size:
+                    left = chunk.part(assignment.done, chunk.size)
+                    self._give(assignment.call, Answer(left, lost=Lost(_NOT_RUN, False)), out)
+            self._give(assignment.call, answer, out)
+            return self._close_assignment(worker, assignment, out) if final else out
 
     def skipped(self, worker: WorkerState, number: int) -> list[Instruction]:
         """A worker has left out a chunk of a call that is over, or has failed."""
         with self.lock:
-            ticket = worker.ticket(number)
-            return [] if ticket is None else self._close_ticket(worker, ticket, [])
+            assignment = worker.assignment(number)
+            return [] if assignment is None else self._close_assignment(worker, assignment, [])
 
     def unreadable(
         self, worker: WorkerState, number: int, error: BaseException
     ) -> list[Instruction]:
         """A worker could not unpickle the arguments of a chunk."""
         with self.lock:
-            ticket, out = worker.ticket(number), list[Instruction]()
-            if ticket is None:
+            assignment, out = worker.assignment(number), list[Instruction]()
+            if assignment is None:
                 return out
-            self._give(ticket.call, Answer(ticket.chunk, lost=Lost(error)), out)
-            return self._close_ticket(worker, ticket, out)
+            self._give(assignment.call, Answer(assignment.chunk, lost=Lost(error)), out)
+            return self._close_assignment(worker, assignment, out)
 
     def task_failed(self, task: int, error: BaseException) -> list[Instruction]:
         """A task could not be unpickled: its calls fail."""
@@ -373,25 +379,25 @@ class Scheduler:
     def said(self, worker: WorkerState, kind: str, fields: tuple[Any, ...]) -> list[Instruction]:
         """An item has logged, warned or printed."""
         with self.lock:
-            call = worker.tickets[0].call if worker.tickets else None
+            call = worker.assignments[0].call if worker.assignments else None
             if call is None or call.nested or call.number not in self.calls:
-                self.told.append((kind, fields))
+                self.unclaimed.append((kind, fields))
                 return []
-            call.told.append((kind, fields))
+            call.said.append((kind, fields))
             return [Wake(call)]
 
     def _give(self, call: Call, answer: Answer, out: list[Instruction]) -> None:
         """Give an answer to the call that it is for; drop it if that is over."""
         out.append(call.give(answer) if call.number in self.calls else Drop(answer))
 
-    def _close_ticket(
-        self, worker: WorkerState, ticket: Ticket, out: list[Instruction]
+    def _close_assignment(
+        self, worker: WorkerState, assignment: Assignment, out: list[Instruction]
     ) -> list[Instruction]:
         """Take a chunk off a worker: it is answered in full, or lost."""
-        worker.tickets.remove(ticket)
-        call = ticket.call
-        call.tickets -= 1
-        if not call.tickets and not out:
+        worker.assignments.remove(assignment)
+        call = assignment.call
+        call.assignments -= 1
+        if not call.assignments and not out:
             out.append(Wake(call))
         if call.exhausted:
             self._share_out()
@@ -402,8 +408,8 @@ class Scheduler:
     def timed_out(self, worker: WorkerState, number: int, offset: int) -> list[Instruction]:
         """A worker ends itself, since something took too long; see `worker.protocol`."""
         with self.lock:
-            ticket, out = worker.ticket(number), list[Instruction]()
-            return out if ticket is None else self._expired(worker, ticket, offset, out)
+            assignment, out = worker.assignment(number), list[Instruction]()
+            return out if assignment is None else self._expired(worker, assignment, offset, out)
 
     def overdue(self, call: Call, now: float) -> list[Instruction]:
         """End workers that did not do that when an item's time was over."""
@@ -414,30 +420,30 @@ class Scheduler:
                 if not begun or call.timeout is None or now - begun - call.timeout < 2 * GRACE:
                     continue
                 what = worker.words[ITEM_OFFSET]
-                ticket = worker.ticket(worker.words[CHUNK_BEGUN])
+                assignment = worker.assignment(worker.words[CHUNK_BEGUN])
                 if worker.times[ITEM_BEGUN] != begun:
                     continue  # it goes on, and `what` may have begun just now
-                if ticket is not None and ticket.call is call:
-                    self._expired(worker, ticket, what, out)
+                if assignment is not None and assignment.call is call:
+                    self._expired(worker, assignment, what, out)
                     out.append(Kill(worker))
-                elif what == NOBODY and ticket is None:
+                elif what == NOBODY and assignment is None:
                     out.append(Kill(worker))
         return out
 
     def _expired(
-        self, worker: WorkerState, ticket: Ticket, offset: int, out: list[Instruction]
+        self, worker: WorkerState, assignment: Assignment, offset: int, out: list[Instruction]
     ) -> list[Instruction]:
-        """Settle a ticket whose item at `offset` ran too long; its worker is about to end."""
-        chunk, call = ticket.chunk, ticket.call
-        begin, end = (ticket.done, chunk.size) if offset == WHOLE else (offset, offset + 1)
+        """Settle a assignment whose item at `offset` ran too long; its worker is about to end."""
+        chunk, call = assignment.chunk, assignment.call
+        begin, end = (assignment.done, chunk.size) if offset == WHOLE else (offset, offset + 1)
         not_run, too_long = Lost(_NOT_RUN, started=False), Lost(_TIMED_OUT)
-        if ticket.done < begin:
-            self._give(call, Answer(chunk.part(ticket.done, begin), lost=not_run), out)
+        if assignment.done < begin:
+            self._give(call, Answer(chunk.part(assignment.done, begin), lost=not_run), out)
         self._give(call, Answer(chunk.part(begin, end), lost=too_long), out)
         if end < chunk.size:
             self._give(call, Answer(chunk.part(end, chunk.size), lost=not_run), out)
         worker.retired = True
-        return self._close_ticket(worker, ticket, out)
+        return self._close_assignment(worker, assignment, out)
 
     # --- calls that items make --------------------------------------------------------------------
 
@@ -482,9 +488,9 @@ class Scheduler:
         """An item waits for a call of its own (or no longer): other chunks may run meanwhile."""
         with self.lock:
             worker.spare = waits
-            ticket = worker.ticket(number)
-            if ticket is not None:
-                ticket.waits = waits
+            assignment = worker.assignment(number)
+            if assignment is not None:
+                assignment.waits = waits
             return self._turn()
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Abandon",
     "Answer",
+    "Assignment",
     "Call",
     "Drop",
     "Instruction",
@@ -33,14 +34,13 @@ __all__ = [
     "Refuse",
     "Relay",
     "SendNested",
-    "Ticket",
     "Wake",
     "WorkerState",
 ]
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class Assignment:
     """A chunk that a worker has."""
 
     number: int
@@ -97,9 +97,9 @@ class Call:
         self.timeout = timeout
         self.cores = cores
         self.exhausted = False  # no chunk is left to be sent
-        self.tickets = 0
+        self.assignments = 0
         self.inbox: deque[Answer] = deque()
-        self.told: deque[tuple[str, tuple[Any, ...]]] = deque()  # logs, warnings, prints
+        self.said: deque[tuple[str, tuple[Any, ...]]] = deque()  # logs, warnings, prints
         self.failed: BaseException | None = None
         self.poked = False  # it is to look whether there is something to do
         self.event: threading.Event | None = None  # made by who waits while another drives
@@ -136,7 +136,7 @@ class WorkerState:
     """A worker, as far as decisions go."""
 
     rank: int = 0
-    tickets: deque[Ticket] = field(default_factory=deque)
+    assignments: deque[Assignment] = field(default_factory=deque)
     reserved: list[Call] = field(default_factory=list)  # a place for each chunk on its way here
     ready: bool = False  # its initializer is done
     retired: bool = False  # it takes nothing more
@@ -148,11 +148,11 @@ class WorkerState:
     words: MutableSequence[int] | memoryview[int] = field(default_factory=lambda: [0] * 8)
     times: MutableSequence[float] | memoryview[float] = field(default_factory=lambda: [0.0] * 8)
 
-    def ticket(self, number: int) -> Ticket | None:
-        """Ticket of a chunk that it has; None if that has been settled."""
-        for ticket in self.tickets:
-            if ticket.number == number:
-                return ticket
+    def assignment(self, number: int) -> Assignment | None:
+        """Assignment of a chunk that it has; None if that has been settled."""
+        for assignment in self.assignments:
+            if assignment.number == number:
+                return assignment
         return None
 
 

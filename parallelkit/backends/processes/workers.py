@@ -202,7 +202,7 @@ class Workers:
         parentage = worker.rank + 1, current_process().name, os.getpid()
         origin = sys.argv, tempfile.tempdir, launch.standard_modules(), parentage
         around = tuple(worker.environment or ())
-        worker.told = self._sent.copy()
+        worker.script_sent = self._sent.copy()
         hello = Hello(VERSION, self._hello, around, self.settings, origin)
         try:
             worker.channel.send(encode(hello), [worker.control_fd, *self._hello_fds])
@@ -225,8 +225,7 @@ class Workers:
     def _drain(self, worker: Handle) -> None:
         try:
             while True:
-                for body, fds in worker.channel.receive():
-                    self.carry_out(self._handle(worker, body, fds))
+                self._hand_on(worker)
                 if not worker.channel.wait(0):
                     break
         except Closed:
@@ -312,10 +311,10 @@ class Workers:
     def send(self, call: Call, worker: Handle, chunk: Chunk, pickled: Pickled) -> bool:
         """Send a chunk to a worker that was claimed for it; false if one of them is gone."""
         nbytes = pickled.nbytes if pickled.buffers else 0
-        ticket = self.scheduler.assign(call, worker, chunk, nbytes)
-        if ticket is None:
+        assignment = self.scheduler.assign(call, worker, chunk, nbytes)
+        if assignment is None:
             return False
-        worker.run(call, ticket, chunk, pickled, self.tasks)
+        worker.run(call, assignment, chunk, pickled, self.tasks)
         if worker.channel.pending:  # read while the message waited to be sent
             self._receive(worker)
         return True
@@ -347,14 +346,14 @@ class Workers:
                     self.carry_out(out)
                 if self.scheduler.closed and not self.scheduler.calls and not self.handles():
                     self._let_go()  # else close() does, which is under way in another thread
-            if call.told or self.scheduler.told:
+            if call.said or self.scheduler.unclaimed:
                 self._retell(call)
 
     def _give_up(self, call: Call, left: list[tuple[WorkerState, Call]]) -> None:
         """Ask workers to leave the items of `call`, and give them a moment for it."""
         self._abort(left)
         deadline = time.monotonic() + GRACE
-        while any(one.tickets for one in {call, *(one for _, one in left)}):
+        while any(one.assignments for one in {call, *(one for _, one in left)}):
             patience = deadline - time.monotonic()
             if patience <= 0 or self.scheduler.closed:
                 break
@@ -372,7 +371,7 @@ class Workers:
     def wait(self, call: Call, timeout: float | None = None) -> None:
         """Wait until something may have come for `call`."""
         self.reactor.wait(call, timeout)
-        if call.told or self.scheduler.told:
+        if call.said or self.scheduler.unclaimed:
             self._retell(call)
         while self._to_close:
             self.close_call(self._to_close.popleft())
@@ -382,7 +381,7 @@ class Workers:
 
         So handlers may do anything, and one that takes its time holds up no other call.
         """
-        for told in (call.told, self.scheduler.told):
+        for told in (call.said, self.scheduler.unclaimed):
             while told:
                 try:
                     kind, fields = told.popleft()
@@ -406,14 +405,16 @@ class Workers:
     def _read(self, worker: Handle) -> None:
         with self._reading:
             try:
-                messages = worker.channel.receive()
+                self._hand_on(worker)
             except Closed:
                 self._bury(worker)
-                return
-            for body, fds in messages:
-                out = self._handle(worker, body, fds)
-                if out:
-                    self.carry_out(out)
+
+    def _hand_on(self, worker: Handle) -> None:
+        """Do what the messages ask for that a worker has sent; Closed if it has hung up."""
+        for body, fds in worker.channel.receive():
+            out = self._handle(worker, body, fds)
+            if out:
+                self.carry_out(out)
 
     def _handle(self, worker: Handle, body: Any, fds: list[int]) -> list[Instruction]:
         """Do what a message asks for."""
@@ -453,7 +454,7 @@ class Workers:
         error = self._error(worker, message, fds)
         if message.task:
             worker.known.discard(message.task)
-            worker.told.undo()
+            worker.script_sent.undo()
             return self.scheduler.task_failed(message.task, error)
         error.add_note(IN_INITIALIZER)
         return self.scheduler.fail(error)
@@ -562,7 +563,7 @@ class Workers:
                 lost = Lost(error)
         if lost is not None:
             told = pickling.portable(lost.reason), lost.started
-            pickled = script.addressed(told, lender.told)
+            pickled = script.addressed(told, lender.script_sent)
         head = call.inner, chunk.start, size, answer.seconds, lost is not None
         lender.post(NestedReply, head, pickled)
         if answer.final and answer.packet is not None and size < chunk.size:
@@ -572,7 +573,7 @@ class Workers:
 
     def _refuse(self, call: NestedCall, error: BaseException) -> None:
         lender = cast(Handle, call.lender)
-        pickled = script.addressed((pickling.portable(error), True), lender.told)
+        pickled = script.addressed((pickling.portable(error), True), lender.script_sent)
         lender.post(NestedReply, (call.inner, 0, 0, 0.0, True), pickled)
 
     def _send_nested(
