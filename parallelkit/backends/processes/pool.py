@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Generator
+from functools import partial
 from typing import Any, cast
 
 from ...options import Options
@@ -36,24 +38,32 @@ MOST_METHODS = 64  # sets of arguments whose start method is remembered
 MOST_WARM = 4  # sets of workers that are kept while nobody uses them
 
 
+class _Owner:
+    """What a call's generator holds: its end shows where Ctrl-C has cut off all other ways."""
+
+    __slots__ = ("__weakref__",)
+
+
 class ProcessPool:
     """Runs chunks in the processes of one set of workers."""
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
 
-    def run(  # noqa: C901, PLR0912 - the one way of a call
+    def run(  # noqa: C901, PLR0912, PLR0915 - the one way of a call
         self, task: Task, source: Source
     ) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in the workers."""
         workers = self._workers
         call: Call | None = None
+        owner = _Owner()
         try:
             try:
                 if workers.interrupted():
                     yield from SerialPool(Setup(None, ())).run(task, source)
                     return
                 call = workers.open(task)
+                call.owner = weakref.ref(owner, partial(workers.orphaned, call))
                 workers.begin(call)  # by now whatever strikes finds the call to be closed
             finally:
                 with _lock:

@@ -20,6 +20,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from .handle import Handle
@@ -85,16 +86,15 @@ class Reactor:
                 leads = self._leader is None or self._thread == me
                 if leads:  # before the look: who pokes has no lock
                     before, self._leader, self._thread = self._leader, call, me
-                elif call.event is None:
-                    call.event = threading.Event()
+                elif call.wakes is None:
+                    call.wakes = SimpleQueue()
                 self._waiting.append(call)
                 if call.inbox or call.poked or call.failed or call.said:
                     return
             if leads:
                 self._drive(timeout)
-            elif call.event is not None:
-                call.event.wait(timeout)
-                call.event.clear()
+            elif call.wakes is not None:
+                _wait_for(call.wakes, timeout)
         finally:  # also where Ctrl-C strikes in between
             self.leave(call, before)
 
@@ -113,9 +113,9 @@ class Reactor:
                     self.nudge()
             if self._leader is None and self._waiting:
                 # It may turn out to stop waiting too, and then wakes the next one.
-                event = self._waiting[0].event
-                if event is not None:
-                    event.set()
+                wakes = self._waiting[0].wakes
+                if wakes is not None:
+                    wakes.put(None)
 
     def poke(self, call: Call) -> None:
         """Have `call` look whether there is something to do for it."""
@@ -125,8 +125,8 @@ class Reactor:
     def wake(self, call: Call) -> None:
         """End the wait of `call`; its own thread, where that drives just now, looks afterwards."""
         if self._leader is not call:
-            if call.event is not None:
-                call.event.set()
+            if call.wakes is not None:
+                call.wakes.put(None)
         elif self._thread != self._this_thread():
             self.nudge()
 
@@ -170,6 +170,16 @@ class Reactor:
                     self._wake_out.recv(4096)
                 except (BlockingIOError, OSError):
                     pass
+
+
+def _wait_for(wakes: SimpleQueue[None], timeout: float | None) -> None:
+    """Wait for a wake; take those that have come before or with it."""
+    try:
+        wakes.get(timeout=timeout)
+        while True:
+            wakes.get_nowait()
+    except Empty:
+        pass
 
 
 class _Poll:

@@ -284,7 +284,7 @@ class Scheduler:
             out += [Drop(answer) for answer in call.inbox]
             call.inbox.clear()
             call.failed = None
-            return self._left(call), out
+            return self._left(call), out + self._turn()
 
     def _left(self, call: Call) -> list[tuple[WorkerState, Call]]:
         return [

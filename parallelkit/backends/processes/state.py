@@ -6,9 +6,11 @@ Then what it decides: instructions, which `workers` carries out when no lock is 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import MutableSequence
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...values.outcome import Lost
@@ -101,8 +103,12 @@ class Call:
         self.inbox: deque[Answer] = deque()
         self.said: deque[tuple[str, tuple[Any, ...]]] = deque()  # logs, warnings, prints
         self.failed: BaseException | None = None
+        self.closed = False
+        self.owner: weakref.ref[object] | None = None  # what lives as long as who runs it
         self.poked = False  # it is to look whether there is something to do
-        self.event: threading.Event | None = None  # made by who waits while another drives
+        # Made by who waits while another drives. Not an Event, whose lock stays locked for good
+        # where Ctrl-C strikes inside it: what is written in C is done or not begun.
+        self.wakes: SimpleQueue[None] | None = None
         self.thread = 0  # that which has sent a chunk, or tried to, the last time
         self.feeding = threading.RLock()  # one thread at a time sends its chunks
 

@@ -132,6 +132,8 @@ class Workers:
         self._reading = threading.RLock()
         self._adding = threading.RLock()
         self._to_close: deque[Call] = deque()
+        self._thread = 0  # the last that has begun a call here
+        self._threads = 0  # how often that was another one than before
         try:
             inherits = start_method == "fork" and only_inherited(initargs)
             self._inherited = Inherited(initargs) if inherits else initargs  # kept for successors
@@ -291,9 +293,15 @@ class Workers:
 
     def begin(self, call: Call) -> None:
         """Begin a call; whoever does is to close it, also where this raises."""
+        thread = threading.get_ident()
+        if thread != self._thread:
+            self._thread = thread
+            self._threads += 1
+        if self._to_close:
+            self._close_left()
         self.scheduler.open(call)
         if self.scheduler.line:
-            self._step_aside(threading.get_ident())
+            self._step_aside(thread)
         if call.task is not None and call.task.pickled.buffers:
             self.reactor.look(call)  # a segment of the last call may be free by now
 
@@ -323,6 +331,8 @@ class Workers:
         """End a call; give it up in the workers that still have chunks of it."""
         if os.getpid() != self.pid:
             return  # a copy of the call, in a forked child
+        if call.closed:
+            return
         if self.interrupted():
             self._to_close.append(call)
             return
@@ -344,10 +354,29 @@ class Workers:
                     worker.let_forget()
                 if out:
                     self.carry_out(out)
+                call.closed, call.owner = True, None
                 if self.scheduler.closed and not self.scheduler.calls and not self.handles():
                     self._let_go()  # else close() does, which is under way in another thread
             if call.said or self.scheduler.unclaimed:
                 self._retell(call)
+
+    def orphaned(self, call: Call, _: object) -> None:
+        """Have a call closed by whoever waits next, since who ran it is gone without that.
+
+        Called by the collector, at any moment and in any thread.
+        """
+        if not call.closed and os.getpid() == self.pid:
+            self._to_close.append(call)
+            self.reactor.nudge()
+
+    def _close_left(self) -> None:
+        """Close calls that could not be closed when they ended."""
+        while self._to_close:
+            try:
+                call = self._to_close.popleft()
+            except IndexError:  # another thread had it
+                return
+            self.close_call(call)
 
     def _give_up(self, call: Call, left: list[tuple[WorkerState, Call]]) -> None:
         """Ask workers to leave the items of `call`, and give them a moment for it."""
@@ -373,8 +402,8 @@ class Workers:
         self.reactor.wait(call, timeout)
         if call.said or self.scheduler.unclaimed:
             self._retell(call)
-        while self._to_close:
-            self.close_call(self._to_close.popleft())
+        if self._to_close:
+            self._close_left()
 
     def _retell(self, call: Call) -> None:
         """Log, warn and print what items of a call told, in its own thread and without the lock.
@@ -396,7 +425,9 @@ class Workers:
     # --- what workers send ------------------------------------------------------------------------
 
     def _receive(self, worker: Handle) -> None:
-        if len(self.scheduler.calls) > 1:  # a reply that is read and not handed on would be lost
+        # A reply that is read and not handed on would be lost to another call; one of another
+        # thread may be opened, and answered, in this very moment.
+        if self._threads > 1 or len(self.scheduler.calls) > 1:
             with Shield():
                 self._read(worker)
         else:
