@@ -143,6 +143,7 @@ class _Job:
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._lent = lent
+        self._borrowers = 0  # threads that run an item at this moment
         self._running: set[int] = set()  # ranks
         self._stopped = False
         self.finished: queue.SimpleQueue[Done | BaseException | None] = queue.SimpleQueue()
@@ -179,12 +180,14 @@ class _Job:
                 if rank in self._ranks:
                     self._idle_ranks.append(rank)
                 return False
-            if self._lent is not None and not self._running:
-                self._lent.__enter__()
             self._running.add(rank)
         try:
-            blas.hold(self._task.threads(rank))  # also what has been loaded since
-            done = self._run(chunk, rank)
+            self._borrow()
+            try:
+                blas.hold(self._task.threads(rank))  # also what has been loaded since
+                done = self._run(chunk, rank)
+            finally:
+                self._give_back()  # who gets the result may set what libraries use, at once
             if self._source.deliver is None:
                 self.finished.put(done)
             else:
@@ -199,9 +202,19 @@ class _Job:
         finally:
             with self._lock:
                 self._running.discard(rank)
-                if self._lent is not None and not self._running:
-                    self._lent.__exit__(None, None, None)
         return True
+
+    def _borrow(self) -> None:
+        with self._lock:
+            if self._lent is not None and not self._borrowers:
+                self._lent.__enter__()
+            self._borrowers += 1
+
+    def _give_back(self) -> None:
+        with self._lock:
+            self._borrowers -= 1
+            if self._lent is not None and not self._borrowers:
+                self._lent.__exit__(None, None, None)
 
     def _run(self, chunk: Chunk, rank: int) -> Done:
         reply = self._task.run(
