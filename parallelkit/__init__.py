@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from .integrations.executor import PoolExecutor
-    from .options import configure
+    from .options import UNSET, configure
     from .place.host import cpu_count
     from .place.nesting import nesting
     from .sweeps.grid import grid, sample
@@ -50,6 +50,7 @@ _HOME = {
     "SweepInterrupted": "errors",
     "TaskTimeout": "errors",
     "TransportError": "errors",
+    "UNSET": "options",
     "WorkerDied": "errors",
     "configure": "options",
     "cpu_count": "place.host",
@@ -74,6 +75,7 @@ _HOME = {
 }
 
 __all__ = [
+    "UNSET",
     "Failure",
     "Halving",
     "Median",

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
+import warnings
 import weakref
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import Future
 from functools import partial
 from types import TracebackType
@@ -12,8 +22,9 @@ from typing import Any, Self, TypeVar
 
 from .background.futures import Desk, in_thread
 from .engine import run as engine
-from .errors import ParallelError, StaysHere
-from .options import Options, Resolver
+from .engine.plan import plan
+from .errors import ParallelError
+from .options import UNSET, Options, Resolver, Unset
 from .place.nesting import nesting
 from .values.call import Call, Delayed, apply_call, apply_row
 from .values.source import Source
@@ -40,9 +51,10 @@ class Pool:
     **options
         ``progress``, ``on_error``, ``timeout``, ``retries``, ``retry_on``, ``chunksize``,
         ``start_method``, ``initializer``, ``initargs``, ``tasks_per_worker``, ``memory_limit``,
-        ``max_nbytes``, ``temp_folder``, ``strict``; see *Options* in the documentation.
-        What is not given comes from :class:`configure`, from ``PARALLELKIT_*`` variables, or
-        is its default.
+        ``max_nbytes``, ``temp_folder``, ``strict``, ``seed``, ``nested``, ``blas_threads``,
+        ``prefer``, ``library``; see *Options* in the documentation.
+        What is not given, or is ``pk.UNSET``, comes from :class:`configure`, from
+        ``PARALLELKIT_*`` variables, or is its default; None is always the default.
 
     Raises
     ------
@@ -58,10 +70,12 @@ class Pool:
     """
 
     def __init__(
-        self, workers: int | None = None, backend: str | None = None, **options: Any
+        self,
+        workers: int | Unset | None = UNSET,
+        backend: str | Unset | None = UNSET,
+        **options: Any,
     ) -> None:
-        given = {"workers": workers, "backend": backend}
-        self._resolve = Resolver({**{k: v for k, v in given.items() if v is not None}, **options})
+        self._resolve = Resolver({"workers": workers, "backend": backend, **options})
         self._closed = False
         self._ended: ParallelError | None = None  # what calls get that were not done
         self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
@@ -70,21 +84,53 @@ class Pool:
 
     def map(self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:
         """Call `func` with the elements of `iterables`; see :func:`parallelkit.map`."""
-        return engine.gather(Call(func, iterables, frozen), self._options(), self._watch)
+        return engine.gather(_call(func, iterables, frozen), self._options(), self._watch)
 
     def imap(
         self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
     ) -> Iterator[R]:
         """The same as a lazy iterator; see :func:`parallelkit.imap`."""
-        call = Call(func, iterables, frozen)
+        call = _call(func, iterables, frozen)
         return engine.stream(call, self._options(), self._watch, ordered=True)
 
     def uimap(
         self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
     ) -> Iterator[R]:
         """The same in the order in which items finish; see :func:`parallelkit.uimap`."""
-        call = Call(func, iterables, frozen)
+        call = _call(func, iterables, frozen)
         return engine.stream(call, self._options(), self._watch, ordered=False)
+
+    def map_blocks(
+        self,
+        func: Callable[..., Any],
+        /,
+        *arrays: Any,
+        axis: int = 0,
+        blocks: int | Sequence[int] | None = None,
+        outer: bool = False,
+        out: Any = None,
+        **frozen: Any,
+    ) -> Any:
+        """Call `func` on blocks of arrays, with the options of this pool.
+
+        See :func:`parallelkit.map_blocks`. Errors are raised whatever `on_error` says, and blocks
+        travel one at a time. With a seed a function that has a parameter ``rng`` gets a stream for
+        each block, and the number of blocks does not depend on the number of workers.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import parallelkit as pk
+        >>> with pk.Pool(2, seed=1) as pool:
+        ...     noise = pool.map_blocks(lambda x, rng: x + rng.random(x.shape), np.zeros(100))
+        >>> noise.shape
+        (100,)
+        """
+        from .blocks import blocks_with
+
+        self._options()  # or the pool is closed
+        how = (axis, blocks, outer, out)
+        return blocks_with(self._resolve.own, self._watch, func, arrays, how, frozen)
 
     def starmap(
         self,
@@ -120,7 +166,7 @@ class Pool:
         ...     future.result()
         [1, 2]
         """
-        options, call = self._options(), Call(func, iterables, frozen)
+        options, call = self._options(), _call(func, iterables, frozen)
         limited = nesting().level > 0 and options.workers is None
         return in_thread(lambda: engine.gather(call, options, self._watch), limited=limited)
 
@@ -160,7 +206,7 @@ class Pool:
 
         # Asynchronous inputs are made into ordinary ones before anything draws from them.
         inputs: tuple[Any, ...] = iterables
-        return AsyncResults(Call(func, inputs, frozen), self._options(), self._watch)
+        return AsyncResults(_call(func, inputs, frozen), self._options(), self._watch)
 
     def submit(self, func: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
         """Start one call of `func` in the background.
@@ -220,9 +266,16 @@ class Pool:
         return f"<parallelkit.Pool workers={options.workers}, backend={options.backend!r}{state}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise StaysHere(
-            "a Pool cannot be sent to a worker; call pk.map there, or make a Pool there"
-        )
+        # As its options, so that methods of an object that has a pool can be mapped.
+        return _made, (self._resolve.own,)
+
+    @property
+    def workers(self) -> int:
+        """How many work at a time in a call that is made here."""
+        return plan(self._resolve(), nesting()).workers
+
+    # By these names other libraries ask a pool how many work for it.
+    size = _processes = _max_workers = workers
 
     def _watch(self, source: Source) -> None:
         with self._lock:
@@ -234,6 +287,42 @@ class Pool:
         if self._closed:
             raise ValueError("the pool is closed; make a new one, its workers are kept warm")
         return self._resolve()
+
+
+_MISTAKEN = frozenset(("workers", "progress", "timeout", "store", "backend", "n_jobs", "retries"))
+_told: set[str] = set()
+
+
+def _call(
+    func: Callable[..., Any], iterables: tuple[Iterable[Any], ...], frozen: dict[str, Any]
+) -> Call:
+    """Make a call; a keyword that looks like an option of the pool is refused, or told of once."""
+    call = Call(func, iterables, frozen)
+    if frozen and call.inner is not None and not _MISTAKEN.isdisjoint(frozen):
+        for name in _MISTAKEN & frozen.keys():
+            _check_mistaken(name, call.inner)
+    return call
+
+
+def _check_mistaken(name: str, func: Callable[..., Any]) -> None:
+    try:
+        parameters = inspect.signature(func).parameters
+    except (TypeError, ValueError):  # some built-in functions do not tell
+        return
+    if name in parameters:
+        return
+    where = "a sweep: pk.Sweep(store=...)" if name == "store" else f"the pool: pk.Pool({name}=...)"
+    where = where.replace("n_jobs=", "workers=")
+    told = f"keywords of a call belong to its function; options live on {where}"
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise TypeError(f"the function {func!r} takes no {name}=: {told}")
+    if name not in _told:
+        _told.add(name)
+        warnings.warn(f"{name}= is passed on to {func!r}: {told}", stacklevel=5)
+
+
+def _made(options: dict[str, Any]) -> Pool:
+    return Pool(**options)
 
 
 _default = Pool()

@@ -14,22 +14,25 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .api import Pool
 from .engine.plan import plan
+from .engine.run import stream
 from .frames import is_frame, map_frames, refuse_others
-from .options import Options, configured
+from .options import Resolver
 from .place.nesting import nesting
 from .transport.shared import new_array, ready_to_write, writes_through
+from .values.call import Call
+from .values.seeds import needs_rng, takes_rng
 
 __all__ = ["map_blocks"]
 
+SEEDED_BLOCKS = 64  # where a seed is given
 BLOCKS_PER_WORKER = 16  # so that workers finish together, and temporaries stay small
 
 Array = NDArray[Any]
@@ -131,9 +134,26 @@ def map_blocks(
     >>> pk.map_blocks(np.sum, y, blocks=2)
     array([1., 5.])
     """
+    return blocks_with({}, lambda _: None, func, arrays, (axis, blocks, outer, out), frozen)
+
+
+def blocks_with(
+    own: Mapping[str, Any],
+    watch: Callable[[Any], object],
+    func: Callable[..., Any],
+    arrays: Sequence[Any],
+    how: tuple[int, int | Sequence[int] | None, bool, Array | None],
+    frozen: Mapping[str, Any],
+) -> Any:
+    """:func:`map_blocks` with the options of a pool; `watch` is told of its source."""
+    axis, blocks, outer, out = how
     for array in arrays:
         refuse_others(array)
-    planned = plan(Options(**configured()), nesting())
+    options = replace(Resolver(own)(), chunksize=1, on_error="raise")
+    takes = takes_rng(func, len(arrays), frozenset(frozen))
+    if options.seed is not None and blocks is None and not outer:
+        blocks = SEEDED_BLOCKS  # streams belong to blocks, which must not depend on the workers
+    planned = plan(options, nesting(), takes)
     if any(is_frame(array) for array in arrays):
         if axis != 0 or outer or out is not None:
             raise ValueError(
@@ -141,7 +161,8 @@ def map_blocks(
                 "arrays; give frame.to_numpy() to use them"
             )
         framed = [array if is_frame(array) else np.asanyarray(array) for array in arrays]
-        return map_frames(func, framed, _cuts(framed, 0, blocks, False, planned.workers)[0], frozen)
+        cut = _cuts(framed, 0, blocks, False, planned.workers)[0]
+        return map_frames(func, framed, cut, frozen, own)
     inputs = [np.asanyarray(array) for array in arrays]
     cuts = _cuts(inputs, axis, blocks, outer, planned.workers)
     given: object = out
@@ -151,15 +172,17 @@ def map_blocks(
     processes = planned.backend not in ("thread", "serial")
     result = _Result(cuts, axis, outer, out, processes)
     jobs = _Jobs(inputs, axis, result, planned.workers)
-    with Pool(chunksize=1, on_error="raise") as pool:
-        done = pool.uimap(_run, jobs.draw(), _map_blocks_func=func, **frozen)
-        try:
-            for index, value in done:
-                result.put(index, value)
-                jobs.known.set()
-        finally:
-            jobs.end()
-            done.close()  # type: ignore[attr-defined]
+    # A block's function gets its stream by way of ours, where it has room for one.
+    run = _run if not takes else (_run_drawing if needs_rng(func) else _run_may_draw)
+    call = Call(run, (jobs.draw(),), {"_map_blocks_func": func, **frozen})
+    done = stream(call, options, watch, ordered=False)
+    try:
+        for index, value in done:
+            result.put(index, value)
+            jobs.known.set()
+    finally:
+        jobs.end()
+        done.close()
     return result.whole()
 
 
@@ -193,6 +216,14 @@ def _run(block: Block, /, _map_blocks_func: Callable[..., Any], **frozen: Any) -
     ready_to_write(place)
     place[...] = value
     return block.index, _Placed
+
+
+def _run_drawing(block: Block, /, rng: Any, **frozen: Any) -> tuple[Index, Any]:
+    return _run(block, rng=rng, **frozen)
+
+
+def _run_may_draw(block: Block, /, rng: Any = None, **frozen: Any) -> tuple[Index, Any]:
+    return _run(block, **frozen) if rng is None else _run(block, rng=rng, **frozen)
 
 
 _token = os.urandom(8)

@@ -6,7 +6,7 @@
     └── ParallelError            anything that this library itself has to say
         ├── WorkerDied           the process that ran an item ended
         ├── TaskTimeout          an item ran longer than ``timeout=`` (also a TimeoutError)
-        ├── TransportError       something could not be pickled, or not be unpickled again
+        ├── TransportError       something could not cross between processes (also a PicklingError)
         └── StoreError           the file of a sweep cannot be read, written or gone on with
     KeyboardInterrupt
     └── SweepInterrupted         Ctrl-C ended a sweep; has the table of what is finished
@@ -20,6 +20,7 @@ item; it is never wrapped in one of these. Bad options and bad input meet the bu
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 __all__ = [
@@ -52,7 +53,7 @@ class TaskTimeout(ParallelError, TimeoutError):
     """An item ran longer than the option ``timeout`` allows; its worker was ended."""
 
 
-class TransportError(ParallelError):
+class TransportError(ParallelError, pickle.PicklingError):
     """A function, an argument, a result or an exception could not cross between processes."""
 
 

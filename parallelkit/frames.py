@@ -31,12 +31,16 @@ def map_frames(
     inputs: Sequence[Any],
     cut: Sequence[slice],
     frozen: Mapping[str, Any],
+    own: Mapping[str, Any],
 ) -> Any:
-    """Call `func` on the rows in each slice; join what it gives along the rows."""
+    """Call `func` on the rows in each slice; join what it gives along the rows.
+
+    `own` are options of a pool.
+    """
     parts = [
         [value.iloc[rows] if is_frame(value) else value[rows] for rows in cut] for value in inputs
     ]
-    with Pool(chunksize=1, on_error="raise") as pool:
+    with Pool(**{**own, "chunksize": 1, "on_error": "raise"}) as pool:
         results = pool.map(func, *parts, **frozen)
     framed = [is_frame(result) for result in results]
     if all(framed):

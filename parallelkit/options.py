@@ -1,29 +1,64 @@
 """The options of a pool: their defaults, their checks, and where defaults may come from.
 
-From weak to strong: the default here, ``PARALLELKIT_*`` in the environment, ``configure(...)``
-as a plain call, ``with configure(...)``, and what a ``Pool`` is given.
+From weak to strong: the default here, a pool's hint (``prefer=``), ``PARALLELKIT_*`` in the
+environment, ``configure(...)`` as a plain call, ``with configure(...)``, and what a ``Pool`` is
+given. To a pool of a library (``library=True``) only resources come from outside.
 """
 
 from __future__ import annotations
 
+import enum
+import logging
 import operator
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from .place import host, nesting
 from .place.sizes import in_bytes
 
-__all__ = ["Options", "Resolver", "configure", "configured", "inherit"]
+__all__ = [
+    "UNSET",
+    "Options",
+    "Resolver",
+    "Unset",
+    "configure",
+    "configured",
+    "inherit",
+    "resources",
+]
+
+log = logging.getLogger("parallelkit")
 
 BACKENDS = ("process", "thread", "serial", "auto")
 ON_ERROR = ("raise", "return", "skip")
 NESTED = ("thread", "process")
+# What says where and on how much a call runs, not what comes of it.
+RESOURCES = frozenset(
+    (
+        *("workers", "backend", "progress", "blas_threads", "memory_limit", "max_nbytes"),
+        *("temp_folder", "start_method", "nested"),
+    )
+)
+
+
+class Unset(enum.Enum):
+    """The kind of :data:`UNSET`."""
+
+    UNSET = "an option that is not given"
+
+    def __repr__(self) -> str:
+        return "pk.UNSET"
+
+
+UNSET = Unset.UNSET
+"""An option that is not given: the same as leaving it out. (None is the option's own default.)"""
 MOST_THREADS = 1 << 15
 
 
@@ -50,12 +85,17 @@ class Options:
     seed: Any = None
     nested: str = "thread"
     strict: bool = True
+    prefer: str | None = None
+    library: bool = False
+    named: bool = False  # no option: whether the pool itself was given its backend
 
     def __post_init__(self) -> None:
         _whole("workers", self.workers, none=True)
         if self.workers == 0:
             raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
         _one_of("backend", self.backend, BACKENDS)
+        _one_of("prefer", "auto" if self.prefer is None else self.prefer, BACKENDS)
+        _flag("library", self.library)
         _one_of("on_error", self.on_error, ON_ERROR)
         _one_of("nested", self.nested, NESTED)
         if self.start_method is not None:
@@ -70,7 +110,8 @@ class Options:
         if self.blas_threads is not None:  # libraries take a C int, and have limits below this one
             object.__setattr__(self, "blas_threads", min(self.blas_threads, MOST_THREADS))
         _seconds("timeout", self.timeout)
-        if not hasattr(self.seed, "spawn_key"):  # numpy's SeedSequence
+        # numpy's SeedSequence, Generator and RandomState
+        if not any(hasattr(self.seed, n) for n in ("spawn_key", "bit_generator", "randint")):
             _whole("seed", self.seed, least=0, none=True)
         if self.timeout is not None and self.backend in ("thread", "serial"):
             raise ValueError(
@@ -80,8 +121,7 @@ class Options:
         if self.initializer is not None and not callable(self.initializer):
             raise TypeError(f"initializer must be callable, not {self.initializer!r}")
         object.__setattr__(self, "initargs", _tuple("initargs", self.initargs))
-        if type(self.strict) is not bool:
-            raise TypeError(f"strict must be True or False, not {self.strict!r}")
+        _flag("strict", self.strict)
         _folder("temp_folder", self.temp_folder)
         object.__setattr__(self, "retry_on", _exceptions("retry_on", self.retry_on))
         if not isinstance(self.progress, (bool, str, Mapping)):
@@ -91,7 +131,8 @@ class Options:
             )
 
 
-NAMES = tuple(field.name for field in fields(Options))
+NAMES = tuple(field.name for field in fields(Options) if field.name != "named")
+_DEFAULTS = {field.name: field.default for field in fields(Options)}
 
 
 # What the same is called elsewhere.
@@ -118,66 +159,128 @@ def check_names(names: Mapping[str, Any], more: Sequence[str] = ()) -> None:
             raise TypeError(f"unknown option {name!r}{hint}")
 
 
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without those that are unset; None is the default of each."""
+    check_names(options)
+    return {
+        name: _DEFAULTS[name] if value is None else value
+        for name, value in options.items()
+        if value is not UNSET
+    }
+
+
 # --- configure -------------------------------------------------------------------------------
+
+
+class _Layer(NamedTuple):
+    """What one block set, over what is set around it."""
+
+    options: dict[str, Any]
+    around: _Layer | None
+    ended: list[bool]  # not empty where the block was left in another context than this one
+
 
 _process: list[dict[str, Any]] = []  # what plain calls set, the last one last
 _version = object()  # another one whenever that changes
-_with_main: list[dict[str, Any]] = []  # what `with` blocks of the main thread set, for all threads
-_with_here: ContextVar[dict[str, Any] | None] = ContextVar("parallelkit_options", default=None)
+_with_main: list[_Layer] = []  # blocks of the main thread, which hold for all threads
+_with_here: ContextVar[_Layer | None] = ContextVar("parallelkit_options", default=None)
 _NOTHING: dict[str, Any] = {}
+
+
+def _layer() -> _Layer | None:
+    """The innermost block around the caller that has not ended."""
+    layer = _with_here.get()
+    if layer is None and threading.current_thread() is not threading.main_thread():
+        main = _with_main[-1:]
+        return main[0] if main else None
+    while layer is not None and layer.ended:
+        layer = layer.around
+    return layer
 
 
 def _block() -> dict[str, Any]:
     """What `with` blocks around the caller set."""
-    here = _with_here.get()
-    if here is not None:
-        return here
-    return _with_main[-1] if _with_main else _NOTHING
+    layer = _layer()
+    return _NOTHING if layer is None else layer.options
 
 
 def configured() -> dict[str, Any]:
     """What is configured around the caller, by name."""
     plain = {name: value for options in _process for name, value in options.items()}
-    return {**_environment(), **plain, **_block()}
+    outside, block = {**_environment(), **plain}, _block()
+    if block.get("library"):
+        outside = resources(outside)
+    return {**outside, **block}
+
+
+def resources(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `options` may come to a library's calls from outside."""
+    return {name: value for name, value in options.items() if name in RESOURCES}
 
 
 class Resolver:
     """Options of one pool: what it was given, over what is configured where it is used."""
 
     def __init__(self, own: Mapping[str, Any]) -> None:
-        check_names(own)
-        self._own = dict(own)
-        self._known: tuple[tuple[object, ...], Options] = (), Options(**{**configured(), **own})
+        self._own = given(own)
+        Options(**self._own)
+        self._known: tuple[tuple[object, ...], Options | None] = (), None
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What the pool was given."""
+        return dict(self._own)
 
     def __call__(self) -> Options:
         """Return the options as they are now."""
         # A call costs microseconds, checking all options too: so only when something changed.
         key = _environment(), _version, _block()
         known, options = self._known
-        if len(known) != len(key) or not all(map(operator.is_, key, known)):
-            options = Options(**{**configured(), **self._own})
+        if options is None or not all(map(operator.is_, key, known)):
+            options = self._resolved()
             self._known = key, options
         return options
+
+    def _resolved(self) -> Options:
+        own, outside = self._own, configured()
+        if own.get("library"):
+            outside = resources(outside)
+        if "prefer" in own and own["prefer"] is not None:
+            outside.setdefault("backend", own["prefer"])
+        together = {**outside, **own}
+        unable = together.get("backend") in ("thread", "serial")
+        # The user's time limit meets a library's threads, or a library's the user's wish to debug.
+        if unable and together.get("timeout") is not None and not {"timeout", "backend"} <= {*own}:
+            log.debug("timeout= is left out: backend=%r cannot do it", together["backend"])
+            together["timeout"] = None
+        return Options(**together, named="backend" in own)
 
 
 def inherit(options: Mapping[str, Any]) -> None:
     """Let this context see `options` as configured: how they reach into workers."""
     # The same dictionary where nothing changes: pools know by it what they have resolved.
-    here = _block()
-    _with_here.set(here if here == options else dict(options))
+    layer = _layer()
+    if layer is None or layer.options != options:
+        layer = _Layer(dict(options), None, [])
+    _with_here.set(layer)
 
 
 class configure:  # noqa: N801 - reads as the function that it is used as
     """Set the defaults of every pool and call below it.
 
     As a plain call for the whole process, from now on; as a context manager for the block, and
-    for the calls that items of the block's own calls make, in whatever thread or worker.
-    A block of the main thread holds for threads started by other means as well.
+    for the calls that items of the block's own calls make, in whatever thread or worker. Threads
+    and asyncio tasks each have blocks of their own. A block of the main thread, entered outside of
+    an event loop, holds for threads started by other means as well.
+
+    It may be entered again, also within itself, and left in another context than it was entered in
+    (an asynchronous fixture): then it holds nowhere any more.
 
     Parameters
     ----------
     **options
-        Any option of :class:`Pool`.
+        Any option of :class:`Pool`. None is the option's default; one that is :data:`UNSET` is not
+        set. With ``library=True`` only resources that are set outside of the block hold within it.
 
     Raises
     ------
@@ -193,20 +296,25 @@ class configure:  # noqa: N801 - reads as the function that it is used as
     """
 
     def __init__(self, **options: Any) -> None:
-        check_names(options)
-        Options(**{**_environment(), **options})
-        self._options = options
+        self._options = given(options)
+        Options(**self._options)
+        self._entered: list[tuple[_Layer, Token[_Layer | None]]] = []
         # One that is hidden altogether need not be kept.
+        options = self._options
         _set_process([*(o for o in _process if o.keys() - options.keys()), options])
 
     def __enter__(self) -> Self:
         # What the plain call set for the whole process moves to this block alone.
-        _set_process([o for o in _process if o is not self._options])
-        self._inside = {**_block(), **self._options}
-        self._is_main = threading.current_thread() is threading.main_thread()
-        if self._is_main:
-            _with_main.append(self._inside)
-        self._token = _with_here.set(self._inside)
+        if any(o is self._options for o in _process):
+            _set_process([o for o in _process if o is not self._options])
+        around = _layer()
+        outside = _NOTHING if around is None else around.options
+        if self._options.get("library"):
+            outside = resources(outside)
+        layer = _Layer({**outside, **self._options}, around, [])
+        if threading.current_thread() is threading.main_thread() and not _in_event_loop():
+            _with_main.append(layer)
+        self._entered.append((layer, _with_here.set(layer)))
         return self
 
     def __exit__(
@@ -215,9 +323,22 @@ class configure:  # noqa: N801 - reads as the function that it is used as
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        _with_here.reset(self._token)
-        if self._is_main:
-            _with_main[:] = [entry for entry in _with_main if entry is not self._inside]
+        # Several threads and tasks may be inside: the block that ends is that of this context.
+        here = _with_here.get()
+        which = next((e for e in reversed(self._entered) if e[0] is here), self._entered[-1])
+        self._entered.remove(which)
+        layer, token = which
+        try:
+            _with_here.reset(token)
+        except ValueError:  # entered in another context
+            layer.ended.append(True)
+        _with_main[:] = [entry for entry in _with_main if entry is not layer]
+
+
+def _in_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    running = getattr(asyncio, "_get_running_loop", None)  # another thread may be importing it
+    return running is not None and running() is not None
 
 
 def _set_process(layers: list[dict[str, Any]]) -> None:
@@ -307,6 +428,11 @@ def _whole(name: str, value: object, least: int | None = None, none: bool = Fals
         raise TypeError(f"{name} must be a whole number{' or None' if none else ''}, not {value!r}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, not {number}")
+
+
+def _flag(name: str, value: object) -> None:
+    if type(value) is not bool:
+        raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
 def _seconds(name: str, value: object) -> None:

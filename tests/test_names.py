@@ -22,6 +22,7 @@ NAMES = {
     "SweepInterrupted",
     "TaskTimeout",
     "TransportError",
+    "UNSET",
     "WorkerDied",
     "configure",
     "cpu_count",

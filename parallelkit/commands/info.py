@@ -11,7 +11,7 @@ from importlib import metadata
 
 from .. import __version__
 from ..options import configured
-from ..place.host import cpu_count, default_start_method, has_gil
+from ..place.host import default_start_method, has_gil, limit
 
 __all__ = ["show"]
 
@@ -31,7 +31,7 @@ def _facts() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()} ({platform.python_implementation()})"),
         ("interpreter lock", "yes" if has_gil() else "no: threads run side by side"),
         ("system", platform.platform()),
-        ("cores", f"{cpu_count()} to use, {os.cpu_count()} in the machine"),
+        ("cores", "{} to use, by {}; {} in the machine".format(*limit(), os.cpu_count())),
         ("quota", _quota()),
         ("start method", default_start_method()),
         ("segments", _segments()),

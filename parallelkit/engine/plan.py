@@ -8,6 +8,7 @@ where the call is made                 what it gets
 main process                           what was asked for (processes by default)
 a process worker                       threads, with this worker's share of the cores
 a worker of another library            threads, with the share that is known (see `foreign`)
+the same, ``Pool(backend="process")``  processes, where such a worker may have children
 a thread of ours                       threads at the next level with the share that is left
 a share of one, no wish for workers    runs in place
 ``workers=`` given                     honoured at every level
@@ -26,7 +27,8 @@ from dataclasses import dataclass
 from ..errors import ParallelError
 from ..options import Options
 from ..place import host
-from ..place.nesting import Nesting, fellows
+from ..place.foreign import may_have_children
+from ..place.nesting import Nesting, fellows, foreign_worker
 
 __all__ = ["Plan", "plan"]
 
@@ -80,7 +82,7 @@ def plan(options: Options, here: Nesting, takes_rng: bool = False) -> Plan:
     backend = options.backend
     if backend == "auto":
         backend = "process" if host.has_gil() else "thread"
-    if here.level > 0 and backend == "process":
+    if here.level > 0 and backend == "process" and not _given(options):
         if options.nested == "process" and fellows() > 1:
             return _outer(options, here, fellows())
         if options.timeout is not None and "timeout" not in _told:
@@ -102,6 +104,23 @@ def plan(options: Options, here: Nesting, takes_rng: bool = False) -> Plan:
     elif backend == "thread" and workers == 1:
         backend = "serial"
     return Plan(backend, workers, here.level + 1, here.cores, options.workers is not None)
+
+
+def _given(options: Options) -> bool:
+    """Whether a call in a worker of another library gets processes: where it names them, and can.
+
+    Such as the executor of a web server with several worker processes. Each has its share of the
+    cores. Where the default steps down instead, it says so once.
+    """
+    if not (foreign_worker() and may_have_children()):
+        return False
+    if not options.named and options.nested != "process" and "siblings" not in _told:
+        _told.add("siblings")
+        log.warning(
+            "this process is one of several children of multiprocessing: calls run on threads, "
+            "with its share of the cores; give backend='process' to a pool for processes"
+        )
+    return options.named
 
 
 def _outer(options: Options, here: Nesting, workers: int) -> Plan:

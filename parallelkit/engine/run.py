@@ -16,17 +16,18 @@ import sys
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from ..backends import TABLE, end_all, prepare
 from ..backends.base import Done, Pool, Setup
 from ..backends.serial import SerialPool
-from ..options import Options, configured
+from ..options import Options, configured, resources
 from ..place import importing
 from ..place.nesting import nesting
 from ..place.sigint import Shield
 from ..values.call import Call, apply_call
-from ..values.seeds import draws, inherited, root
+from ..values.seeds import draws, fresh, inherited, needs, root
 from ..values.source import LARGEST, LARGEST_LAZY, Sizer, Source
 from .failures import Failures
 from .inputs import source_of
@@ -48,6 +49,7 @@ _NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_thread
 
 def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     """Run a call; return its results in input order."""
+    options = _with_seed(call, options)
     plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy=False)
     watch(source)
@@ -80,6 +82,7 @@ def stream(
     what arrives together, with its indexes and attempts: a
     :class:`~parallelkit.engine.ordering.Part`, which belongs to whoever takes it.
     """
+    options = _with_seed(call, options)
     plan_ = _plan(call, options)
     source = _source(call, options, plan_, lazy)
     watch(source)
@@ -87,6 +90,11 @@ def stream(
     next(results)  # runs up to where the call has begun; from there on closing it ends the call
     _streams.add(results)
     return results
+
+
+def _with_seed(call: Call, options: Options) -> Options:
+    """Let items draw from fresh streams that cannot do without and are given no seed."""
+    return replace(options, seed=fresh()) if options.seed is None and needs(call) else options
 
 
 def _plan(call: Call, options: Options) -> Plan:
@@ -205,6 +213,8 @@ def run_source(
     from ..worker.task import Task
 
     below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
+    if options.library:  # its items are the library's own code: see `options`
+        below = {**resources(below), "library": True}
     if options.nested != "thread":  # the pool's own word for all that is below it
         below["nested"] = options.nested
     places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]

@@ -34,7 +34,7 @@ AT_ONCE = 64 << 20  # bytes; one that large is shared when it is first met: to c
 Array = NDArray[Any]
 
 
-class UnpicklableTask(TransportError, pickle.PicklingError):
+class UnpicklableTask(TransportError):
     """A task cannot be sent to a worker: an error of both libraries."""
 
 

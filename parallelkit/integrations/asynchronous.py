@@ -167,9 +167,9 @@ class AsyncPool:
             stream.join()
 
     @property
-    def running(self) -> bool:
-        """Whether it takes calls."""
-        return self._state == RUN
+    def _processes(self) -> int:
+        """How many work at a time: the name by which other libraries ask for it."""
+        return plan(self._resolve(), nesting()).workers
 
     def __repr__(self) -> str:
         kind, workers = type(self), self._resolve().workers
@@ -180,23 +180,23 @@ class AsyncPool:
 
     # --- for those who give it the names of others -----------------------------------------------
 
-    def check_running(self) -> None:
+    def _check_running(self) -> None:
         """Raise ValueError if it takes no more calls."""
         if self._state != RUN:
             raise ValueError("Pool not running")
 
-    def submit(
+    def _submit(
         self, func: Callable[..., Any], args: Iterable[Any], kwds: Mapping[str, Any] | None
     ) -> Future[Any]:
         """Begin one call."""
-        self.check_running()
+        self._check_running()
         return self._desk.here().put(Delayed(func, tuple(args), kwds or {}))
 
-    def mapping(
+    def _mapping(
         self, func: Callable[..., Any], inputs: Sequence[Iterable[Any]], chunksize: int | None
     ) -> Callable[[], list[Any]]:
         """Return what maps `func` over the items as they are now, when it is called."""
-        self.check_running()
+        self._check_running()
         options = replace(
             self._resolve(), on_error="return", strict=False, chunksize=chunksize or None
         )
@@ -213,14 +213,14 @@ class AsyncPool:
         futures = [self._desk.here().put(chunk) for chunk in chunks]
         return lambda: _values(_joined(futures))
 
-    def later(self, mapping: Callable[[], list[Any]]) -> Future[list[Any]]:
-        """Run a :meth:`mapping` in the background."""
+    def _later(self, mapping: Callable[[], list[Any]]) -> Future[list[Any]]:
+        """Run a :meth:`_mapping` in the background."""
         future = in_thread(mapping, limited=False)
         self._maps.add(future)
         future.add_done_callback(self._maps.discard)
         return future
 
-    def iterator(
+    def _iterator(
         self,
         func: Callable[..., Any],
         inputs: Sequence[Iterable[Any]],
@@ -228,7 +228,7 @@ class AsyncPool:
         ordered: bool,
     ) -> Results:
         """Begin to map `func` over `inputs`, which are drawn at the pace of the workers."""
-        self.check_running()
+        self._check_running()
         options = replace(self._resolve(), chunksize=chunksize)
         job = start(func, inputs, options, self._desk, ordered=ordered)
         with self._lock:

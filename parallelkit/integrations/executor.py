@@ -244,6 +244,14 @@ class PoolExecutor(Executor):
             for stream in streams:
                 stream.join()
 
+    @property
+    def workers(self) -> int:
+        """How many work at a time."""
+        return plan(self._resolve(), nesting()).workers
+
+    # By these names other libraries ask an executor, or a pool, how many work for it.
+    size = _processes = _max_workers = workers
+
     def _check(self) -> None:
         if self._health.broken is not None:
             raise self._health.broken

@@ -89,7 +89,7 @@ class Pool(AsyncPool):
         kwds: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call `func` in a worker; return its result."""
-        return self.submit(func, args, kwds).result()
+        return self._submit(func, args, kwds).result()
 
     def apply_async(
         self,
@@ -100,13 +100,13 @@ class Pool(AsyncPool):
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> AsyncResult:
         """Call `func` in a worker; return an :class:`AsyncResult`."""
-        return AsyncResult(self.submit(func, args, kwds), callback, error_callback)
+        return AsyncResult(self._submit(func, args, kwds), callback, error_callback)
 
     def map(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None
     ) -> list[Any]:
         """Call `func` with each item; return the results. All are run, also if one fails."""
-        return self.mapping(func, (iterable,), chunksize)()
+        return self._mapping(func, (iterable,), chunksize)()
 
     def starmap(
         self,
@@ -126,7 +126,7 @@ class Pool(AsyncPool):
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> AsyncResult:
         """Begin :meth:`map`; return an :class:`AsyncResult`."""
-        future = self.later(self.mapping(func, (iterable,), chunksize))
+        future = self._later(self._mapping(func, (iterable,), chunksize))
         return AsyncResult(future, callback, error_callback)
 
     def starmap_async(
@@ -151,16 +151,16 @@ class Pool(AsyncPool):
         processes get as many items at a time as suits them (give 1 where items wait for later
         ones), and threads one.
         """
-        return self.iterator(func, (iterable,), chunksize, ordered=True)
+        return self._iterator(func, (iterable,), chunksize, ordered=True)
 
     def imap_unordered(
         self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None
     ) -> Iterator[Any]:
         """:meth:`imap` in the order in which items finish."""
-        return self.iterator(func, (iterable,), chunksize, ordered=False)
+        return self._iterator(func, (iterable,), chunksize, ordered=False)
 
     def __enter__(self) -> Self:
-        self.check_running()
+        self._check_running()
         return self
 
     def __exit__(

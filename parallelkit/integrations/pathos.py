@@ -93,7 +93,7 @@ class _Pool:
         server = self._mine()
         if server is None:
             return self.__state__.get(self._id)
-        if server.running and not force:
+        if server._state == "RUN" and not force:
             raise AssertionError("the pool is open; restart(force=True) to begin anew")
         self.clear()
         return self._serve()
@@ -148,34 +148,34 @@ class _Pool:
         self, f: Callable[..., Any], *args: Iterable[Any], chunksize: int | None = None
     ) -> list[Any]:
         """Call `f` with the elements of `args`, up to the end of the shortest; return a list."""
-        return self._serve().mapping(f, _inputs(args), chunksize)()
+        return self._serve()._mapping(f, _inputs(args), chunksize)()
 
     def imap(
         self, f: Callable[..., Any], *args: Iterable[Any], chunksize: int | None = None
     ) -> Iterator[Any]:
         """:meth:`map` as an iterator; all is run whether or not results are taken."""
-        return self._serve().iterator(f, _inputs(args), chunksize, ordered=True)
+        return self._serve()._iterator(f, _inputs(args), chunksize, ordered=True)
 
     def uimap(
         self, f: Callable[..., Any], *args: Iterable[Any], chunksize: int | None = None
     ) -> Iterator[Any]:
         """:meth:`imap` in the order in which items finish."""
-        return self._serve().iterator(f, _inputs(args), chunksize, ordered=False)
+        return self._serve()._iterator(f, _inputs(args), chunksize, ordered=False)
 
     def amap(
         self, f: Callable[..., Any], *args: Iterable[Any], chunksize: int | None = None
     ) -> AsyncResult:
         """Begin :meth:`map`; what is returned has ``get``, ``ready``, ``wait``, ``successful``."""
         server = self._serve()
-        return AsyncResult(server.later(server.mapping(f, _inputs(args), chunksize)))
+        return AsyncResult(server._later(server._mapping(f, _inputs(args), chunksize)))
 
     def pipe(self, f: Callable[..., Any], *args: Any, **kwds: Any) -> Any:
         """Call `f` with `args` in a worker; return its result."""
-        return self._serve().submit(f, args, kwds).result()
+        return self._serve()._submit(f, args, kwds).result()
 
     def apipe(self, f: Callable[..., Any], *args: Any, **kwds: Any) -> AsyncResult:
         """Begin :meth:`pipe`; return what :meth:`amap` does."""
-        return AsyncResult(self._serve().submit(f, args, kwds))
+        return AsyncResult(self._serve()._submit(f, args, kwds))
 
 
 class ProcessPool(_Pool):

@@ -14,7 +14,7 @@ from typing import Any
 
 from .host import cpu_count
 
-__all__ = ["granted", "green"]
+__all__ = ["granted", "green", "may_have_children"]
 
 _RAY_WORKER = 1  # ray's WORKER_MODE; a driver has another one
 _COUNTED_FOR = 1.0  # seconds; pools start their workers one by one
@@ -67,6 +67,22 @@ def _by_multiprocessing() -> int | None:
         if siblings > 1 or process.daemon:
             return max(1, _cores() // (siblings or cpu_count()))
     return None
+
+
+def may_have_children() -> bool:
+    """Whether this worker of another library may start worker processes of ours if asked to.
+
+    Not in a Dask or Ray task or in loky's workers, whose processes those schedule; and not in a
+    daemon, such as a worker of `multiprocessing.Pool`, which may have no children.
+    """
+    if _by_dask() or _by_ray():
+        return False
+    for name in ("multiprocessing.process", "multiprocess.process"):
+        module = sys.modules.get(name)
+        process = None if module is None else module.current_process()
+        if process is not None and (process.daemon or type(process).__name__ == "LokyProcess"):
+            return False
+    return True
 
 
 def _openmp() -> int | None:

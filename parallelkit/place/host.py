@@ -10,14 +10,17 @@ import sysconfig
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["Variables", "cpu_count", "default_start_method", "has_gil", "start_methods"]
+__all__ = ["Variables", "cpu_count", "default_start_method", "has_gil", "limit", "start_methods"]
 
 
 def cpu_count() -> int:
     """Cores that this process may use, at least 1.
 
     The smallest of the affinity mask (``taskset``, ``sched_setaffinity``), the cgroup quota
-    (version 1 and 2, as containers and batch systems set it; rounded up) and the machine.
+    (version 1 and 2, as containers and batch systems set it; rounded up), the machine, and what
+    the environment says: ``PYTHON_CPU_COUNT``, ``LOKY_MAX_CPU_COUNT`` (as it was when this process
+    began), ``SLURM_CPUS_PER_TASK``, ``NCPUS`` or ``PBS_NP``, ``LSB_DJOB_NUMPROC``. The workers of
+    pytest-xdist share what there is. ``python -m parallelkit info`` says which one it was.
 
     Returns
     -------
@@ -29,12 +32,28 @@ def cpu_count() -> int:
     >>> pk.cpu_count() >= 1
     True
     """
+    return limit()[0]
+
+
+def limit() -> tuple[int, str]:
+    """Cores that this process may use, and what limits them to that."""
+    cores, by = os.cpu_count() or 1, "the machine"
     if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+        allowed = len(os.sched_getaffinity(0))
+        if allowed < cores:
+            cores, by = allowed, "the affinity mask"
     quota = _cgroup_quota()
-    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
+    if quota is not None and math.ceil(quota) < cores:
+        cores, by = math.ceil(quota), "the cgroup quota"
+    seen = _limits.read()
+    # parallelkit itself sets this one, to a share, for what runs in it.
+    for name, text in {**seen, **_loky}.items():
+        if name != _XDIST and text.isdecimal() and 0 < int(text) < cores:
+            cores, by = int(text), name
+    sharing = seen.get(_XDIST, "")
+    if sharing.isdecimal() and int(sharing) > 1:
+        cores, by = cores // int(sharing), f"{by}, shared by {sharing} workers of pytest-xdist"
+    return max(1, cores), by
 
 
 def has_gil() -> bool:
@@ -74,6 +93,13 @@ class Variables:
             return {}
         found = [(name, self._raw.get(key)) for name, key in self._keys.items()]
         return {name: self._decode(value) for name, value in found if value is not None}
+
+
+_XDIST = "PYTEST_XDIST_WORKER_COUNT"
+_limits = Variables(
+    ("PYTHON_CPU_COUNT", "SLURM_CPUS_PER_TASK", "NCPUS", "PBS_NP", "LSB_DJOB_NUMPROC", _XDIST)
+)
+_loky = Variables(("LOKY_MAX_CPU_COUNT",)).read()
 
 
 @functools.cache  # read once: it takes longer than a small call

@@ -24,6 +24,7 @@ __all__ = [
     "Nesting",
     "enter",
     "fellows",
+    "foreign_worker",
     "in_worker_process",
     "join",
     "nesting",
@@ -83,6 +84,11 @@ def nesting() -> Nesting:
     place, spare = standing
     more = 0 if spare is None else spare()
     return place if more <= place.cores else Nesting(place.level, more)
+
+
+def foreign_worker() -> bool:
+    """Whether the code runs in a worker of another library, and in no item of ours there."""
+    return (_here.get() or _process) is None and granted() is not None
 
 
 def process_cores() -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import operator
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +32,19 @@ from .call import Call, around
 if TYPE_CHECKING:
     from numpy.random import SeedSequence
 
-__all__ = ["Seed", "Seeded", "draws", "inherited", "kept", "root", "run", "takes_rng"]
+__all__ = [
+    "Seed",
+    "Seeded",
+    "draws",
+    "fresh",
+    "inherited",
+    "kept",
+    "needs",
+    "needs_rng",
+    "root",
+    "run",
+    "takes_rng",
+]
 
 # Nested calls are numbered from here, so that they do not meet what an item spawns by itself.
 _CALLS = 1 << 31
@@ -64,7 +77,14 @@ _here: ContextVar[_Here | None] = ContextVar("parallelkit_seed", default=None)
 
 
 def root(seed: Any) -> Seed:
-    """Place of a call that was given `seed`: a whole number, or a SeedSequence."""
+    """Place of a call that was given `seed`: a whole number, a SeedSequence, or a generator.
+
+    A generator of numpy is drawn from, so that each call gets streams of its own.
+    """
+    if hasattr(seed, "bit_generator"):
+        return Seed(int(seed.integers(1 << 63)))
+    if hasattr(seed, "randint"):  # a RandomState
+        return Seed(int(seed.randint(1 << 31)))
     if hasattr(seed, "spawn_key"):
         entropy = seed.entropy
         try:
@@ -159,6 +179,27 @@ def draws(call: Call) -> bool:
         return False
     positional = len(call.iterables) if call.inner is call.func else 0
     return takes_rng(call.inner, positional, frozenset(call.frozen))
+
+
+def needs(call: Call) -> bool:
+    """Whether the items of `call` cannot be run without an ``rng`` that nobody gives them."""
+    func = call.inner
+    code = getattr(func, "__code__", None)
+    if func is None or (code is not None and "rng" not in code.co_varnames):  # the quick way out
+        return False
+    if _here.get() is not None or not draws(call):
+        return False
+    return needs_rng(func)
+
+
+def needs_rng(func: Callable[..., Any]) -> bool:
+    """Whether a parameter ``rng`` of `func` has no default."""
+    return inspect.signature(func).parameters["rng"].default is inspect.Parameter.empty
+
+
+def fresh() -> int:
+    """Entropy of the system, as a seed for one call."""
+    return int.from_bytes(os.urandom(16), "little")
 
 
 @lru_cache(maxsize=256)
