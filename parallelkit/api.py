@@ -289,7 +289,7 @@ class Pool:
         return self._resolve()
 
 
-_MISTAKEN = frozenset(("workers", "progress", "timeout", "store", "backend", "n_jobs", "retries"))
+_MISTAKEN = frozenset(("workers", "progress", "timeout", "store"))
 _told: set[str] = set()
 
 
@@ -312,7 +312,6 @@ def _check_mistaken(name: str, func: Callable[..., Any]) -> None:
     if name in parameters:
         return
     where = "a sweep: pk.Sweep(store=...)" if name == "store" else f"the pool: pk.Pool({name}=...)"
-    where = where.replace("n_jobs=", "workers=")
     told = f"keywords of a call belong to its function; options live on {where}"
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         raise TypeError(f"the function {func!r} takes no {name}=: {told}")

@@ -190,7 +190,9 @@ _NOTHING: dict[str, Any] = {}
 def _layer() -> _Layer | None:
     """The innermost block around the caller that has not ended."""
     layer = _with_here.get()
-    if layer is None and threading.current_thread() is not threading.main_thread():
+    if layer is None:
+        if not _with_main or threading.current_thread() is threading.main_thread():
+            return None
         main = _with_main[-1:]
         return main[0] if main else None
     while layer is not None and layer.ended:

@@ -206,9 +206,9 @@ def test_options_among_the_keywords_of_a_call_are_told(thread_pool):
     """workers= for a function that has none says where it belongs; for **kwargs it is told once."""
     with pytest.raises(TypeError, match=r"pk\.Pool\(workers"):
         thread_pool().map(increment, [1], workers=2)
-    with pytest.warns(UserWarning, match="retries"):
-        assert thread_pool().map(lambda x, **more: (x, more), [1], retries=2) == [
-            (1, {"retries": 2})
+    with pytest.warns(UserWarning, match="progress"):
+        assert thread_pool().map(lambda x, **more: (x, more), [1], progress=2) == [
+            (1, {"progress": 2})
         ]
     assert thread_pool().map(lambda x, timeout: x + timeout, [1], timeout=2) == [3]
 

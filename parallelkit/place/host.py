@@ -37,22 +37,22 @@ def cpu_count() -> int:
 
 def limit() -> tuple[int, str]:
     """Cores that this process may use, and what limits them to that."""
-    cores, by = os.cpu_count() or 1, "the machine"
     if hasattr(os, "sched_getaffinity"):
-        allowed = len(os.sched_getaffinity(0))
-        if allowed < cores:
-            cores, by = allowed, "the affinity mask"
+        cores, by = len(os.sched_getaffinity(0)), "the machine or the affinity mask"
+    else:
+        cores, by = os.cpu_count() or 1, "the machine"
     quota = _cgroup_quota()
     if quota is not None and math.ceil(quota) < cores:
         cores, by = math.ceil(quota), "the cgroup quota"
     seen = _limits.read()
-    # parallelkit itself sets this one, to a share, for what runs in it.
-    for name, text in {**seen, **_loky}.items():
-        if name != _XDIST and text.isdecimal() and 0 < int(text) < cores:
-            cores, by = int(text), name
-    sharing = seen.get(_XDIST, "")
-    if sharing.isdecimal() and int(sharing) > 1:
-        cores, by = cores // int(sharing), f"{by}, shared by {sharing} workers of pytest-xdist"
+    if seen or _loky:
+        # parallelkit itself sets loky's, to a share, for what runs in it.
+        for name, text in {**seen, **_loky}.items():
+            if name != _XDIST and text.isdecimal() and 0 < int(text) < cores:
+                cores, by = int(text), name
+        sharing = seen.get(_XDIST, "")
+        if sharing.isdecimal() and int(sharing) > 1:
+            cores, by = cores // int(sharing), f"{by}, shared by {sharing} workers of pytest-xdist"
     return max(1, cores), by
 
 
