@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-import warnings
 import weakref
 from collections.abc import (
     AsyncIterable,
@@ -290,13 +289,12 @@ class Pool:
 
 
 _MISTAKEN = frozenset(("workers", "progress", "timeout", "store"))
-_told: set[str] = set()
 
 
 def _call(
     func: Callable[..., Any], iterables: tuple[Iterable[Any], ...], frozen: dict[str, Any]
 ) -> Call:
-    """Make a call; a keyword that looks like an option of the pool is refused, or told of once."""
+    """Make a call; a keyword that looks like an option of the pool that `func` has not is refused."""
     call = Call(func, iterables, frozen)
     if frozen and call.inner is not None and not _MISTAKEN.isdisjoint(frozen):
         for name in _MISTAKEN & frozen.keys():
@@ -309,15 +307,11 @@ def _check_mistaken(name: str, func: Callable[..., Any]) -> None:
         parameters = inspect.signature(func).parameters
     except (TypeError, ValueError):  # some built-in functions do not tell
         return
-    if name in parameters:
+    if name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     where = "a sweep: pk.Sweep(store=...)" if name == "store" else f"the pool: pk.Pool({name}=...)"
     told = f"keywords of a call belong to its function; options live on {where}"
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        raise TypeError(f"the function {func!r} takes no {name}=: {told}")
-    if name not in _told:
-        _told.add(name)
-        warnings.warn(f"{name}= is passed on to {func!r}: {told}", stacklevel=5)
+    raise TypeError(f"the function {func!r} takes no {name}=: {told}")
 
 
 def _made(options: dict[str, Any]) -> Pool:
