@@ -294,7 +294,7 @@ _MISTAKEN = frozenset(("workers", "progress", "timeout", "store"))
 def _call(
     func: Callable[..., Any], iterables: tuple[Iterable[Any], ...], frozen: dict[str, Any]
 ) -> Call:
-    """Make a call; a keyword that looks like an option of the pool that `func` has not is refused."""
+    """Make a call; refuse a keyword that its function has not, and that looks like an option."""
     call = Call(func, iterables, frozen)
     if frozen and call.inner is not None and not _MISTAKEN.isdisjoint(frozen):
         for name in _MISTAKEN & frozen.keys():
