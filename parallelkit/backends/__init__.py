@@ -3,7 +3,7 @@
 A backend is a module with two functions, and one line here::
 
     pool_for(options, workers, level, wished) -> base.Pool      # for one call
-    prepare(options)                                            # once, before its first call
+    prepare(options)        # once, before its first call; may return the module of `pool_for`
 
 ``shutdown()`` is called, where it is there, to end what the backend keeps warm. Nobody else
 compares the names of backends, but for `engine.plan`, which chooses one.
@@ -50,10 +50,9 @@ TABLE = {
 
 
 def prepare(name: str, options: Options) -> Any:
-    """Import what a backend needs for its first call; return its module."""
+    """Import what a backend needs for its first call; return the module of its pools."""
     module: Any = importlib.import_module(TABLE[name].module)
-    module.prepare(options)
-    return module
+    return module.prepare(options) or module
 
 
 def end_all() -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
 from ..errors import IN_INITIALIZER
@@ -41,6 +41,13 @@ class Task(Protocol):
     timeout: float | None  # seconds per item
     cores: int  # what the workers have together
     stop_at_error: bool  # whether the first item that fails ends its chunk
+    func: Callable[..., Any]
+    frozen: Mapping[str, Any]
+    places: list[Nesting]  # of the workers
+    configured: Mapping[str, Any]  # options for what is below
+    blas_threads: int | None
+    seed: Any
+    alone: bool
 
     def run(
         self,
@@ -57,8 +64,8 @@ class Task(Protocol):
         """
         ...
 
-    def state(self) -> tuple[Any, ...]:
-        """Return what a worker process makes its copy from."""
+    def state(self, variables: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return what a worker process makes its copy from; `variables` are the context's."""
         ...
 
     def may_be_kept(self) -> bool:

@@ -12,6 +12,7 @@ ends.
 from __future__ import annotations
 
 import atexit
+import importlib
 import sys
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -42,6 +43,7 @@ Watch = Callable[[Source], object]  # told of the source of each call when it be
 # Seconds to see whether an iterator gives nothing at all, in which case no worker is started.
 FIRST_ITEM_PATIENCE = 0.05
 MOST_COSTS = 1000  # functions of which it is remembered how long their items take
+_TASK = f"{__package__.rpartition('.')[0]}.worker.task"  # needed from the first call on
 _BEGUN = Part(0, 0, [])  # stands before the results of a call, when its work has begun
 # What concerns the call at hand, not the calls inside its items.
 _NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads", "seed")
@@ -210,8 +212,6 @@ def run_source(
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
     pool = _pool(options, plan_)
-    from ..worker.task import Task
-
     below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
     if options.library:  # its items are the library's own code: see `options`
         below = {**resources(below), "library": True}
@@ -219,7 +219,7 @@ def run_source(
         below["nested"] = options.nested
     places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]
     stop_at_error = options.on_error == "raise" and not options.retry_on
-    task = Task(
+    task = sys.modules[_TASK].Task(  # an import statement takes a microsecond
         call.func,
         call.frozen,
         stop_at_error,
@@ -236,6 +236,7 @@ def run_source(
 
 def _pool(options: Options, plan_: Plan) -> Pool:
     if sys.is_finalizing():  # a finalizer calls, when no thread can be started any more
+        importlib.import_module(_TASK)
         return SerialPool(Setup(None, ()))
     backend = _backends.get(plan_.backend) or _first_of(plan_.backend, options)
     made: Pool = backend.pool_for(options, plan_.workers, plan_.level, plan_.wished)
@@ -254,8 +255,7 @@ def _first_of(backend: str, options: Options) -> Any:
     with importing.lock, Shield():
         if backend not in _backends:  # another thread may have been first
             module = prepare(backend, options)
-            from ..worker import task  # noqa: F401
-
+            importlib.import_module(_TASK)
             _backends[backend] = module
         return _backends[backend]
 

@@ -381,6 +381,7 @@ _LIBRARIES = tuple(
         for name in ("stdlib", "purelib", "platlib")
     }
     | {sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")}
+    | {os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep}  # installed or not
 )
 
 
@@ -473,9 +474,10 @@ def _builtin(cls: type) -> Any:
     return NotImplemented if found is cls else _cp._class_reduce(cls)
 
 
-def is_named(func: FunctionType) -> bool:
+def is_named(func: Any) -> bool:
     """Whether a function is found in its globals under its own name."""
-    return func.__globals__.get(func.__qualname__) is func
+    found: Any = func.__globals__.get(func.__qualname__)
+    return found is func
 
 
 # --- what code refers to -------------------------------------------------------------------------

@@ -61,6 +61,7 @@ class Channel:
         self._fds: deque[int] = deque()
         self._arrived: deque[Message] = deque()
         self._ended = False
+        self._poll: select.poll | None = None
 
     def fileno(self) -> int:
         """Descriptor to wait on."""
@@ -144,9 +145,10 @@ class Channel:
         """Wait until there is something to receive; tell whether there is."""
         if self._arrived:
             return True
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN)
-        return bool(poll.poll(None if timeout is None else max(0, timeout) * 1000))
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.fileno(), select.POLLIN)
+        return bool(self._poll.poll(None if timeout is None else max(0, timeout) * 1000))
 
     def _wait_to_send(self) -> None:
         poll = select.poll()

@@ -515,10 +515,11 @@ class ModuleUnit(Unit):
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
-        self.spec = module.__dict__.get("__spec__")
+        self.space = module.__dict__
+        self.spec = self.space.get("__spec__")
 
     def refresh(self, script: Script) -> bool:  # noqa: ARG002
-        spec = self.module.__dict__.get("__spec__")
+        spec = self.space.get("__spec__")
         if spec is self.spec:
             return False
         self.spec = spec
@@ -594,7 +595,7 @@ class Prepared:
             if unit.refresh(script):
                 changed = True
         for module in script.modules:
-            if module.refresh(script):
+            if module.space.get("__spec__") is not module.spec and module.refresh(script):
                 changed = True
         if changed:
             self._collect()

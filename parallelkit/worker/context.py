@@ -17,7 +17,7 @@ from typing import Any
 from ..place.importing import whole
 from ..transport.refusals import check
 
-__all__ = ["carried", "enter"]
+__all__ = ["Carried", "carried", "enter"]
 
 Carried = tuple[tuple[str, str, Any], ...]  # module, name and value of each variable
 

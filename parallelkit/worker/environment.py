@@ -292,9 +292,8 @@ def put_back() -> bool:
 
 
 def change(changes: Changes | None) -> None:
-    """Begin with a chunk: undo what items before it have set, and take on what the caller has."""
+    """Begin with a chunk: take on what the caller has set since."""
     global _theirs, _modules
-    put_back()
     if changes:
         before = _theirs
         _theirs = before._replace(**changes)

@@ -28,6 +28,7 @@ from ..transport import pickling
 from ..transport.channel import Closed
 from ..values.outcome import Lost, Reply
 from ..values.source import Chunk, Source
+from .context import Carried, carried
 from .environment import altered
 from .protocol import (
     CHUNK_BEGUN,
@@ -52,8 +53,8 @@ PATIENCE = 0.002  # seconds of waiting before others' chunks are asked for
 class Stateful(Protocol):
     """A task, as far as it is looked at here."""
 
-    def state(self) -> tuple[Any, ...]:
-        """Return what a worker makes its copy from."""
+    def state(self, variables: Carried) -> tuple[Any, ...]:
+        """Return what a worker makes its copy from; `variables` are the context's."""
         ...
 
 
@@ -338,7 +339,7 @@ class Link:
         limit, connection = self._worker.runtime.max_nbytes, self._worker.connection
         try:
             if not inner.task_sent:
-                task = pickling.dumps(inner.task.state(), limit, together=True)
+                task = pickling.dumps(inner.task.state(carried()), limit, together=True)
                 connection.send_pickled(NestedTask, (inner.number,), task, (list(task.needs),))
                 inner.task_sent = True
             pickled = pickling.dumps(chunk.columns, limit)

@@ -173,18 +173,21 @@ class Worker:
         self._greet()
         queue = self.queue
         while True:
+            fresh = False
             while not queue:
                 channel = self.connection.channel  # another one in a process that an item forks
                 if not channel.wait(malloc.IDLE):
                     malloc.trim()
                     channel.wait()
                 self.take()
+                fresh = True
             message = queue.popleft()
             if isinstance(message, Run):
-                self._chunk(message)
+                self._chunk(message, fresh)
             else:
                 self.runtime.forget(message.tasks)
                 self.connection.tell_released()
+            environment.put_back()  # what items have set, while the parent has their results
             if self.max_items and self.runtime.items >= self.max_items:
                 self.connection.send(Retired())
                 return
@@ -260,7 +263,10 @@ class Worker:
             elif kind is NestedReply:
                 self.link.answered(message)
 
-    def _chunk(self, order: Run) -> None:  # noqa: C901, PLR0912, PLR0915 - the one way of a chunk
+    def _chunk(  # noqa: C901, PLR0912, PLR0915 - the one way of a chunk
+        self, order: Run, fresh: bool
+    ) -> None:
+        """Run a chunk and answer for it; `fresh` if it has come at this moment."""
         begin = time.perf_counter()
         lost = False
         opened = 0 if self.link is None else self.link.opened
@@ -274,7 +280,9 @@ class Worker:
             self.runtime.forget(order.over)
         if (order.news is None or self._learn_script(order)) and order.state is not None:
             self._learn(order)
-        self.take()  # the call may have been given up since
+            fresh = False
+        if not fresh:
+            self.take()  # the call may have been given up since
         task = self.runtime.tasks.get(order.task)
         columns: list[tuple[Any, ...]] = []
         try:
@@ -390,10 +398,12 @@ class Worker:
         before = self.running, runtime.item, self.words[CHUNK_BEGUN], runtime.standing
         limit = self.item_limit
         self.running = None
+        environment.put_back()
         try:
             with seeds.kept():
-                self.outside.copy().run(self._chunk, order)
+                self.outside.copy().run(self._chunk, order, fresh=False)
         finally:
+            environment.put_back()
             self.running, runtime.item, self.words[CHUNK_BEGUN], standing = before
             self.item_limit = limit
             if standing is not None:

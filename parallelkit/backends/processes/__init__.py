@@ -10,13 +10,14 @@ from ...place.foreign import green
 from ...place.host import default_start_method
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from ...options import Options
-    from ..base import Pool
 
-__all__ = ["pool_for", "prepare", "shutdown"]
+__all__ = ["prepare", "shutdown"]
 
 
-def prepare(options: Options) -> None:
+def prepare(options: Options) -> ModuleType:
     """Start a fork server, which has imports of its own to make, and import pathos meanwhile."""
     if (library := green()) is not None:
         raise ParallelError(
@@ -27,14 +28,9 @@ def prepare(options: Options) -> None:
         from . import forkserver
 
         forkserver.start()
-    from . import pool  # noqa: F401
+    from . import pool
 
-
-def pool_for(options: Options, workers: int, level: int, wished: bool) -> Pool:
-    """Pool for one call."""
-    from .pool import pool_for
-
-    return pool_for(options, workers, level, wished)
+    return pool
 
 
 def shutdown() -> None:

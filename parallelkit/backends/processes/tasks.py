@@ -8,13 +8,18 @@ and the last worker has let go of it.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...transport.byvalue import is_named, is_reachable
 from ...transport.pickling import Pickled
+from ...transport.script import script
 from ...transport.segments import Outbox, Packet, Segment, take_all
 
 if TYPE_CHECKING:
+    from ...worker.context import Carried
+    from ..base import Task
     from .handle import Handle
 
 __all__ = ["Prepared", "Tasks", "forgotten"]
@@ -46,6 +51,44 @@ class Prepared:
         self.users: set[Handle] = set()  # who has not released the segment
 
 
+class _Opened:
+    """A task of a function that is known by name, as it was prepared, to be found without a pickle.
+
+    Nothing of the caller's is kept alive by it.
+    """
+
+    __slots__ = ("_frozen", "_func", "_importable", "_told", "prepared", "roots")
+
+    def __init__(self, task: Task, prepared: Prepared, roots: tuple[Any, ...]) -> None:
+        self._func = weakref.ref(task.func)
+        self._importable = is_reachable(task.func)
+        self._frozen = dict(task.frozen)
+        self._told = _told(task)
+        self.prepared = prepared
+        self.roots = roots
+
+    def is_of(self, task: Task) -> bool:
+        """Whether `task` would be pickled to the same."""
+        func, frozen = task.func, task.frozen
+        if self._func() is not func or self._told != _told(task):
+            return False
+        if frozen or self._frozen:
+            if frozen.keys() != self._frozen.keys():
+                return False
+            for name, value in frozen.items():
+                if self._frozen[name] is not value:
+                    return False
+        return is_reachable(func) if self._importable else is_named(func)
+
+
+def _told(task: Task) -> tuple[Any, ...]:
+    """What a task says besides its function and keywords."""
+    return (
+        *(task.stop_at_error, task.places, task.configured, task.cores),
+        *(task.timeout, task.blas_threads, task.alone),
+    )
+
+
 class Tasks:
     """The tasks of one pool's calls.
 
@@ -60,8 +103,41 @@ class Tasks:
         self.outbox = Outbox(cap=KEPT, folder=folder)
         self._keys = 0
         self._remembered: dict[bytes, Prepared] = {}  # the last used one last
+        self._opened: dict[int, _Opened] = {}  # by the id of the function
         self._in_segments: dict[int, Prepared] = {}
         self._news: Prepared | None = None  # what was last told of the script
+
+    def find(self, task: Task, carried: Carried) -> Prepared | None:
+        """A task as it was prepared for an earlier call; None if it must be pickled.
+
+        Raises
+        ------
+        Unsendable
+            If something of the script that it needs cannot be pickled any more.
+        """
+        opened = self._opened.get(id(task.func))
+        if opened is None or carried or task.seed is not None or not opened.is_of(task):
+            return None
+        prepared = opened.prepared
+        needs = script.prepare(opened.roots)
+        with self._lock:
+            assert prepared.kept is not None
+            if self._remembered.pop(prepared.kept, None) is not prepared:
+                return None
+            self._remembered[prepared.kept] = prepared
+            prepared.calls += 1
+            prepared.script = needs
+        return prepared
+
+    def keep(self, task: Task, carried: Carried, prepared: Prepared, roots: Sequence[Any]) -> None:
+        """Remember how a task was prepared, where its function goes by its name."""
+        func = task.func
+        if prepared.kept is None or carried or task.seed is not None:
+            return
+        if is_reachable(func) or is_named(func):
+            self._opened[id(func)] = _Opened(task, prepared, tuple(roots))
+            if len(self._opened) > REMEMBERED:
+                del self._opened[next(iter(self._opened))]
 
     def prepare(self, pickled: Pickled, again: bool) -> Prepared:
         """A task for a call; `again` tells whether a worker may use its copy for other calls."""

@@ -37,6 +37,7 @@ from ...transport.segments import Missing, Packet
 from ...values.outcome import Lost
 from ...values.source import Chunk
 from ...worker import output
+from ...worker.context import carried
 from ...worker.environment import current
 from ...worker.inherited import Inherited, only_inherited
 from ...worker.protocol import (
@@ -284,11 +285,15 @@ class Workers:
     def open(self, task: Task) -> Call:
         """Make a call, which `begin` begins."""
         try:
-            pickled = pickling.dumps(task.state(), self.max_nbytes, together=True)
-            pickled = script.ready(pickled)
+            variables = carried()
+            prepared = self.tasks.find(task, variables)
+            if prepared is None:
+                state = task.state(variables)
+                pickled = pickling.dumps(state, self.max_nbytes, together=True)
+                prepared = self.tasks.prepare(script.ready(pickled), task.may_be_kept())
+                self.tasks.keep(task, variables, prepared, pickled.needs)
         except Exception as error:
             raise task.refusal(error) from error
-        prepared = self.tasks.prepare(pickled, task.may_be_kept())
         return Call(0, prepared, current(), task.timeout, task.cores)
 
     def begin(self, call: Call) -> None:
