@@ -16,6 +16,7 @@ HEADINGS = {
     "reference": "The reference table: what the lock costs",
     "memory": "Memory",
     "start": "Start",
+    "first-call": "First call of a script",
 }
 
 

@@ -52,6 +52,9 @@ ALL = {
         memory.Flat,
         start.Cold,
         start.Import,
+        start.FirstCall,
+        start.FirstLibrary,
+        start.FirstOpenMP,
     )
 }
 GROUPS = tuple(dict.fromkeys(case.group for case in ALL.values()))

@@ -120,6 +120,85 @@ class Cold(Case):
         assert result == str(list(range(1, 9))), "wrong results"
 
 
+#: A first call of each library, within a script that has imported what its function needs.
+CALLS = {
+    "parallelkit": """
+    import parallelkit as pk
+    found = pk.Pool(workers={workers}{chosen}).map(task, inputs)
+""",
+    "pool": """
+    import multiprocessing
+    found = multiprocessing.get_context({method!r}).Pool({workers}).map(task, inputs)
+""",
+    "executor": """
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+    pool = ProcessPoolExecutor({workers}, multiprocessing.get_context({method!r}))
+    found = list(pool.map(task, inputs))
+""",
+    "joblib": """
+    from joblib import Parallel, delayed
+    found = Parallel(n_jobs={workers})(delayed(task)(x) for x in inputs)
+""",
+}
+
+
+class FirstCall(Cold):
+    """The import of the library and its first call, timed by the script itself, in a process of its own."""
+
+    name = "first-call"
+    title = "first call of a script: `abs` over two items, numpy imported"
+    group = "first-call"
+    peers = tuple(CALLS)
+    tuned = {"forkserver": ("pool", "parallelkit")}
+    rounds = (15, 5)
+    head = "import numpy"
+    task = "task = abs"
+    ready = ""
+
+    def setup(self):
+        if self.variant:
+            self.peer.start_method = self.variant
+        self.items = 2
+        chosen = f", start_method={self.variant!r}" if self.variant else ""
+        call = CALLS[self.peer.name].format(
+            workers=self.peer.workers, method=self.peer.start_method, chosen=chosen
+        )
+        self.folder = tempfile.TemporaryDirectory()
+        self.script = os.path.join(self.folder.name, "script.py")
+        with open(self.script, "w") as script:
+            script.write(
+                f"import time\n{self.head}\n{self.task}\ninputs = [-1, 2]\n"
+                f"if __name__ == '__main__':\n{self.ready}\n    began = time.perf_counter()\n{call}"
+                "    print(time.perf_counter() - began)\n    assert found == list(map(task, inputs))\n"
+            )
+
+    def measure(self):
+        seconds = float(self.run())
+        return {"seconds": seconds, "items": self.items, "ideal": None}
+
+
+class FirstLibrary(FirstCall):
+    name = "first-call-library"
+    title = "first call of a script: a small fit of scikit-learn, imported by the script"
+    head = "import numpy\nfrom sklearn.linear_model import LinearRegression"
+    task = (
+        "def task(x):\n"
+        "    return round(float(LinearRegression().fit(numpy.eye(3), [x, 0, 0]).coef_[0]), 6)"
+    )
+
+
+class FirstOpenMP(FirstLibrary):
+    """Those that fork hang where items use OpenMP too, so they have no part in this."""
+
+    name = "first-call-openmp"
+    title = "the same after OpenMP was used in the script"
+    peers = ("parallelkit", "joblib")
+    tuned = {"forkserver": ("pool",)}
+    head = f"{FirstLibrary.head}\nfrom sklearn.ensemble import HistGradientBoostingClassifier"
+    ready = "    HistGradientBoostingClassifier(max_iter=2).fit(numpy.eye(40), [0, 1] * 20)\n"
+
+
 class Import(Case):
     """Against a bare interpreter that is started right before it."""
 

@@ -252,7 +252,7 @@ def _first_of(backend: str, options: Options) -> Any:
     Ctrl-C waits until that is done: half-way through, dill and pathos would take it for a module
     that is missing.
     """
-    with importing.lock, Shield():
+    with importing.lock, Shield(), importing.uncollected():
         if backend not in _backends:  # another thread may have been first
             module = prepare(backend, options)
             importlib.import_module(_TASK)

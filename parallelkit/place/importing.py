@@ -6,13 +6,16 @@ deadlock of import locks, where two threads import them at once and begin at dif
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
-__all__ = ["lock", "whole"]
+__all__ = ["lock", "uncollected", "whole"]
 
 lock = threading.RLock()  # a signal handler may make a call in the middle of the first one
 
@@ -25,6 +28,21 @@ def whole(name: str) -> ModuleType:
         return module
     with lock:
         return importlib.import_module(name)
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Within this the collector rests: imports make no garbage.
+
+    Where a large library is loaded, one look through all its objects takes longer than they do.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _after_fork() -> None:
