@@ -27,6 +27,7 @@ from typing import Any, Protocol
 
 from ..errors import IN_INITIALIZER
 from ..place.nesting import Nesting
+from ..place.recording import Traced
 from ..values.outcome import Lost, Reply
 from ..values.source import Chunk, Source
 
@@ -48,6 +49,7 @@ class Task(Protocol):
     blas_threads: int | None
     seed: Any
     alone: bool
+    traced: Traced | None  # where to note how long its items take
 
     def run(
         self,

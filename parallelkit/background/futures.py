@@ -27,6 +27,7 @@ from ..engine.plan import plan
 from ..engine.run import run_source
 from ..errors import ParallelError
 from ..options import Options
+from ..place import recording
 from ..place.nesting import nesting, process_cores
 from ..values.call import Call, Delayed, apply_call
 from ..values.outcome import Failure, Lost, Reply
@@ -73,7 +74,8 @@ class Desk:
         """Begin anew, as in a forked child, which has none of the threads of its parent."""
         self._pid = os.getpid()
         self._lock = threading.RLock()
-        self._streams: dict[int, Submissions] = {}  # by level
+        # By level, and by the traces that are open: each has what was submitted meanwhile.
+        self._streams: dict[tuple[int, tuple[str, ...]], Submissions] = {}
 
     def here(self) -> Submissions:
         """Submissions for who calls from this nesting level; begun if there are none."""
@@ -81,9 +83,10 @@ class Desk:
             self._forget()
         options, level = self._resolve(), nesting().level
         with self._lock:
-            stream = self._streams.get(level)
+            key = level, recording.targets() if recording.on else ()
+            stream = self._streams.get(key)
             if stream is None or not stream.alive:
-                stream = self._streams[level] = Submissions(options, self._translate)
+                stream = self._streams[key] = Submissions(options, self._translate)
                 weakref.finalize(self, stream.close_soon)
                 if self._opened is not None:
                     self._opened(stream)

@@ -18,13 +18,13 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backends import TABLE, end_all, prepare
 from ..backends.base import Done, Pool, Setup
 from ..backends.serial import SerialPool
 from ..options import Options, configured, resources
-from ..place import importing
+from ..place import importing, recording
 from ..place.nesting import nesting
 from ..place.sigint import Shield
 from ..values.call import Call, apply_call
@@ -35,6 +35,9 @@ from .inputs import source_of
 from .ordering import Part, gathered, in_order
 from .plan import Plan, plan
 from .progress import Bar, bar
+
+if TYPE_CHECKING:
+    from .recorded import Recorded
 
 __all__ = ["Watch", "gather", "run_source", "shutdown", "stream"]
 
@@ -211,6 +214,7 @@ def run_source(
     call: Call, options: Options, plan_: Plan, source: Source
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
+    recorded = _recorded(call, plan_, source) if recording.on else None
     pool = _pool(options, plan_)
     below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
     if options.library:  # its items are the library's own code: see `options`
@@ -231,7 +235,16 @@ def run_source(
         inherited() if options.seed is None else root(options.seed),
         options.seed is not None and TABLE[plan_.backend].alone,
     )
-    return pool.run(task, source)
+    if recorded is None:
+        return pool.run(task, source)
+    task.traced = recorded.traced
+    return recorded.watch(pool.run(task, source))
+
+
+def _recorded(call: Call, plan_: Plan, source: Source) -> Recorded | None:
+    from .recorded import begun  # nobody needs it without a trace
+
+    return begun(call, plan_, source)
 
 
 def _pool(options: Options, plan_: Plan) -> Pool:

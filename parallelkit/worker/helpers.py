@@ -24,6 +24,7 @@ from collections import deque
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..place.recording import Traced
 from ..transport import pickling
 from ..transport.channel import Closed
 from ..values.outcome import Lost, Reply
@@ -52,6 +53,8 @@ PATIENCE = 0.002  # seconds of waiting before others' chunks are asked for
 
 class Stateful(Protocol):
     """A task, as far as it is looked at here."""
+
+    traced: Traced | None  # where to note how long its items take
 
     def state(self, variables: Carried) -> tuple[Any, ...]:
         """Return what a worker makes its copy from; `variables` are the context's."""
@@ -339,8 +342,11 @@ class Link:
         limit, connection = self._worker.runtime.max_nbytes, self._worker.connection
         try:
             if not inner.task_sent:
+                traced = inner.task.traced
                 task = pickling.dumps(inner.task.state(carried()), limit, together=True)
-                connection.send_pickled(NestedTask, (inner.number,), task, (list(task.needs),))
+                connection.send_pickled(
+                    NestedTask, (inner.number,), task, (list(task.needs), traced)
+                )
                 inner.task_sent = True
             pickled = pickling.dumps(chunk.columns, limit)
         except Closed:

@@ -359,6 +359,7 @@ class Worker:
         chunk = Chunk(order.start, size, columns[0])
         columns.clear()
         columns.append(chunk.columns)
+        task.traced = order.traced
         for reply in runtime.run(task, chunk, order.rank, watch, begin):
             self._answer(order.number, reply)
             if not reply.final:
@@ -426,6 +427,9 @@ class Worker:
         """Send what came of a chunk, or of a part of it."""
         pickled = self.runtime.pickled(reply)
         self.running = None
+        if self.runtime.lap is not None:  # of a call that is traced
+            self.runtime.lap.answered(pickled.nbytes)
+            self.runtime.lap = None
         _flush()
         tail = reply.seconds, len(reply.values), reply.final
         self.connection.send_pickled(Replied, (number,), pickled, tail)

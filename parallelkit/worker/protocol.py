@@ -30,6 +30,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..errors import ParallelError
+from ..place.recording import Traced
 from ..transport.segments import Packet
 
 VERSION = 1  # of all records below together; told by Hello
@@ -74,6 +75,7 @@ class Run(NamedTuple):
     state: Packet | None  # of the task, where the worker has not got it
     over: list[int]  # tasks to forget
     news: Packet | None  # what the worker has not got of the script
+    traced: Traced | None  # where to note how long it takes
 
 
 class Abort(NamedTuple):
@@ -189,6 +191,7 @@ class NestedTask(NamedTuple):
     inner: int
     packet: Packet
     needs: list[Any]  # what it names of the script
+    traced: Traced | None
     released: list[int]
     released_tasks: list[int]
     forgotten: list[int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..place import blas, nesting
 from ..transport import mirror, pickling
@@ -18,6 +18,9 @@ from ..transport.shared import let_go
 from ..values.outcome import Raised, Reply
 from ..values.source import Chunk
 from .task import BUDGET, Interrupted, Progress, Task, format_error
+
+if TYPE_CHECKING:
+    from .lap import Lap
 
 __all__ = ["Runtime", "Watched", "pickled_error"]
 
@@ -59,6 +62,7 @@ class Runtime:
         self.max_nbytes = 1 << 16  # of a buffer that travels in the pickle itself
         self.items = 0  # that have been run
         self.item: tuple[int, Progress] | None = None  # first index and progress of what runs
+        self.lap: Lap | None = None  # of what has run and is not answered, where that is traced
         self.standing: tuple[Task, int] | None = None  # whose share the libraries are held to
         self._spare = spare
         self._put_back = put_back
@@ -117,9 +121,11 @@ class Runtime:
             if watch is not None:
                 watch.items(progress, done)
             rest = chunk.part(done, size) if done else chunk
-            reply = task.run(
-                rest, rank, progress=progress, spare=self._spare, put_back=self._put_back
-            )
+            lap = None
+            if task.traced is not None:
+                lap = task.lap(rest, rank, time.perf_counter() if done else begin)
+            reply = task.run(rest, rank, None, progress, self._spare, self._put_back, lap)
+            self.lap = lap
             del rest
             if watch is not None:
                 watch.whole()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import options
 from ..place import nesting
@@ -26,6 +26,10 @@ from ..values.outcome import Raised, Reply
 from ..values.source import LARGEST_BYTES, Chunk
 from . import context
 from .environment import LOOK
+
+if TYPE_CHECKING:
+    from ..place.recording import Traced
+    from .lap import Lap
 
 __all__ = ["Interrupted", "Progress", "Task", "format_error"]
 
@@ -107,6 +111,7 @@ class Task:
         self.seed = None if seed is None else seeds.Seed(*seed)
         self.alone = alone
         self.variables = variables
+        self.traced: Traced | None = None  # not of the state: it is another one for each call
         self.alters = False  # whether items have been seen to set context variables
 
     def state(self, variables: context.Carried) -> tuple[Any, ...]:
@@ -148,6 +153,7 @@ class Task:
         progress: Progress | None = None,
         spare: Callable[[], int] | None = None,
         put_back: Callable[[], bool] | None = None,
+        lap: Lap | None = None,
     ) -> Reply:
         """Run the items of a chunk, from its first until it is done or has taken too long.
 
@@ -159,8 +165,26 @@ class Task:
         until one of them is seen to have set something. So it is with what they set for the whole
         process, in a worker, where `put_back` undoes that and tells whether there was something.
         """
-        apart = contextvars.copy_context()
-        return apart.run(self._run, chunk, rank, stop, progress or Progress(), spare, put_back)
+        progress, apart = progress or Progress(), contextvars.copy_context()
+        if self.traced is None:
+            return apart.run(self._run, chunk, rank, stop, progress, spare, put_back, None)
+        alone = lap is None  # else whoever sends the answer writes it down
+        lap = lap or self.lap(chunk, rank, time.perf_counter())
+        reply = None
+        try:
+            reply = apart.run(self._run, chunk, rank, stop, progress, spare, put_back, lap)
+        finally:
+            lap.ran(progress.raised)
+            if alone or reply is None:
+                lap.answered(0)
+        return reply
+
+    def lap(self, chunk: Chunk, rank: int, taken: float) -> Lap:
+        """What measures a chunk of a call that is traced; `taken` is when the work on it began."""
+        from .lap import Lap  # nobody needs it without a trace
+
+        assert self.traced is not None
+        return Lap(self.traced, chunk, rank, taken)
 
     def _run(  # noqa: C901 - the one loop over items
         self,
@@ -170,6 +194,7 @@ class Task:
         progress: Progress,
         spare: Callable[[], int] | None,
         put_back: Callable[[], bool] | None,
+        lap: Lap | None,
     ) -> Reply:
         place = self.place(rank)
         nesting.enter(place, spare)
@@ -177,6 +202,8 @@ class Task:
         context.enter(self.variables, apart=put_back is not None)
         columns, size = chunk.columns, chunk.size
         call = self._callable(chunk.start)
+        if lap is not None:
+            call = lap.around(call)
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
         apply = _apply if len(columns) == 1 else _apply_row
         values, raised, mark = progress.values, progress.raised, progress.mark

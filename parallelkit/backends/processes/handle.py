@@ -75,7 +75,7 @@ class Handle(WorkerState):
                 Run(
                     *(call.number, call.task.key, assignment.number, self.rank),
                     *(chunk.start, chunk.size, call.timeout, call.nested),
-                    *(packet, *segments, environment, state, forgotten(self), told),
+                    *(packet, *segments, environment, state, forgotten(self), told, call.traced),
                 ),
                 fds,
             )

@@ -11,10 +11,12 @@ import threading
 import weakref
 from collections.abc import Generator
 from functools import partial
+from time import perf_counter as clock
 from typing import Any, cast
 
 from ...options import Options
 from ...place.host import default_start_method
+from ...place.recording import record
 from ...place.sigint import held_here
 from ...transport import pickling
 from ...transport.refusals import refusal
@@ -82,7 +84,7 @@ class ProcessPool:
                 if not call.exhausted or not source.finished:
                     self._feed(call, source)
                 if call.inbox:
-                    done = self._open(call.inbox.popleft())
+                    done = self._open(call, call.inbox.popleft())
                     if workers.scheduler.line:
                         self._sated(call)  # the consumer may keep us waiting
                     yield done
@@ -127,7 +129,7 @@ class ProcessPool:
         if finished is not call.exhausted:
             self._workers.scheduler.exhausted(call, finished)
 
-    def _send_chunk(self, call: Call, source: Source) -> bool:
+    def _send_chunk(self, call: Call, source: Source) -> bool:  # noqa: C901 - the way of a chunk
         """Send the next chunk; false if there is no worker, or nothing right now."""
         workers = self._workers
         scheduler = workers.scheduler
@@ -141,6 +143,7 @@ class ProcessPool:
             scheduler.release(call, worker)
             self._sated(call)
             return False
+        begin = clock()
         try:
             pickled = pickling.dumps(chunk.columns, workers.max_nbytes)
             if pickled.needs:
@@ -158,18 +161,24 @@ class ProcessPool:
             return True
         if source.endless:  # what was submitted just now finds what is around it now
             call.environment = current()
+        pickled_at = clock()
         if not workers.send(call, cast(Handle, worker), chunk, pickled):
             source.put_back(chunk)
+        elif call.traced is not None:
+            where = chunk.start, chunk.size, chunk.attempts, cast(Handle, worker).pid
+            times = pickled.nbytes, threading.get_native_id(), begin, pickled_at, clock()
+            record(call.traced.folders, ("sent", call.traced.call, *where, *times))
         if scheduler.line:  # several workers may be free: the next in turn has one
             workers.carry_out(scheduler.turn())
         return True
 
-    def _open(self, answer: Answer) -> Done:
+    def _open(self, call: Call, answer: Answer) -> Done:
         """Unpickle an answer in the thread of its call."""
         chunk = answer.chunk
         if answer.packet is None:
             assert answer.lost is not None
             return chunk, answer.lost
+        begin = 0.0 if call.traced is None else clock()
         inbox = cast(Handle, answer.worker).inbox
         try:
             values, raised = pickling.loads(*inbox.unpack(answer.packet, copy=True))
@@ -179,6 +188,10 @@ class ProcessPool:
             return chunk.part(0, answer.count), Lost(error)
         finally:
             inbox.done(answer.packet)
+        if call.traced is not None:
+            where = chunk.start, answer.count, cast(Handle, answer.worker).pid
+            times = threading.get_native_id(), begin, clock()
+            record(call.traced.folders, ("back", call.traced.call, *where, *times))
         # Large results make small chunks too: what is copied out while it is still in the cache.
         nbytes = max(answer.nbytes, answer.packet[2])
         return chunk, Reply(values, raised, answer.seconds, answer.final, nbytes)

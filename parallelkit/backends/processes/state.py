@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ...place.recording import Traced
 from ...values.outcome import Lost
 from ...values.source import Chunk
 
@@ -98,6 +99,7 @@ class Call:
         self.environment = environment
         self.timeout = timeout
         self.cores = cores
+        self.traced: Traced | None = None  # where to note how long its items take
         self.exhausted = False  # no chunk is left to be sent
         self.assignments = 0
         self.inbox: deque[Answer] = deque()

@@ -27,6 +27,8 @@ from multiprocessing import current_process
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign
+from ...place import recording
+from ...place.recording import record
 from ...place.sigint import Shield, held_here
 from ...transport import pickling
 from ...transport.channel import Closed
@@ -191,6 +193,10 @@ class Workers:
             worker = Handle(process, sock, self._rank(), self.settings["temp_folder"])
             worker.environment = current()
             self._greet(worker)
+            if recording.on:
+                recording.note(
+                    "worker", "started", worker.pid, worker.rank, time.perf_counter(), ""
+                )
             out = scheduler.joined(worker)
             self.reactor.add(worker)
         self.carry_out(out)
@@ -220,7 +226,12 @@ class Workers:
             self.reactor.remove(worker)
             self._drain(worker)
             code = exit_code(worker.process)
-            out = self.scheduler.died(worker, obituary(worker.pid, code))
+            told = obituary(worker.pid, code)
+            if recording.on:
+                recording.note(
+                    "worker", "ended", worker.pid, worker.rank, time.perf_counter(), told
+                )
+            out = self.scheduler.died(worker, told)
             self.tasks.bury(worker)
             worker.close()
             self.carry_out(out)
@@ -285,6 +296,7 @@ class Workers:
     def open(self, task: Task) -> Call:
         """Make a call, which `begin` begins."""
         try:
+            begin = 0.0 if task.traced is None else time.perf_counter()
             variables = carried()
             prepared = self.tasks.find(task, variables)
             if prepared is None:
@@ -294,7 +306,14 @@ class Workers:
                 self.tasks.keep(task, variables, prepared, pickled.needs)
         except Exception as error:
             raise task.refusal(error) from error
-        return Call(0, prepared, current(), task.timeout, task.cores)
+        call = Call(0, prepared, current(), task.timeout, task.cores)
+        if task.traced is not None:
+            call.traced = task.traced
+            nbytes = prepared.pickled.nbytes
+            record(
+                task.traced.folders, ("task", task.traced.call, nbytes, begin, time.perf_counter())
+            )
+        return call
 
     def begin(self, call: Call) -> None:
         """Begin a call; whoever does is to close it, also where this raises."""
@@ -526,6 +545,7 @@ class Workers:
         if nested is not None:
             pickled = script.ready(pickled._replace(needs=script.named(message.needs)))
             nested.task = self.tasks.prepare(pickled, again=False)
+            nested.traced = message.traced
         return []
 
     def _nested_chunk(
@@ -541,6 +561,11 @@ class Workers:
             pickled = script.ready(pickled._replace(needs=script.named(message.needs)))
         return self.scheduler.nested_chunk(worker, message.inner, chunk, message.ahead, pickled)
 
+    def _ready(self, worker: Handle, _: Ready, __: list[int]) -> list[Instruction]:
+        if recording.on:
+            recording.note("worker", "ready", worker.pid, worker.rank, time.perf_counter(), "")
+        return self.scheduler.ready(worker)
+
     def _released(self, worker: Handle, message: Released, _: list[int]) -> list[Instruction]:
         self._freed(worker, message.released, message.released_tasks, [])
         return []
@@ -552,7 +577,7 @@ class Workers:
         Released: _released,
         NestedTask: _nested_task,
         NestedChunk: _nested_chunk,
-        Ready: lambda self, worker, _, __: self.scheduler.ready(worker),
+        Ready: _ready,
         Skipped: lambda self, worker, m, _: self.scheduler.skipped(worker, m.number),
         TimedOut: lambda self, worker, m, _: self.scheduler.timed_out(worker, *m),
         Retired: lambda self, worker, _, __: self.scheduler.retired(worker),

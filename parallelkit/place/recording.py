@@ -1,0 +1,178 @@
+"""What is noted while a trace is open, by any process that runs something of it.
+
+A trace has a folder. Each process appends what it notes to a file of its own in there, a record at
+a time, and whoever opened the trace reads them all at the end. So nothing of a trace crosses in
+messages, and what a worker has noted outlives it. All times are by ``time.perf_counter``, which is
+one clock for all processes of a machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import marshal
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar, Token
+from typing import Any, NamedTuple
+
+__all__ = [
+    "Here",
+    "Traced",
+    "begin",
+    "current",
+    "end",
+    "in_event_loop",
+    "note",
+    "number",
+    "read",
+    "record",
+    "targets",
+]
+
+on = (
+    False  # whether this process has anything to do with a trace: all that is looked at without one
+)
+MOST_FILES = 8  # that a process has open
+MOST_BYTES = 128 << 20  # that a process notes of one trace; what comes later is left out
+_SUFFIX = ".records"
+
+
+class Traced(NamedTuple):
+    """A call that is traced: its number, unlike any other's, and the folders of its traces."""
+
+    call: str
+    folders: tuple[str, ...]
+
+
+class Here(NamedTuple):
+    """An item of a traced call, for the calls that it makes."""
+
+    traced: Traced
+    lap: Any  # what measures its chunk, and knows which item runs
+
+
+_begun: set[str] = set()  # folders of the traces that this process has open
+_with_main: list[str] = []  # those of the main thread, which hold for all threads
+_with_here: ContextVar[tuple[str, ...]] = ContextVar("parallelkit_traces", default=())
+current: ContextVar[Here | None] = ContextVar("parallelkit_traced_item", default=None)
+_numbers = itertools.count(1)
+_lock = threading.RLock()
+_files: dict[str, list[int]] = {}  # by folder: descriptor, and bytes that may still be written
+
+
+def begin(folder: str) -> Token[tuple[str, ...]] | None:
+    """Have calls that are made from here on noted in `folder`; return what `end` takes."""
+    global on
+    on = True
+    _begun.add(folder)
+    if threading.current_thread() is threading.main_thread() and not in_event_loop():
+        _with_main.append(folder)
+        return None
+    return _with_here.set((*_with_here.get(), folder))
+
+
+def end(folder: str, token: Token[tuple[str, ...]] | None) -> None:
+    """Note no more there."""
+    global on
+    _begun.discard(folder)
+    if folder in _with_main:
+        _with_main.remove(folder)
+    if token is not None:
+        try:
+            _with_here.reset(token)
+        except ValueError:  # begun in another context
+            pass
+    with _lock:
+        opened = _files.pop(folder, None)
+        if opened is not None and opened[0] >= 0:
+            os.close(opened[0])
+    on = bool(_begun or _files or current.get())
+
+
+def in_event_loop() -> bool:
+    """Whether a coroutine runs in this thread; a thread's blocks are then not one's own."""
+    asyncio = sys.modules.get("asyncio")
+    running = getattr(asyncio, "_get_running_loop", None)  # another thread may be importing it
+    return running is not None and running() is not None
+
+
+def targets() -> tuple[str, ...]:
+    """Folders of the traces around the caller."""
+    item, here = current.get(), _with_here.get()
+    inherited = () if item is None else item.traced.folders
+    return tuple(dict.fromkeys((*_with_main, *inherited, *here)))
+
+
+def number() -> str:
+    """A number for a call that no other call of any process has."""
+    return f"{os.getpid()}.{next(_numbers)}"
+
+
+def note(*fields: Any) -> None:
+    """Note what concerns no call, such as the end of a worker, in all traces of this process."""
+    record(tuple(_begun), fields)
+
+
+def record(folders: tuple[str, ...], fields: tuple[Any, ...]) -> None:
+    """Append a record of plain values to this process's file in each of `folders`."""
+    data = marshal.dumps(fields)
+    for folder in folders:
+        with _lock:
+            opened = _files.get(folder) or _open(folder)
+            if opened[1] < len(data):
+                continue
+            opened[1] -= len(data)
+            try:
+                os.write(opened[0], data)
+            except OSError:  # a full disk: the trace has what came before
+                opened[1] = 0
+
+
+def _open(folder: str) -> list[int]:
+    global on
+    on = True
+    path = os.path.join(folder, f"{os.getpid()}-{time.time_ns()}{_SUFFIX}")
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    except OSError:  # the trace is over
+        opened = [-1, 0]
+    else:
+        opened = [fd, MOST_BYTES]
+    if len(_files) >= MOST_FILES:  # those of traces that have ended, in a worker that lives on
+        old = _files.pop(next(iter(_files)))
+        if old[0] >= 0:
+            os.close(old[0])
+    _files[folder] = opened
+    return opened
+
+
+def read(folder: str) -> Iterator[tuple[int, list[tuple[Any, ...]]]]:
+    """All that was noted in `folder`: for each process its id and its records."""
+    for name in sorted(os.listdir(folder)):
+        if not name.endswith(_SUFFIX):
+            continue
+        records = []
+        with open(os.path.join(folder, name), "rb") as file:
+            while True:
+                try:
+                    records.append(marshal.load(file))  # noqa: S302 - this user's own folder
+                except (EOFError, ValueError, TypeError):  # the end, or where a kill cut it short
+                    break
+        yield int(name.partition("-")[0]), records
+
+
+def _after_fork() -> None:
+    """In a forked child: it writes a file of its own."""
+    global _lock
+    _lock = threading.RLock()
+    for fd, _ in _files.values():
+        if fd >= 0:
+            os.close(fd)
+    _files.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,149 @@
+"""What a chunk of a traced call takes, item by item, measured where it runs.
+
+::
+
+    worker takes it ─► unpickles ─► items ─► pickles what came of them ─► answers
+       `taken`            Lap.around (each item)           Lap.answered
+
+Elsewhere than in a worker process there is nothing to unpickle or to pickle, and the record is
+written when the items have run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..place.recording import Here, Traced, current, record
+from ..values.outcome import Raised
+from ..values.source import Chunk
+
+__all__ = ["Lap"]
+
+# Of a chunk with more items some are told, at even distances, and those that take long.
+MOST_ITEMS = 64
+LONG = 0.001  # seconds
+MANY = 50_000  # items that a process has told; from then on a few of each chunk are
+FEW = 4
+
+_clock = time.perf_counter
+_thread_time = getattr(time, "thread_time", time.process_time)
+_process_time = time.process_time
+_told = 0  # items so far, in this process
+
+
+class Lap:
+    """One chunk on its way through this process.
+
+    Parameters
+    ----------
+    traced : Traced
+    chunk : Chunk
+    rank : int
+        Of the worker.
+    taken : float
+        When the work on it began, by ``time.perf_counter``.
+    """
+
+    def __init__(self, traced: Traced, chunk: Chunk, rank: int, taken: float) -> None:
+        self._traced = traced
+        self._start = chunk.start
+        self._size = chunk.size
+        self._rank = rank
+        self._taken = taken
+        self._items: list[tuple[int, float, float]] = []
+        self._done = 0
+        self._failed: list[tuple[int, str]] = []
+        most = MOST_ITEMS if _told < MANY else FEW
+        self._every = -(-chunk.size // most)
+        self._long = LONG if _told < MANY else 100 * LONG
+        here = chunk.start, chunk.size, threading.get_native_id()
+        record(traced.folders, ("begun", traced.call, *here, _clock()))
+        self._thread_seconds, self._process_seconds = _thread_time(), _process_time()
+        self._begin = self._end = _clock()
+
+    @property
+    def index(self) -> int:
+        """Index of the item that runs."""
+        return self._start + self._done
+
+    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return `call` with the time of each item taken.
+
+        From here on calls in this context are the items'.
+        """
+        current.set(Here(self._traced, self))
+        items, every, long, clock = self._items, self._every, self._long, _clock
+
+        def timed(*args: Any) -> Any:
+            begin = clock()
+            try:
+                return call(*args)
+            finally:
+                end = clock()
+                done = self._done
+                self._done = done + 1
+                if not done % every or end - begin > long:
+                    items.append((done, begin, end))
+
+        return timed
+
+    def ran(self, raised: Sequence[Raised]) -> None:
+        """The items have run, or what was to be run of them."""
+        global _told
+        self._end = _clock()
+        self._thread_seconds = _thread_time() - self._thread_seconds
+        self._process_seconds = _process_time() - self._process_seconds
+        self._failed = [(r.offset, _short(r.exception)) for r in raised]
+        _told += len(self._items)
+
+    def answered(self, nbytes: int) -> None:
+        """Write down all of it; what came of the items is pickled, if it has to be."""
+        where = self._start, self._size, self._done, self._rank, threading.get_native_id()
+        times = self._taken, self._begin, self._end, _clock()
+        cost = self._thread_seconds, self._process_seconds, _memory(), nbytes
+        traced = self._traced
+        record(
+            traced.folders, ("ran", traced.call, *where, *times, *cost, self._items, self._failed)
+        )
+
+
+def _short(error: BaseException) -> str:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        text = type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+_looked, _used = 0.0, 0
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+
+
+def _memory() -> int:
+    """Bytes of memory that this process has in use, looked at now and then."""
+    global _looked, _used
+    now = _clock()
+    if now - _looked > 0.01:
+        _looked, _used = now, _memory_now()
+    return _used
+
+
+def _memory_now() -> int:
+    """The same, looked at now; the most it had, where that alone is known."""
+    if sys.platform.startswith("linux"):
+        try:
+            with open("/proc/self/statm", "rb", 0) as file:
+                return int(file.read(64).split()[1]) * _PAGE
+        except (OSError, ValueError, IndexError):
+            return 0
+    try:
+        import resource
+    except ImportError:
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
