@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .sweeps.report import report
     from .sweeps.run import Sweep, sweep
     from .sweeps.table import open_sweep
+    from .traces.trace import trace
     from .transport.shared import is_shared, share, shared_empty
     from .values.call import delayed
     from .values.outcome import Failure
@@ -71,6 +72,7 @@ _HOME = {
     "shutdown": "engine.run",
     "starmap": "api",
     "sweep": "sweeps.run",
+    "trace": "traces.trace",
     "uimap": "api",
 }
 
@@ -107,6 +109,7 @@ __all__ = [
     "shutdown",
     "starmap",
     "sweep",
+    "trace",
     "uimap",
 ]
 

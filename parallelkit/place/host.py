@@ -10,7 +10,15 @@ import sysconfig
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["Variables", "cpu_count", "default_start_method", "has_gil", "limit", "start_methods"]
+__all__ = [
+    "Variables",
+    "cpu_count",
+    "default_start_method",
+    "has_gil",
+    "limit",
+    "memory",
+    "start_methods",
+]
 
 
 def cpu_count() -> int:
@@ -54,6 +62,22 @@ def limit() -> tuple[int, str]:
         if sharing.isdecimal() and int(sharing) > 1:
             cores, by = cores // int(sharing), f"{by}, shared by {sharing} workers of pytest-xdist"
     return max(1, cores), by
+
+
+def memory() -> int:
+    """Bytes of memory that this process and its children may use; 0 where that is not known."""
+    try:
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
+    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = _text(file).strip()
+        except OSError:
+            continue
+        if text.isdecimal():
+            whole = min(whole, int(text))
+    return max(0, whole)
 
 
 def has_gil() -> bool:

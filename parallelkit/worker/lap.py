@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..place.recording import Here, Traced, current, record
+from ..values.call import Delayed, apply_call
 from ..values.outcome import Raised
 from ..values.source import Chunk
 
@@ -55,7 +56,7 @@ class Lap:
         self._size = chunk.size
         self._rank = rank
         self._taken = taken
-        self._items: list[tuple[int, float, float]] = []
+        self._items: list[tuple[int, float, float, str]] = []
         self._done = 0
         self._failed: list[tuple[int, str]] = []
         most = MOST_ITEMS if _told < MANY else FEW
@@ -77,6 +78,7 @@ class Lap:
         From here on calls in this context are the items'.
         """
         current.set(Here(self._traced, self))
+        several = apply_call in (call, getattr(call, "func", None))
         items, every, long, clock = self._items, self._every, self._long, _clock
 
         def timed(*args: Any) -> Any:
@@ -88,7 +90,7 @@ class Lap:
                 done = self._done
                 self._done = done + 1
                 if not done % every or end - begin > long:
-                    items.append((done, begin, end))
+                    items.append((done, begin, end, _name(args) if several else ""))
 
         return timed
 
@@ -110,6 +112,14 @@ class Lap:
         record(
             traced.folders, ("ran", traced.call, *where, *times, *cost, self._items, self._failed)
         )
+
+
+def _name(args: tuple[Any, ...]) -> str:
+    """Name of the function of an item that brings its own."""
+    func: Any = args[0].func if args and isinstance(args[0], Delayed) else None
+    while hasattr(func, "func") and not hasattr(func, "__qualname__"):  # functools.partial
+        func = func.func
+    return str(getattr(func, "__qualname__", "")).rpartition("<locals>.")[2]
 
 
 def _short(error: BaseException) -> str:

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign
 from ...place import recording
-from ...place.recording import record
 from ...place.sigint import Shield, held_here
 from ...transport import pickling
 from ...transport.channel import Closed
@@ -194,13 +193,16 @@ class Workers:
             worker.environment = current()
             self._greet(worker)
             if recording.on:
-                recording.note(
-                    "worker", "started", worker.pid, worker.rank, time.perf_counter(), ""
-                )
+                self._note("started", worker)
             out = scheduler.joined(worker)
             self.reactor.add(worker)
         self.carry_out(out)
         os.close(worker.control_fd)
+
+    def _note(self, what: str, worker: Handle, told: str = "") -> None:
+        """Tell open traces of a worker."""
+        where = worker.pid, worker.rank, id(self)
+        recording.note("worker", what, *where, time.perf_counter(), told)
 
     def _rank(self) -> int:
         """The lowest rank that no living worker has."""
@@ -228,9 +230,7 @@ class Workers:
             code = exit_code(worker.process)
             told = obituary(worker.pid, code)
             if recording.on:
-                recording.note(
-                    "worker", "ended", worker.pid, worker.rank, time.perf_counter(), told
-                )
+                self._note("ended", worker, told if code else "")
             out = self.scheduler.died(worker, told)
             self.tasks.bury(worker)
             worker.close()
@@ -308,11 +308,11 @@ class Workers:
             raise task.refusal(error) from error
         call = Call(0, prepared, current(), task.timeout, task.cores)
         if task.traced is not None:
-            call.traced = task.traced
-            nbytes = prepared.pickled.nbytes
-            record(
-                task.traced.folders, ("task", task.traced.call, nbytes, begin, time.perf_counter())
-            )
+            call.traced = traced = task.traced
+            took = prepared.pickled.nbytes, begin, time.perf_counter()
+            recording.record(traced.folders, ("task", traced.call, *took))
+            for worker in self.handles():
+                self._note("there", worker)
         return call
 
     def begin(self, call: Call) -> None:
@@ -563,7 +563,7 @@ class Workers:
 
     def _ready(self, worker: Handle, _: Ready, __: list[int]) -> list[Instruction]:
         if recording.on:
-            recording.note("worker", "ready", worker.pid, worker.rank, time.perf_counter(), "")
+            self._note("ready", worker)
         return self.scheduler.ready(worker)
 
     def _released(self, worker: Handle, message: Released, _: list[int]) -> list[Instruction]:

@@ -1,0 +1,276 @@
+"""What to change where workers are not used well, by rules that each look at one cause.
+
+A rule names the call, by file and line, what was measured, and the change. It says nothing where
+less than a tenth of a second, or a tenth of the time, could be gained.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from ..place.host import cpu_count, memory
+from .story import Call, Story
+
+__all__ = ["advice", "duration"]
+
+SHORT = 1e-4  # seconds; an item that takes less is not worth a way of its own
+LARGE = 1_000_000  # bytes of a task that is sent again and again
+MOST = 6
+
+
+def advice(story: Story) -> list[str]:
+    """Return what to change, the most important first."""
+    found: list[tuple[float, str]] = []
+    for group in _groups(story.top):
+        for rule in (_too_small, _dominated, _few, _frozen, _input, _consumer, _results):
+            found += rule(group)
+    for group in _groups(story.calls):
+        found += _interpreter_lock(group)
+        found += _blas(group)
+    found += _memory(story)
+    found += _deaths(story)
+    found += _startup(story)
+    found.sort(key=lambda one: -one[0])
+    return [text for _, text in found[:MOST]]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person would say them."""
+    for unit, name in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
+        if seconds >= unit:
+            return f"{seconds / unit:.3g} {name}"
+    return "0 s" if seconds <= 0 else f"{seconds / 1e-9:.0f} ns"
+
+
+Found = Iterator[tuple[float, str]]  # seconds that may be gained, and what to do
+
+
+def _groups(calls: Sequence[Call]) -> list[list[Call]]:
+    """Calls that are made at the same place, with the same function."""
+    groups: dict[tuple[str, str, str], list[Call]] = defaultdict(list)
+    for call in calls:
+        groups[call.name, call.where, call.backend].append(call)
+    return list(groups.values())
+
+
+def _at(call: Call) -> str:
+    return f"{call.where}: " if call.where else ""
+
+
+def _seconds(group: Sequence[Call]) -> float:
+    return sum(call.seconds for call in group)
+
+
+def _begun(call: Call) -> float:
+    """When its first item began: what was before is start-up."""
+    return min((chunk.begin for chunk in call.chunks), default=call.begin)
+
+
+def _too_small(group: list[Call]) -> Found:
+    first = group[0]
+    chunks = [chunk for call in group for chunk in call.chunks]
+    work, done = sum(c.seconds for c in chunks), sum(c.done for c in chunks)
+    if first.backend == "serial" or not done or first.endless:
+        return
+    running = sum(call.end - _begun(call) for call in group)
+    each = work / done
+    lost = running - work / max(1, first.workers)
+    if each < SHORT and work < 0.75 * running and lost > 0.02:
+        told = f"{_at(first)}an item of {first.name} takes {duration(each)}, less than its way"
+        remedy = "give items more to do (a slice of the input each) or use a plain loop"
+        if len(group) > 1:
+            remedy = f"there are {len(group)} such calls: make one of them, or use a plain loop"
+        yield lost, f"{told} to a worker and back; {remedy}."
+
+
+def _dominated(group: list[Call]) -> Found:
+    for call in group:
+        items = sorted(call.items(), key=lambda item: -item.seconds)
+        if len(items) < 2 or call.workers < 2 or call.endless:
+            continue
+        longest, running = items[0], call.end - _begun(call)
+        work = sum(chunk.seconds for chunk in call.chunks)
+        even = work / call.workers
+        gain = longest.end - max(_begun(call) + even, longest.begin)
+        stands_out = longest.seconds > max(0.3 * running, 2 * items[1].seconds)
+        if gain < 0.1 * running or not (stands_out or longest.seconds > 0.6 * running):
+            continue
+        told = f"{_at(call)}item {longest.index} of {call.name} took {duration(longest.seconds)} "
+        told += f"of the call's {duration(running)}, while the other workers had nothing left"
+        if longest.begin - _begun(call) > 0.2 * running and longest.seconds < 0.8 * running:
+            yield gain, f"{told}; put long items first: sort the input by what they will take."
+        else:
+            yield (
+                gain,
+                f"{told}; cut that item into several, or let it make calls of its own "
+                '(nested="process" lets idle workers help).',
+            )
+
+
+def _few(group: list[Call]) -> Found:
+    call = group[0]
+    running = _seconds(group)
+    if call.total is None or call.lazy or call.endless or len(group) > 1 or call.calls:
+        return
+    if 0 < call.total < call.workers and running > 0.1:
+        gain = running * (1 - call.total / call.workers)
+        yield (
+            gain,
+            f"{_at(call)}{call.total} items cannot keep {call.workers} workers busy; "
+            'cut the items smaller, or let them make calls of their own with nested="process".',
+        )
+
+
+def _frozen(group: list[Call]) -> Found:
+    sent = [call for call in group if call.task_nbytes >= LARGE]
+    if len(sent) < 2:
+        return
+    call = max(sent, key=lambda one: one.task_nbytes)
+    seconds = sum(c.task_seconds for c in sent)
+    nbytes = f"{call.task_nbytes / 1e6:.3g} MB"
+    if call.large:
+        key, _ = max(call.large, key=lambda one: one[1])
+        change = f"{key} = pk.share({key}) once, before the calls, and {key}={key} stays as it is"
+        what = f"the frozen argument {key}= ({nbytes})"
+    else:
+        what = f"{nbytes} with the function {call.name}"
+        change = "pass what is large as a frozen keyword, and pk.share it once before the calls"
+    told = f"{_at(call)}{what} is sent at each of {len(sent)} calls"
+    yield max(seconds, 0.01), f"{told}; {change}."
+
+
+def _idle(call: Call) -> float:
+    """Share of its workers' time in which they had nothing to run."""
+    running = call.end - _begun(call)
+    if running <= 0:
+        return 0.0
+    return 1 - sum(chunk.seconds for chunk in call.chunks) / (running * max(1, call.workers))
+
+
+def _input(group: list[Call]) -> Found:
+    for call in group:
+        running = call.end - _begun(call)
+        slow_consumer = call.consumer > 0.5 * running
+        if call.total is not None or call.endless or slow_consumer or running < 0.1:
+            continue
+        items = sum(chunk.done for chunk in call.chunks)
+        if _idle(call) > 0.4 and items and sum(c.seconds for c in call.chunks) / items > SHORT:
+            yield (
+                _idle(call) * running,
+                f"{_at(call)}workers of {call.name} wait for the input, which gives an item every "
+                f"{duration(running / items)}; let the items do that work themselves (pass file "
+                "names instead of contents, say).",
+            )
+
+
+def _consumer(group: list[Call]) -> Found:
+    for call in group:
+        running = call.end - _begun(call)
+        if call.lazy and call.consumer > 0.6 * running and _idle(call) > 0.4 and running > 0.1:
+            yield (
+                _idle(call) * running,
+                f"{_at(call)}workers of {call.name} wait for the loop that takes the results, "
+                f"which is at work for {duration(call.consumer)} of {duration(running)}; move "
+                f"work from the loop into {call.name}.",
+            )
+
+
+def _results(group: list[Call]) -> Found:
+    call = group[0]
+    chunks = [chunk for one in group for chunk in one.chunks]
+    nbytes = sum(chunk.answer_nbytes for chunk in chunks)
+    work, transport = sum(c.seconds for c in chunks), sum(c.transport for c in chunks)
+    if nbytes > 50_000_000 and transport > 0.3 * (work + transport):
+        yield (
+            transport,
+            f"{_at(call)}results of {call.name} take {nbytes / 1e6:.3g} MB, and their way "
+            f"{duration(transport)}; return less, or write into an array of pk.shared_empty().",
+        )
+
+
+def _interpreter_lock(group: list[Call]) -> Found:
+    call = group[0]
+    if call.backend != "thread":
+        return
+    chunks = [chunk for one in group for chunk in one.chunks]
+    elapsed = sum(one.end - _begun(one) for one in group)
+    busy = sum(chunk.seconds for chunk in chunks)
+    processor = sum(chunk.thread_seconds for chunk in chunks)
+    if elapsed < 0.02 or busy < 1.5 * elapsed or not 0.6 * elapsed < processor < 1.3 * elapsed:
+        return
+    gain = elapsed - processor / min(call.workers, cpu_count())
+    told = f"{_at(call)}threads of {call.name} wait for each other at the interpreter lock: "
+    told += f"{busy / elapsed:.2g} ran at a time, on {processor / elapsed:.2g} cores"
+    change = 'give the outer pool nested="process"' if call.level > 1 else 'use backend="process"'
+    if gain > 0.1 * elapsed:
+        yield gain, f"{told}; {change}."
+
+
+def _blas(group: list[Call]) -> Found:
+    call = group[0]
+    if call.backend != "process" or call.calls:
+        return
+    chunks = [chunk for one in group for chunk in one.chunks if not chunk.lost]
+    busy = sum(chunk.seconds for chunk in chunks)
+    processor = sum(chunk.process_seconds for chunk in chunks)
+    thread = sum(chunk.thread_seconds for chunk in chunks)
+    elapsed = sum(one.end - _begun(one) for one in group)
+    if busy < 0.1 or elapsed <= 0:
+        return
+    wanted = processor / elapsed
+    others = processor - thread
+    if others > 0.3 * thread and wanted > 0.9 * cpu_count() and busy > 1.3 * elapsed:
+        yield (
+            others / 4,
+            f"{_at(call)}inside the items of {call.name} numerical libraries run threads of their "
+            f"own ({processor / max(busy, 1e-9):.2g} cores an item), beside {call.workers} "
+            "workers; use blas_threads=1.",
+        )
+
+
+def _memory(story: Story) -> Found:
+    most: dict[int, int] = {}
+    for chunk in story.chunks:
+        most[chunk.pid] = max(most.get(chunk.pid, 0), chunk.memory)
+    whole, used = memory(), sum(most.values())
+    if whole and used > 0.8 * whole:
+        yield (
+            max(1.0, story.end - story.begin),
+            f"the workers' memory came to {used / 1e9:.3g} GB of {whole / 1e9:.3g} GB; use fewer "
+            "workers, or memory_limit= so that an item that takes too much fails alone.",
+        )
+
+
+def _deaths(story: Story) -> Found:
+    lost = [event for event in story.events if event.kind == "lost" and event.call is not None]
+    died = [event for event in lost if "WorkerDied" in event.text]
+    late = [event for event in lost if "Timeout" in event.text]
+    look = "run one alone in a process of its own to see why, or bound memory with memory_limit="
+    for events, told, change in (
+        (died, "ended the worker that ran it", look),
+        (late, "ran into the time limit", "raise timeout=, or let retries= try again"),
+    ):
+        if events:
+            call = events[0].call
+            assert call is not None
+            more = "" if len(events) == 1 else f", and {len(events) - 1} more like it"
+            yield (
+                1.0,
+                f"{_at(call)}item {events[0].index} of {call.name} {told}{more}; {change}.",
+            )
+
+
+def _startup(story: Story) -> Found:
+    from .summary import covered, startup
+
+    spent = sum(startup(call, story) for call in story.top)
+    whole = covered((call.begin, call.end) for call in story.top)
+    first = next((call for call in story.top if startup(call, story)), None)
+    if first is not None and spent > 0.5 * whole and spent > 0.05:
+        yield (
+            spent,
+            f"{_at(first)}{duration(spent)} of {duration(whole)} went by until workers were "
+            "there; they are kept warm for later calls, so it weighs less the more there is to "
+            "do. For work this short use a plain loop.",
+        )
