@@ -9,6 +9,7 @@ Names are loaded when they are first used, so that importing this package costs 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -112,6 +113,12 @@ __all__ = [
     "trace",
     "uimap",
 ]
+
+
+if "PARALLELKIT_TRACE" in os.environ:
+    from .traces import environment
+
+    environment.begin()
 
 
 def __getattr__(name: str) -> object:

@@ -376,7 +376,7 @@ _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
 _read = host.Variables(_VARIABLES).read
 _last_environment: tuple[dict[str, str], dict[str, Any]] = {}, {}
 
-_OTHERS = (PREFIX + "MALLOC",)  # variables that are no options
+_OTHERS = (PREFIX + "MALLOC", PREFIX + "TRACE")  # variables that are no options
 _names_checked = False
 
 

@@ -43,6 +43,7 @@ NAMES = {
     "shutdown",
     "starmap",
     "sweep",
+    "trace",
     "uimap",
 }
 HEAVY = {

@@ -9,11 +9,12 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from .. import __version__
 from ..errors import ParallelError
-from . import info, stores, sweeping
+from . import info, stores, sweeping, tracing
 
 __all__ = ["main"]
 
@@ -66,6 +67,16 @@ examples:
   python -m parallelkit export run-*.db all.parquet
   python -m parallelkit export run.db - | head
 """,
+    "trace": """
+Everything behind the script's name is the script's. Files by --to: .html is a page, .png, .svg or
+.pdf a picture, any other Chrome trace event JSON, for ui.perfetto.dev or speedscope. A summary with
+advice is printed when the script has ended. The exit code is the script's.
+
+examples:
+  python -m parallelkit trace script.py --its-own option
+  python -m parallelkit trace --to run.html --to run.json script.py
+  python -m parallelkit trace -m package.module
+""",
     "info": "",
 }
 
@@ -76,8 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if hasattr(sys.stdout, "reconfigure"):  # a terminal may lack some letters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _warned
+        with warnings.catch_warnings() if given[:1] != ["trace"] else nullcontext():
+            if given[:1] != ["trace"]:  # whose warnings are the script's
+                warnings.showwarning = _warned
             code = _run(_parser(), given)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read has seen enough
@@ -100,6 +112,9 @@ def _run(parser: argparse.ArgumentParser, given: list[str]) -> int:
     if options.command == "info":
         info.show()
         return OK
+    if options.command == "trace":
+        options.to = options.to or ["trace.json"]
+        return tracing.run(options)
     if options.command == "show":
         sweeping.show(options)
         return OK
@@ -170,7 +185,7 @@ def _told(error: BaseException, code: int) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Sweeps: a function over a grid of parameters, into a table.",
+        description="Sweeps of a function over a grid of parameters, and traces of scripts.",
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -190,6 +205,7 @@ def _parser() -> argparse.ArgumentParser:
     _show_arguments(command("show", "show the table of a stored sweep"))
     _merge_arguments(command("merge", "make one store of several"))
     _export_arguments(command("export", "write the table of a store to a file of another kind"))
+    _trace_arguments(command("trace", "run a script and record what its parallel calls do"))
     command("info", "tell what this machine and installation are, for a bug report")
     return parser
 
@@ -260,6 +276,13 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
     add("--name", metavar="FUNCTION", help="only rows of this function")
     add("--no-formulas", action="store_true", help="cells that begin like a formula stay texts")
     add("--pickle", action="store_true", help="load pickles: runs code of who made the store")
+
+
+def _trace_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--to", action="append", metavar="FILE", help="what to write (default: trace.json)")
+    add("-m", dest="module", action="store_true", help="run a module instead of a script")
+    add("words", nargs=argparse.REMAINDER, metavar="SCRIPT ...", help="the script, its arguments")
 
 
 def _count(text: str) -> int:

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
+from .nesting import nesting
+
 __all__ = [
     "Here",
     "Traced",
@@ -68,7 +70,8 @@ def begin(folder: str) -> Token[tuple[str, ...]] | None:
     global on
     on = True
     _begun.add(folder)
-    if threading.current_thread() is threading.main_thread() and not in_event_loop():
+    main = threading.current_thread() is threading.main_thread()
+    if main and nesting().level == 0 and not in_event_loop():
         _with_main.append(folder)
         return None
     return _with_here.set((*_with_here.get(), folder))

@@ -94,7 +94,8 @@ def _dominated(group: list[Call]) -> Found:
         even = work / call.workers
         gain = longest.end - max(_begun(call) + even, longest.begin)
         stands_out = longest.seconds > max(0.3 * running, 2 * items[1].seconds)
-        if gain < 0.1 * running or not (stands_out or longest.seconds > 0.6 * running):
+        long = stands_out or (longest.seconds > 0.6 * running and len(items) >= call.workers)
+        if gain < 0.1 * running or not long:
             continue
         told = f"{_at(call)}item {longest.index} of {call.name} took {duration(longest.seconds)} "
         told += f"of the call's {duration(running)}, while the other workers had nothing left"

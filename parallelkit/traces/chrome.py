@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from .. import __version__
 from .story import Call, Chunk, Item, Story
 from .story import Event as Moment
 
-__all__ = ["check", "events", "write"]
+__all__ = ["check", "events", "version", "write"]
 
 MOST_ITEMS = 200_000  # that are told one by one; of more, the longest
 
@@ -75,9 +75,14 @@ def _umask() -> int:
     return mask
 
 
+def version() -> str:
+    """Of this package."""
+    return str(sys.modules[__package__.partition(".")[0]].__version__)
+
+
 def _origin() -> dict[str, Any]:
     return {
-        "parallelkit": __version__,
+        "parallelkit": version(),
         "python": platform.python_version(),
         "host": platform.node(),
     }

@@ -9,7 +9,7 @@ from collections import defaultdict
 from importlib.resources import files
 from typing import Any
 
-from .. import __version__
+from .chrome import version
 from .lanes import Bar, Lane, lanes, names
 from .plot import COLOURS
 from .story import Call, Chunk, Story
@@ -59,8 +59,7 @@ def _data(story: Story) -> dict[str, Any]:
         }
 
     return {
-        "origin": f"parallelkit {__version__}, Python {platform.python_version()}, "
-        f"{platform.node()}",
+        "origin": f"parallelkit {version()}, Python {platform.python_version()}, {platform.node()}",
         "summary": summarize(story).as_dict(),
         "names": functions,
         "calls": _calls(story.calls),

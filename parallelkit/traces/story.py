@@ -39,7 +39,7 @@ class Item:
         return self.end - self.begin
 
 
-@dataclass
+@dataclass(eq=False)
 class Chunk:
     """Items that ran together, on one worker."""
 
@@ -101,7 +101,7 @@ class Chunk:
         return seconds
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """A call of ``map`` or one of its kin; of ``submit``, all that was submitted to one pool."""
 
@@ -174,7 +174,7 @@ class Worker:
     ready: float | None = None
     ended: float | None = None
     obituary: str = ""
-    replaces: int = 0  # the process that had this rank before, and died
+    replaces: int = 0  # the process that had this rank before
 
 
 @dataclass
@@ -254,22 +254,23 @@ def _workers(
 ) -> tuple[dict[int, Worker], list[Event]]:
     workers: dict[int, Worker] = {}
     events = []
-    died: dict[tuple[int, int], int] = {}  # by pool and rank: the process that had it
+    last: dict[tuple[int, int], int] = {}  # by pool and rank: the process that had it
     for _, record in sorted((r for r in records if r[1][0] == "worker"), key=lambda r: r[1][5]):
         _, what, pid, rank, pool, moment, text = record
         worker = workers.setdefault(pid, Worker(pid, rank, pool))
         if what == "there":
+            last[pool, rank] = pid
             continue
         if what == "started":
             worker.started = moment
-            worker.replaces = died.pop((pool, rank), 0)
+            worker.replaces = last.get((pool, rank), 0)
             if worker.replaces:
                 text = f"in place of {worker.replaces}"
+            last[pool, rank] = pid
         elif what == "ready":
             worker.ready = moment
         else:
             worker.ended, worker.obituary = moment, text
-            died[pool, rank] = pid
         events.append(Event(what, moment, pid, text))
     return workers, events
 
@@ -333,7 +334,7 @@ def _ways(records: Records, calls: dict[str, Call]) -> None:
     for _, (kind, number, *rest) in records:
         if kind == "sent":
             start, size, attempts, pid, nbytes, tid, begin, pickled, gone = rest
-            sent[number, pid].append((gone, start, size, attempts, nbytes, tid, begin, pickled))
+            sent[number, pid].append((pickled, start, size, attempts, nbytes, tid, begin, gone))
         elif kind == "back":
             start, _, pid, tid, begin, end = rest
             back[number, pid, start].append((begin, end, tid))
@@ -349,7 +350,7 @@ def _ways(records: Records, calls: dict[str, Call]) -> None:
 def _settle_way(chunk: Chunk, sent: list[tuple[Any, ...]]) -> None:
     """Find the message that had a chunk, or all of which this is a later part: the last before."""
     for way in reversed(sent[: bisect.bisect(sent, (chunk.begin,))]):
-        gone, start, size, attempts, nbytes, tid, begin, pickled = way
+        pickled, start, size, attempts, nbytes, tid, begin, gone = way
         if start <= chunk.start < start + size:
             chunk.attempts = attempts
             if start == chunk.start:

@@ -33,8 +33,10 @@ class trace:  # noqa: N801 - used like a function, as `with` blocks are
     ----------
     path : str or path-like, optional
         Where to write Chrome trace event JSON when the block ends, also by an exception. Open it
-        in https://ui.perfetto.dev, in speedscope or in ``chrome://tracing``. Without it nothing is
-        written but what is asked for afterwards.
+        in https://ui.perfetto.dev, in speedscope or in ``chrome://tracing``. A path that ends in
+        ``.html`` gets a page instead, as of :meth:`html`, and one that ends in ``.png``, ``.svg``
+        or ``.pdf`` a picture, as of :meth:`plot`. Without a path nothing is written but what is
+        asked for afterwards.
 
     Raises
     ------
@@ -69,7 +71,7 @@ class trace:  # noqa: N801 - used like a function, as `with` blocks are
         if self._folder is not None:
             raise RuntimeError("this trace is open already; make another one for each block")
         if self.path is not None:
-            chrome.check(self.path)
+            self.check(self.path)
             self.path = os.path.abspath(self.path)  # wherever the block goes
         self._story = None
         self._pid = os.getpid()
@@ -90,7 +92,7 @@ class trace:  # noqa: N801 - used like a function, as `with` blocks are
         try:
             self._story = read(folder, self._begin, time.perf_counter())
             if self.path is not None:
-                chrome.write(self._story, self.path, {"summary": self.summary().as_dict()})
+                self.write(self.path)
         except Exception as problem:
             if error is None:
                 raise
@@ -99,6 +101,30 @@ class trace:  # noqa: N801 - used like a function, as `with` blocks are
             recording.end(folder, self._token)
             self._folder = None
             shutil.rmtree(folder, ignore_errors=True)
+
+    @staticmethod
+    def check(path: str) -> None:
+        """Raise OSError if a file cannot be written there; leave it as it is."""
+        chrome.check(path)
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write what was recorded, in the kind of file that the name's end says.
+
+        That is a page for ``.html``, a picture for ``.png``, ``.svg`` and ``.pdf``, and Chrome
+        trace event JSON for any other.
+
+        Parameters
+        ----------
+        path : str or path-like
+        """
+        kind = os.path.splitext(path)[1].lower()
+        if kind == ".html":
+            self.html(path)
+        elif kind in (".png", ".svg", ".pdf"):
+            self.plot(path)
+        else:
+            told = {"summary": self.summary().as_dict()}
+            chrome.write(self._told(), os.fspath(path), told)
 
     def _told(self) -> Story:
         if self._story is not None:
