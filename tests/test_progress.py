@@ -81,6 +81,19 @@ def test_rate_and_time_are_shown(pool, bar):
     assert re.search(r"\[\d\d:\d\d<(\d\d:\d\d|\?), .*(it/s|s/it)\]", text(bar))
 
 
+def test_workers_beside_the_bar(pool, bar):
+    """With workers=True the bar tells how many are busy, what failed, and what was tried again."""
+    own = pool(progress={**bar, "workers": True}, on_error="skip", retries=1, retry_on=ValueError)
+    assert own.map(fail_on, range(12), bad=[5]) == [10 * x for x in range(12) if x != 5]
+    size = 1 if pool.backend == "serial" else 2
+    busy = [int(n) for n in re.findall(rf"(\d)/{size} busy", text(bar))]
+    assert max(busy) <= size
+    assert busy[-1] == 0
+    assert "2 failed, 1 tried again" in text(bar)
+    assert "12/12" in text(bar)
+    assert closed(bar)
+
+
 @pytest.mark.parametrize("progress", [True, "my fits"])
 def test_true_or_a_label(pool, capsys, progress):
     """True gives a bar on stderr; a text is its label."""

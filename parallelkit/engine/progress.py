@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import warnings
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-__all__ = ["Bar", "bar"]
+from ..values.outcome import Lost, Reply
+
+if TYPE_CHECKING:
+    from ..values.source import Chunk, Source
+    from .failures import Failures
+    from .ordering import Part
+
+__all__ = ["Bar", "WithWorkers", "bar"]
+
+OFTEN = 0.1  # seconds between two looks of a bar at its workers, while no item is finished
 
 
 class Bar(Protocol):
@@ -33,7 +44,7 @@ def bar(progress: bool | str | Mapping[str, Any], total: int | None) -> Bar:
     """Open a bar as the option ``progress`` says: False, True, a label, or tqdm's keywords.
 
     In a notebook it is tqdm's widget (``tqdm.auto``). Keywords may name another class of tqdm's
-    kind as ``tqdm_class``.
+    kind as ``tqdm_class``, and with ``workers=True`` it tells of them too.
     """
     if progress is False:
         return _NoBar()
@@ -43,8 +54,65 @@ def bar(progress: bool | str | Mapping[str, Any], total: int | None) -> Bar:
     elif isinstance(progress, Mapping):
         keywords.update(progress)
     kind = keywords.pop("tqdm_class", None) or _tqdm()
+    with_workers = keywords.pop("workers", False)
     opened: Bar = kind(**keywords)
-    return opened
+    return WithWorkers(opened) if with_workers else opened
+
+
+class WithWorkers:
+    """A bar that also tells how many workers are busy, and what failed or was tried again."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._lock = threading.Lock()
+        self._workers = self._out = self._failed = self._retried = 0
+        self._shown = 0.0
+
+    def follow(self, source: Source, failures: Failures, workers: int) -> None:
+        """Watch what a call takes from its source, and what comes of it."""
+        self._workers = workers
+        take, settle = source.take, failures.settle
+
+        def taken() -> Chunk | None:
+            chunk = take()
+            if chunk is not None:
+                with self._lock:
+                    self._out += 1
+                    self._retried += chunk.attempts > 1
+                self._tell(time.monotonic() - self._shown > OFTEN)
+            return chunk
+
+        def settled(chunk: Chunk, outcome: Reply | Lost) -> list[Part]:
+            with self._lock:
+                if isinstance(outcome, Lost):
+                    self._out -= 1
+                    self._failed += outcome.started and chunk.size == 1
+                else:
+                    self._out -= outcome.final
+                    self._failed += len(outcome.raised)
+            return settle(chunk, outcome)
+
+        source.take, failures.settle = taken, settled  # type: ignore[method-assign]
+
+    def update(self, n: int) -> None:
+        """Count `n` more items."""
+        self._tell(refresh=False)
+        self._bar.update(n)
+
+    def _tell(self, refresh: bool) -> None:
+        with self._lock:
+            told = [f"{min(self._out, self._workers)}/{self._workers} busy"]
+            told += [f"{self._failed} failed"] if self._failed else []
+            told += [f"{self._retried} tried again"] if self._retried else []
+        if refresh:
+            self._shown = time.monotonic()
+        self._bar.set_postfix_str(", ".join(told), refresh=refresh)
+
+    def close(self) -> None:
+        """Leave the bar as it stands; nobody is busy any more."""
+        self._out = 0
+        self._tell(refresh=False)
+        self._bar.close()
 
 
 def _tqdm() -> Any:

@@ -34,7 +34,7 @@ from .failures import Failures
 from .inputs import source_of
 from .ordering import Part, gathered, in_order
 from .plan import Plan, plan
-from .progress import Bar, bar
+from .progress import Bar, WithWorkers, bar
 
 if TYPE_CHECKING:
     from .recorded import Recorded
@@ -185,7 +185,10 @@ def _parts(
         try:
             outcomes = run_source(call, options, plan_, source)
             try:
-                yield from _settled(outcomes, Failures(options, source, call), opened)
+                failures = Failures(options, source, call)
+                if isinstance(opened, WithWorkers):
+                    opened.follow(source, failures, plan_.workers)
+                yield from _settled(outcomes, failures, opened)
             finally:
                 outcomes.close()
         finally:

@@ -90,16 +90,18 @@ def _dominated(group: list[Call]) -> Found:
         if len(items) < 2 or call.workers < 2 or call.endless:
             continue
         longest, running = items[0], call.end - _begun(call)
-        work = sum(chunk.seconds for chunk in call.chunks)
-        even = work / call.workers
-        gain = longest.end - max(_begun(call) + even, longest.begin)
+        even = sum(chunk.seconds for chunk in call.chunks) / call.workers
+        late = longest.begin - _begun(call) > 0.2 * running
+        by_sorting = running - max(longest.seconds, even) if late else 0.0
+        by_cutting = longest.seconds - even
         stands_out = longest.seconds > max(0.3 * running, 2 * items[1].seconds)
         long = stands_out or (longest.seconds > 0.6 * running and len(items) >= call.workers)
+        gain = max(by_sorting, by_cutting)
         if gain < 0.1 * running or not long:
             continue
         told = f"{_at(call)}item {longest.index} of {call.name} took {duration(longest.seconds)} "
         told += f"of the call's {duration(running)}, while the other workers had nothing left"
-        if longest.begin - _begun(call) > 0.2 * running and longest.seconds < 0.8 * running:
+        if by_sorting >= by_cutting:
             yield gain, f"{told}; put long items first: sort the input by what they will take."
         else:
             yield (

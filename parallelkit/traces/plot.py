@@ -106,7 +106,11 @@ def _legend(figure: Any, axes: Any, rows: list[Lane], functions: list[str]) -> N
     from matplotlib.patches import Patch
 
     shown = functions[: len(COLOURS)]
-    handles: list[Any] = [Patch(color=_colour(name, functions), label=name) for name in shown]
+    whole = {bar.name for lane in rows for bar in lane.bars if not bar.outer}
+    handles: list[Any] = [
+        Patch(facecolor=_colour(name, functions), alpha=1 if name in whole else 0.35, label=name)
+        for name in shown
+    ]
     if len(functions) > len(COLOURS):
         handles[-1].set_label("others")
     if any(lane.starts for lane in rows):
