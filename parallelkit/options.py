@@ -267,6 +267,12 @@ def inherit(options: Mapping[str, Any]) -> None:
     _with_here.set(layer)
 
 
+def forget() -> None:
+    """In a copy of a process: what was configured there is told anew with each call."""
+    _set_process([])
+    _with_main.clear()
+
+
 class configure:  # noqa: N801 - reads as the function that it is used as
     """Set the defaults of every pool and call below it.
 
@@ -376,7 +382,7 @@ _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
 _read = host.Variables(_VARIABLES).read
 _last_environment: tuple[dict[str, str], dict[str, Any]] = {}, {}
 
-_OTHERS = (PREFIX + "MALLOC", PREFIX + "TRACE")  # variables that are no options
+_OTHERS = tuple(PREFIX + name for name in ("MALLOC", "TRACE", "FORK_SERVER"))  # no options
 _names_checked = False
 
 

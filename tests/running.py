@@ -41,7 +41,7 @@ def run_script(command, source=None, *, code=0, env=None, cwd=None, timeout=90, 
             **{
                 name: value
                 for name, value in os.environ.items()
-                if not name.startswith("PARALLELKIT_")
+                if not name.startswith("PARALLELKIT_") or name == "PARALLELKIT_FORK_SERVER"
             },
             "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")])),
             "CONTRACT_TOKEN": token,

@@ -11,6 +11,7 @@ from importlib import metadata
 
 from .. import __version__
 from ..options import configured
+from ..place import forksafe
 from ..place.host import default_start_method, has_gil, limit
 
 __all__ = ["show"]
@@ -34,6 +35,7 @@ def _facts() -> list[tuple[str, str]]:
         ("cores", "{} to use, by {}; {} in the machine".format(*limit(), os.cpu_count())),
         ("quota", _quota()),
         ("start method", default_start_method()),
+        ("fork server", _fork_server()),
         ("segments", _segments()),
         ("options set", ", ".join(f"{k}={v!r}" for k, v in configured().items()) or "none"),
     ]
@@ -55,6 +57,19 @@ def _quota() -> str:
 
     quota = _cgroup_quota()
     return "none" if quota is None else f"{quota:g} cores"
+
+
+def _fork_server() -> str:
+    """Which one a call that names no start method would get here, and why."""
+    from ..backends.processes.forkserver import forced
+
+    if (kind := forced()) is None:
+        why = forksafe.why_not()
+        if why is None:
+            return "forked from the caller, which would be safe here"
+        return f"started anew: {why}"
+    told = {"forked": "forked from the caller", "new": "started anew"}[kind]
+    return f"{told}: PARALLELKIT_FORK_SERVER says so"
 
 
 def _segments() -> str:

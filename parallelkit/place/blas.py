@@ -21,7 +21,7 @@ from typing import Any
 
 from .host import Variables, cpu_count
 
-__all__ = ["VARIABLES", "hold", "lent", "settle"]
+__all__ = ["VARIABLES", "hold", "lent", "look", "settle"]
 
 _OPENMP = "OMP_NUM_THREADS"
 # These are asked by their libraries before OpenMP's; where they are not set, that counts.
@@ -38,6 +38,12 @@ def settle(threads: int, cores: int) -> None:
     for library in _libraries():
         _set(library, threads)
     _of_thread().now = threads, _looked
+
+
+def look() -> None:
+    """Find the libraries that are loaded, so that processes forked from this one know them."""
+    if "numpy" in sys.modules:
+        _libraries()
 
 
 def hold(threads: int) -> None:

@@ -121,10 +121,13 @@ def _count_siblings() -> int:
 
 
 def _command(pid: str) -> bytes:
-    """Command line without numbers: descriptors, and counts in names."""
+    """Command line without numbers: descriptors, and counts in names.
+
+    The name of the process comes first: a fork server of ours that is forked has another one.
+    """
     try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return re.sub(rb"\d+", b"", file.read())
+        with open(f"/proc/{pid}/comm", "rb") as name, open(f"/proc/{pid}/cmdline", "rb") as file:
+            return re.sub(rb"\d+", b"", name.read() + file.read())
     except OSError:  # it has ended meanwhile
         return b""
 

@@ -26,19 +26,24 @@ from contextlib import suppress
 from . import bootstrap
 from .ending import kill_with_children
 
-__all__ = ["main"]
+__all__ = ["main", "serve"]
 
 _PATIENCE = 1.0  # seconds for workers that have been killed to end
 _NUMBER = struct.Struct("q")  # as the popen classes of multiprocess read it
 
 
 def main(fd: int, with_numpy: bool) -> None:
-    """Serve the parent at the other end of a socket pair."""
+    """Serve the parent at the other end of a socket pair, in an interpreter started for that."""
     bootstrap.settle()
     if with_numpy:
         from . import preload  # noqa: F401
     gc.freeze()  # what is imported stays; no worker is to look through it, or to copy its pages
     gc.enable()
+    serve(fd)
+
+
+def serve(fd: int) -> None:
+    """Fork workers as the parent asks for them; in each of them, work. Does not return."""
     with socket.socket(fileno=fd) as requests:
         worker = _Server(requests).run()
     if worker is not None:

@@ -27,7 +27,7 @@ def prepare(options: Options) -> ModuleType:
     if (options.start_method or default_start_method()) == "forkserver":
         from . import forkserver
 
-        forkserver.start()
+        forkserver.start(options.start_method or forkserver.DEFAULT)
     from . import pool
 
     return pool

@@ -1,7 +1,13 @@
-"""The fork server as this process sees it.
+"""The fork servers as this process sees them.
 
-It is started by the first call, before that call's own imports, and imports while this process
-does; so this module itself needs to be imported fast.
+::
+
+    start_method=None           forked from this process where that is safe, which is looked at
+                                after the fork; else a new one
+    start_method="forkserver"   always a new one
+
+One is started by the first call, before that call's own imports, and a new one imports while this
+process does; so this module itself needs to be imported fast.
 
 The two are connected by a socket pair. There is no address, and the server ends when this end of
 it is closed, by whatever ends this process.
@@ -9,6 +15,8 @@ it is closed, by whatever ends this process.
 
 from __future__ import annotations
 
+import contextvars
+import logging
 import os
 import select
 import signal
@@ -17,23 +25,39 @@ import struct
 import subprocess
 import sys
 import threading
+import time
+import warnings
 
 from ...errors import ParallelError
+from ...place import forksafe
 from . import launch
 
-__all__ = ["PATIENCE", "fork", "rouse", "shutdown", "start"]
+__all__ = ["DEFAULT", "PATIENCE", "forced", "fork", "rouse", "shutdown", "start"]
+
+log = logging.getLogger("parallelkit")
 
 PATIENCE = 1.0  # seconds for an answer of it, or its end
 TRIES = 10
+DEFAULT = "default"  # what `start_method=None` stands for, where there is a fork server
 _NUMBER = struct.Struct(
     "q"
 )  # as `worker.forkserver` writes it; to import that here would take too long
 
 
+_VARIABLE = "PARALLELKIT_FORK_SERVER"  # "forked" or "new": for tests of either
+
+
+def forced() -> str | None:
+    """Return which kind of server the environment asks for, whatever the start method says."""
+    kind = os.environ.get(_VARIABLE)
+    return kind if kind in ("forked", "new") else None
+
+
 class _Server:
-    def __init__(self) -> None:
+    def __init__(self, may_be_forked: bool) -> None:
+        self._may_be_forked = may_be_forked
         self._lock = threading.RLock()  # a signal handler may shut down
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | _Child | None = None
         self._requests: socket.socket | None = None
 
     def start(self) -> None:
@@ -48,15 +72,33 @@ class _Server:
             self._requests, theirs = launch.pair()
             with theirs:
                 try:
-                    # numpy is dear to import, and dearer in every worker.
-                    code = (
-                        "import gc; gc.disable(); from parallelkit.worker.forkserver import main; "
-                        f"main({theirs.fileno()}, {'numpy' in sys.modules})"
-                    )
-                    self._process = launch.run(code, [theirs.fileno()])
+                    self._process = self._forked(theirs) or _anew(theirs)
                 except BaseException:
                     self.disown()
                     raise
+
+    def _forked(self, theirs: socket.socket) -> _Child | None:
+        """Fork it from this process, if it is safe to do so."""
+        wanted = forced()
+        if wanted == "new" or not (self._may_be_forked or wanted):
+            return None
+        why = forksafe.why_not(strictly=wanted is None)
+        if why is None:
+            try:
+                child = _fork(theirs)
+            except OSError as error:
+                why = f"it cannot be forked ({error.strerror})"
+            else:
+                why = forksafe.why_not_after()
+                assert self._requests is not None
+                if why is None:
+                    self._requests.send(b"g")
+                    log.debug("the fork server is forked from this process")
+                    return child
+                child.kill()
+                child.wait()
+        log.debug("the fork server is started anew: %s", why)
+        return None
 
     def _is_gone(self) -> bool:
         """Whether it has ended, and its end of the socket with it."""
@@ -128,33 +170,111 @@ class _Server:
         self._process = self._requests = None
 
 
-def start() -> None:
-    """Start the server if there is none; do not wait for it."""
-    _server.start()
+def _anew(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """Start it in an interpreter of its own."""
+    # numpy is dear to import, and dearer in every worker.
+    code = (
+        "import gc; gc.disable(); from parallelkit.worker.forkserver import main; "
+        f"main({theirs.fileno()}, {'numpy' in sys.modules})"
+    )
+    return launch.run(code, [theirs.fileno()])
 
 
-def fork(theirs: socket.socket) -> tuple[int, int]:
+def _fork(theirs: socket.socket) -> _Child:
+    """Fork this process; the child waits to be told to go on."""
+    from ...worker import snapshot
+
+    path = launch.first_path()
+    # No handler of the caller's is to run in the child, which takes them off before it goes on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        with warnings.catch_warnings():  # some warn of threads, which are looked at afterwards
+            warnings.simplefilter("ignore")
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    contextvars.Context().run(snapshot.serve, theirs.fileno(), path)
+                finally:
+                    os._exit(1)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return _Child(pid)
+
+
+class _Child:
+    """A process that was forked from this one, as `subprocess.Popen` shows others."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Exit code, or None while the process lives."""
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+            except ChildProcessError:  # somebody else has waited for it
+                self.returncode = 0
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.0005
+        while self.poll() is None:
+            if deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("fork server", timeout or 0.0)
+            time.sleep(pause)
+            pause = min(pause * 2, 0.05)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it lives."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it."""
+        self.send_signal(signal.SIGKILL)
+
+
+def start(start_method: str) -> None:
+    """Start the server of a start method if there is none; do not wait for it."""
+    _servers[start_method].start()
+
+
+def fork(start_method: str, theirs: socket.socket) -> tuple[int, int]:
     """Have a worker forked that serves a socket; return its id, and where its end is told."""
-    return _server.fork(theirs)
+    return _servers[start_method].fork(theirs)
 
 
 def rouse() -> None:
-    """Let the server go on if somebody has stopped it."""
-    _server.rouse()
+    """Let servers go on if somebody has stopped them."""
+    for server in _servers.values():
+        server.rouse()
 
 
 def shutdown() -> None:
-    """End the server."""
-    _server.stop()
+    """End the servers."""
+    for server in _servers.values():
+        server.stop()
+
+
+def _new_servers() -> dict[str, _Server]:
+    return {DEFAULT: _Server(may_be_forked=True), "forkserver": _Server(may_be_forked=False)}
 
 
 def _after_fork() -> None:
-    """In a forked child: the server is the parent's, and could not end while we hold its socket."""
-    global _server
-    _server.disown()
-    _server = _Server()
+    """In a forked child: the servers are the parent's, whose ends we must not hold."""
+    global _servers
+    for server in _servers.values():
+        server.disown()
+    _servers = _new_servers()
 
 
-_server = _Server()
+_servers = _new_servers()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -16,13 +16,13 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-__all__ = ["apart", "pair", "run", "standard_modules"]
+__all__ = ["apart", "first_path", "pair", "run", "standard_modules"]
 
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _ZIPPED = "python{}{}.zip".format(*sys.version_info)
 
 
-def _first_path() -> list[str]:
+def first_path() -> list[str]:
     """``sys.path`` to begin with: absolute, and the standard library first."""
     try:
         folder = os.getcwd()
@@ -53,7 +53,7 @@ def run(code: str, fds: Iterable[int]) -> subprocess.Popen[bytes]:
     """Run `code`, with these descriptors open, in an interpreter with the flags of this one."""
     # -P also keeps 3.13.0 from stumbling over a working directory that has been removed.
     flags = [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]
-    guarded = f"import sys; sys.path[:] = {_first_path()!r}; {code}"
+    guarded = f"import sys; sys.path[:] = {first_path()!r}; {code}"
     # It ignores Ctrl-C as soon as it has begun, and is not to meet it before.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

@@ -249,8 +249,10 @@ class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
 class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
     """Start by a fork server of our own, which has loaded what every worker needs."""
 
+    server = "forkserver"
+
     def _launch(self, process: _Process) -> None:
-        self.pid, self.sentinel = forkserver.fork(process.theirs)
+        self.pid, self.sentinel = forkserver.fork(self.server, process.theirs)
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -259,6 +261,12 @@ class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
             while self.returncode is None and not wait_for([self.sentinel], forkserver.PATIENCE):
                 forkserver.rouse()
         return super().wait(timeout)  # type: ignore[no-any-return]
+
+
+class _DefaultPopen(_ForkServerPopen):
+    """Start by a fork server that may be a copy of this process."""
+
+    server = forkserver.DEFAULT
 
 
 class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
@@ -277,7 +285,12 @@ class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
             os.close(end)
 
 
-_POPEN = {"fork": _ForkPopen, "spawn": _SpawnPopen, "forkserver": _ForkServerPopen}
+_POPEN = {
+    "fork": _ForkPopen,
+    "spawn": _SpawnPopen,
+    "forkserver": _ForkServerPopen,
+    forkserver.DEFAULT: _DefaultPopen,
+}
 
 
 _line: tuple[int, int] | None = None  # a pipe; nobody else has the end to write to

@@ -236,6 +236,8 @@ _methods: dict[tuple[int, ...], tuple[object, str]] = {}  # what the ids are of,
 def _default_for(initargs: tuple[Any, ...]) -> str:
     """Start method of workers with these arguments, of which some may only be inherited."""
     method = default_start_method()
+    if method == "forkserver":
+        method = forkserver.DEFAULT
     if not initargs or not hasattr(os, "fork"):
         return method
     key = tuple(map(id, initargs))

@@ -1,0 +1,217 @@
+"""Whether a copy of this process, made by `os.fork`, may go on by itself.
+
+A fork copies memory and the one thread that forks. What other threads were doing stays half done
+in the copy for ever: a lock of OpenMP's, a queue of a GPU driver's. So a copy is safe where there
+was no other thread, and that can be seen exactly if it is looked at *after* the fork: libraries
+that know of forks, OpenBLAS above all, end their threads in a handler of it.
+
+A copy is also to give the same answers as a new process. There the modules of the project itself
+are as they were imported; here the program may have changed what they hold. So they count as a
+reason against it, and libraries, which programs as a rule leave as they are, do not.
+
+Nothing is imported here: a library that is not loaded has left nothing behind.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import stat
+import sys
+import threading
+from typing import Any
+
+from .nesting import in_worker_process
+
+__all__ = ["LARGEST", "why_not", "why_not_after"]
+
+LARGEST = 1 << 30  # bytes of its own that a process may have: the copy holds on to them
+DEEPEST = 150  # frames of calls; what items need for themselves comes on top
+
+_EXITING = 0x4  # PF_EXITING of the kernel: a thread that has done all that it had to do
+_HARMLESS = ("jemalloc_bg_thd",)  # jemalloc's handler of forks starts it anew
+# Of processes that have one of these loaded, something outside knows: a window system, other ranks
+# of a program, a loop that has taken the place of threads. Some say themselves that they bear no
+# fork.
+_CONNECTED = {
+    "_tkinter": "a window system",
+    "PyQt5.QtGui": "a window system",
+    "PyQt6.QtGui": "a window system",
+    "PySide2.QtGui": "a window system",
+    "PySide6.QtGui": "a window system",
+    "wx._core": "a window system",
+    "gi.repository.Gtk": "a window system",
+    "gi.repository.Gdk": "a window system",
+    "pygame.display": "a window system",
+    "mpi4py.MPI": "MPI",
+    "gevent": "gevent's loop",
+    "eventlet": "eventlet's loop",
+    "jax": "XLA",
+    "tensorflow": "the threads of TensorFlow",
+    "grpc._cython.cygrpc": "gRPC",
+}
+# These keep for the whole process what they have open, by file or address, and would take what is
+# opened anew in the copy for the same: https://www.sqlite.org/howtocorrupt.html, 2.6.
+_WITH_TABLES = (
+    *("_sqlite3", "apsw", "h5py", "tables", "netCDF4", "lmdb", "_gdbm", "_dbm", "osgeo._gdal"),
+    *("rasterio._base", "pyodbc", "cx_Oracle", "ibm_db"),
+)
+_DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel", "/dev/davinci", "/dev/dxg")
+_STANDARD = os.path.dirname(os.__file__) + os.sep
+_INSTALLED = ("site-packages", "dist-packages")
+_OF_COMPILERS = ("_cython_", "cython_runtime")  # modules that compiled ones make for themselves
+_QUIET = ("builtins", "abc", "enum", "typing", "__main__")  # do not remember classes by name
+_PACKAGE = __name__.partition(".")[0]
+# Each interpreter imports them by itself, or knows them from elsewhere.
+_OF_EACH = ("__main__", "__mp_main__", "sitecustomize", "usercustomize", _PACKAGE)
+
+
+def why_not(*, strictly: bool = True) -> str | None:
+    """Return what speaks against a fork, as far as it can be seen before; None if nothing does.
+
+    Without `strictly` only what could hang or crash counts.
+    """
+    if not sys.platform.startswith("linux"):
+        return f"a fork is not safe on {sys.platform}"
+    reason = _threads() or _open()
+    if reason is None and strictly:
+        reason = _place() or _modules() or _script()
+    return reason
+
+
+def why_not_after() -> str | None:
+    """Return what made the fork that has just been done unsafe; None if nothing did."""
+    mine = {thread.native_id for thread in threading.enumerate()}
+    names = []
+    for task in os.listdir("/proc/self/task"):
+        if int(task) in mine:
+            continue
+        try:
+            with open(f"/proc/self/task/{task}/stat", "rb") as file:
+                head, _, rest = file.read().rpartition(b")")
+        except OSError:  # it has ended
+            continue
+        name = head.partition(b"(")[2].decode(errors="replace")
+        if name not in _HARMLESS and not int(rest.split()[6]) & _EXITING:
+            names.append(name)
+    if names:
+        return f"compiled code runs {len(names)} threads (such as {min(names)!r})"
+    return None
+
+
+def _threads() -> str | None:
+    """Name what runs beside this thread, or is taken for that."""
+    if threading.current_thread() is not threading.main_thread():
+        return "the call is made by another thread than the main one"
+    others = [thread for thread in threading.enumerate() if not _is_bar(thread)]
+    if len(others) > 1:
+        names = sorted(t.name for t in others if t is not threading.current_thread())
+        return f"the program runs other threads ({', '.join(names[:3])})"
+    for name, what in _CONNECTED.items():
+        if name in sys.modules:
+            return f"the program is connected to {what} ({name} is imported)"
+    return None
+
+
+def _is_bar(thread: threading.Thread) -> bool:
+    """Whether it is the thread of tqdm that looks after bars: it sleeps, and starts anew."""
+    kind = type(thread)
+    return kind.__name__ == "TMonitor" and kind.__module__.startswith("tqdm")
+
+
+def _place() -> str | None:
+    """Tell what items would have around them that belongs to the call."""
+    if in_worker_process():
+        return "the call is made in a worker"
+    if sys.exc_info()[1] is not None:
+        return "an exception is being handled, which errors of items would have as their context"
+    if _is_deep():
+        return f"the call is made more than {DEEPEST} calls deep, which items would do without"
+    nbytes = _memory()
+    if nbytes > LARGEST:
+        return f"the program has {nbytes >> 20} MB of memory, and a copy would hold on to them"
+    return None
+
+
+def _is_deep() -> bool:
+    depth, frame = 0, sys._getframe()  # noqa: SLF001 - there is no other way to count
+    while frame.f_back is not None:
+        depth, frame = depth + 1, frame.f_back
+    return depth > DEEPEST
+
+
+def _open() -> str | None:
+    """Name what is open that a copy must not have: its owner knows this process, and not the copy.
+
+    GPUs and their like, and files of libraries that keep tables of them.
+    """
+    tables = next((name for name in _WITH_TABLES if name in sys.modules), None)
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        try:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+            mode = os.fstat(fd).st_mode
+        except OSError:  # that by which they are listed
+            continue
+        if path.startswith(_DEVICES):
+            return f"the program uses a device ({path})"
+        if tables and fd > 2 and (stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
+            return f"the program has {path} open, which may be a matter of {tables}"
+    cuda = sys.modules.get("torch.cuda")
+    if cuda is not None and getattr(cuda, "is_initialized", bool)():
+        return "the program uses a device (torch.cuda is initialised)"
+    return None
+
+
+def _memory() -> int:
+    """Bytes that this process has for itself, beside its libraries; 0 where nobody tells."""
+    try:
+        with open("/proc/self/status", "rb") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return 0
+    return sum(int(line[1]) << 10 for line in lines if line[0] in (b"RssAnon:", b"RssShmem:"))
+
+
+def _modules() -> str | None:
+    """Name a module that belongs to the program itself, or is half imported."""
+    for name, module in list(sys.modules.items()):
+        spec = getattr(module, "__spec__", None)
+        if getattr(spec, "_initializing", False) and name not in _OF_EACH:
+            return f"{name} is being imported"
+        if "." not in name and name not in _OF_EACH and not _is_installed(module, spec):
+            return f"the module {name} of the program is imported, which may have been changed"
+    return None
+
+
+def _script() -> str | None:
+    """Name what the script has made known in modules other than its own."""
+    for name, value in vars(builtins).items():
+        if getattr(value, "__module__", None) == "__main__":
+            return f"the program has set builtins.{name}"
+    for name, value in list(vars(sys.modules["__main__"]).items()):
+        if isinstance(value, type) and value.__module__ == "__main__" and _is_known(value):
+            return f"the class {name} of the program may be known to its base, which is told twice"
+    return None
+
+
+def _is_known(cls: type) -> bool:
+    """Whether a class of a library hears of each class that is derived from it."""
+    return type(cls).__module__ not in _QUIET or any(
+        "__init_subclass__" in vars(base) and base.__module__ not in _QUIET
+        for base in cls.__mro__[1:]
+    )
+
+
+def _is_installed(module: Any, spec: Any) -> bool:
+    """Whether a module belongs to Python or to an installed library."""
+    origin = getattr(spec, "origin", None)
+    if origin in ("built-in", "frozen"):
+        return True
+    if origin is None:
+        origin = getattr(module, "__file__", None)
+    if origin is None:
+        origin = next(iter(getattr(spec, "submodule_search_locations", None) or ()), None)
+    if origin is not None:
+        return str(origin).startswith(_STANDARD) or any(part in origin for part in _INSTALLED)
+    return str(getattr(module, "__name__", "")).startswith(_OF_COMPILERS)

@@ -1,0 +1,398 @@
+"""The fork server that is a copy of the caller: when it is, and that nothing of the caller is used twice.
+
+Scripts tell by the package's log which server they got.
+"""
+
+import sys
+
+import pytest
+from running import run_script
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="it is a matter of Linux"
+)
+
+HEAD = """
+import json, logging, os, sys
+import parallelkit as pk
+
+told = []
+
+class Told(logging.Handler):
+    def emit(self, record):
+        told.append(record.getMessage())
+
+logging.getLogger("parallelkit").addHandler(Told())
+logging.getLogger("parallelkit").setLevel(logging.DEBUG)
+
+def server():
+    return [text.partition(" is ")[2] for text in told if text.startswith("the fork server")]
+
+def pid(x):
+    return os.getpid()
+
+FORKED = ["forked from this process"]
+"""
+
+
+def forked(source, **options):
+    """What a script prints that gets a server forked from it."""
+    return run_script(["-"], HEAD + source + "\nassert server() == FORKED, server()\n", **options)
+
+
+# ---- which one it is ------------------------------------------------------------------------------
+
+
+def test_a_script_has_one_forked_from_itself():
+    """Workers hold what the script has imported, and import nothing of it again."""
+    source = """
+import decimal, xml.dom.minidom
+here = id(xml.dom.minidom)
+
+def same(x):
+    return "xml.dom.minidom" in sys.modules and id(sys.modules["xml.dom.minidom"])
+
+assert pk.Pool(2).map(same, [1, 2]) == [here, here]
+"""
+    forked(source)
+
+
+REASONS = {
+    "a thread": (
+        "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
+        "other threads",
+    ),
+    "another thread": ("", "another thread than the main one"),
+    "a thread of compiled code": (
+        "import faulthandler; faulthandler.dump_traceback_later(600)",
+        "compiled code runs 1 threads",
+    ),
+    "a module of the program": ("import own", "the module own of the program"),
+    "large": ("large = bytearray(1 << 30); large[::4096] = bytes(1 << 18)", "MB of memory"),
+    "a database": (
+        "import sqlite3; base = sqlite3.connect('base.db'); base.execute('begin immediate')",
+        "base.db open, which may be a matter of _sqlite3",
+    ),
+    "a class that its base knows": (
+        "import string\nclass Own(string.Template): pass",
+        "the class Own of the program",
+    ),
+    "a builtin": ("import builtins; builtins.own = pid", "the program has set builtins.own"),
+    "a window": (
+        "import types; sys.modules['_tkinter'] = types.ModuleType('_tkinter')",
+        "a window system",
+    ),
+    "an error": ("", "an exception is being handled"),
+}
+CALLS = {
+    "another thread": "import concurrent.futures as f\nfound = f.ThreadPoolExecutor().submit(pk.Pool(2).map, abs, [-1, 2]).result()",
+    "an error": "try:\n    1 / 0\nexcept ZeroDivisionError:\n    found = pk.Pool(2).map(abs, [-1, 2])",
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_where_a_fork_is_not_safe_it_is_a_new_one(reason, tmp_path):
+    """The log says why."""
+    (tmp_path / "own.py").write_text("")
+    before, why = REASONS[reason]
+    call = CALLS.get(reason, "found = pk.Pool(2).map(abs, [-1, 2])")
+    source = f"{HEAD}sys.path.append({str(tmp_path)!r})\n{before}\n{call}\nprint(json.dumps([found, server()]))"
+    ran = run_script(["-"], source, files=False)
+    [[found, told]] = ran.values
+    assert found == [1, 2]
+    assert len(told) == 1
+    assert told[0].startswith("started anew: ")
+    assert why in told[0]
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_start_method_that_is_named_is_not_a_fork_of_the_caller(method):
+    """What the caller has imported is not there."""
+    source = f"""
+import xml.dom.minidom
+print(json.dumps([pk.Pool(1, start_method={method!r}).map(lambda x: 'xml.dom.minidom' in sys.modules, [1]), server()]))
+"""
+    assert run_script(["-"], HEAD + source).values == [[[False], []]]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_python_does_not_warn_of_the_fork():
+    """Since 3.12 Python warns of forks beside threads; that is looked at, and no news for users."""
+    source = """
+import faulthandler, warnings
+warnings.simplefilter("error")
+faulthandler.dump_traceback_later(600)
+assert pk.Pool(2).map(abs, [-1]) == [1]
+"""
+    ran = run_script(["-"], HEAD + source)
+    assert ran.err == ""
+
+
+def test_what_was_forked_is_gone_when_it_was_not_safe():
+    """No process is left of a copy that was dropped, and the caller has no child that it must wait for."""
+    source = """
+import faulthandler
+faulthandler.dump_traceback_later(600)
+pk.Pool(2).map(abs, [-1])
+pk.shutdown()
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("none")
+"""
+    assert run_script(["-"], HEAD + source).out == "none\n"
+
+
+# ---- nothing of the caller is used twice ----------------------------------------------------------
+
+ONCE = """
+import asyncio, atexit, contextvars, select, signal, socket, subprocess, tempfile, weakref
+import multiprocessing, threading
+
+log = os.open("log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+
+def note(text):
+    os.write(os.open("log", os.O_WRONLY | os.O_APPEND), f"{text}\\n".encode())
+
+class Noisy:
+    def __del__(self):
+        note("deleted")
+    def close(self):
+        note("closed at exit")
+
+atexit.register(Noisy().close)
+kept = Noisy()
+weakref.finalize(kept, note, "finalized")
+folder = tempfile.TemporaryDirectory()
+open(os.path.join(folder.name, "inside"), "w").close()
+unflushed = open("unflushed", "w")
+unflushed.write("once\\n")
+print("printed once", end="")
+near, far = socket.socketpair()
+poll = select.epoll()
+poll.register(near, select.EPOLLIN)
+sleeper = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+fork = multiprocessing.get_context("fork")
+child = fork.Process(target=sleeper.stdin.fileno)
+child.start()
+signal.signal(signal.SIGUSR1, lambda *_: note("signal"))
+signal.signal(signal.SIGTERM, lambda *_: note("terminated"))
+handler = logging.FileHandler("records", delay=True)
+logging.getLogger("mine").addHandler(handler)
+logging.getLogger("mine").setLevel(logging.INFO)
+number = contextvars.ContextVar("number", default=0)
+number.set(5)
+
+def look(x):
+    # What belongs to the caller cannot be reached: all its descriptors lead to nothing.
+    left = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            path = os.readlink(f"/proc/self/fd/{fd}")
+        except OSError:
+            continue
+        if "unflushed" in path or path.endswith("/log"):
+            left.append(path)
+    logging.getLogger("mine").info("record %d", x)
+    os.kill(os.getpid(), signal.SIGCONT)
+    return (
+        left, signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL,
+        signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, len(multiprocessing.active_children()),
+        threading.active_count(), sys.stdin.read(),
+    )
+
+async def main():
+    # Within a running loop, which a worker must not take for its own.
+    found = pk.Pool(2, chunksize=1).map(look, range(4))
+    assert found == [([], True, True, 0, 1, "")] * 4, found
+    def loop(x):
+        async def seven():
+            return 7
+        return asyncio.run(seven())
+    assert pk.Pool(2).map(loop, [1, 2]) == [7, 7]
+
+asyncio.run(main())
+far.send(b"x")
+assert poll.poll(5) and near.recv(1) == b"x"
+pk.shutdown()
+near.close()
+assert far.recv(1) == b""        # nobody else holds the other end
+sleeper.stdin.close()
+sleeper.wait(30)                 # nor this one, by which it sees its end
+child.join()
+unflushed.close()
+assert open("unflushed").read() == "once\\n"
+assert open("log").read() == "", open("log").read()
+assert sorted(open("records").read().split()) == sorted("record 0 record 1 record 2 record 3".split())
+assert os.path.exists(os.path.join(folder.name, "inside"))
+del kept
+assert open("log").read().split() == ["deleted", "finalized"] or open("log").read().split() == ["finalized", "deleted"]
+"""
+
+
+def test_nothing_of_the_caller_is_used_twice(tmp_path):
+    """Files, sockets, pipes, handlers of exits and signals, finalizers, buffers, records."""
+    ran = forked(ONCE, cwd=tmp_path)
+    assert ran.out == "printed once"
+    assert ran.err == ""
+    log = (tmp_path / "log").read_text().split("\n")
+    assert log.count("closed at exit") == 1
+
+
+def test_workers_end_by_their_own_handlers(tmp_path):
+    """What items register runs at the end of their worker; what the caller has registered does not."""
+    source = """
+import atexit
+
+def note(text):
+    with open("log", "a") as file:
+        file.write(text)
+
+atexit.register(note, "caller ")
+
+def item(x):
+    atexit.register(note, "worker ")
+
+pk.Pool(1).map(item, [1])
+pk.shutdown()
+"""
+    forked(source, cwd=tmp_path)
+    assert (tmp_path / "log").read_text() == "worker caller "
+
+
+def test_a_bar_of_the_caller(tmp_path):
+    """An open bar, and the thread that looks after bars, are the caller's; items have bars of their own."""
+    source = """
+import tqdm
+
+def item(x):
+    assert not tqdm.tqdm._instances and tqdm.tqdm.monitor is None
+    return sum(tqdm.tqdm(range(3), disable=False, file=open(os.devnull, "w")))
+
+with tqdm.tqdm(total=2, file=open(os.devnull, "w")) as bar:
+    assert pk.Pool(2).map(item, [1, 2]) == [3, 3]
+"""
+    forked(source)
+
+
+def test_plots_of_the_caller():
+    """Figures that are open are the caller's."""
+    pytest.importorskip("matplotlib")
+    source = """
+import matplotlib
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+plt.figure()
+assert pk.Pool(1).map(lambda x: plt.get_fignums(), [1]) == [[]]
+assert plt.get_fignums() == [1]
+"""
+    forked(source)
+
+
+# ---- the same answers -----------------------------------------------------------------------------
+
+SAME = """
+import decimal, locale, random, warnings
+import numpy as np
+
+pk.configure(workers=2)
+SCALE, TABLE = 2, {}
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+def scaled(x):
+    return SCALE * x, dict(TABLE), type(Point(x)).__module__
+
+def around(x):
+    return (os.getcwd() == "/", os.environ.get("ADDED"), sys.getrecursionlimit(),
+            decimal.getcontext().prec, np.geterr()["divide"], warnings.filters[0][0],
+            logging.getLogger("other").level, logging.getLogger("other").disabled, sys.argv)
+
+SCALE = 3
+TABLE["key"] = [1]
+random.seed(1)
+np.random.seed(1)
+os.chdir("/")
+os.environ["ADDED"] = "yes"
+sys.setrecursionlimit(2345)
+decimal.getcontext().prec = 5
+np.seterr(divide="raise")
+warnings.simplefilter("error", RuntimeWarning)
+logging.getLogger("other").setLevel(17)
+found = [pk.map(scaled, [1, 2]), pk.map(around, [1]), [around(1)]]
+random.seed(1)
+np.random.seed(1)
+drawn = pk.map(lambda x: (random.random(), np.random.random()), range(4))
+found.append(len({draw for pair in drawn for draw in pair}))
+SCALE, TABLE["more"] = 4, 2
+del os.environ["ADDED"]
+logging.getLogger("other").setLevel(0)
+found += [pk.map(scaled, [1]), pk.map(around, [1]), [around(1)]]
+found.append(pk.Pool(2).submit(scaled, 1).result())
+found.append(pk.nesting().level)
+found.append(pk.map(lambda x: (pk.nesting().level, pk.map(abs, [-x])), [3]))
+print(json.dumps(found))
+"""
+
+
+def test_the_same_answers_from_either_server():
+    """What workers know comes with the calls, and not from what the copy happens to hold."""
+    found = [
+        run_script(["-"], HEAD + SAME, env={"PARALLELKIT_FORK_SERVER": kind}).values
+        for kind in ("forked", "new")
+    ]
+    assert found[0] == found[1]
+    plain = found[0][0]
+    assert plain[1] == plain[2]
+    assert plain[3] == 8
+
+
+def test_configuration_of_the_caller_is_told_with_each_call():
+    """A plain `configure` before the fork that is taken back later does not live on in workers."""
+    source = """
+from parallelkit.options import configured
+block = pk.configure(retries=3)
+below = lambda x: configured().get("retries")
+assert pk.Pool(1).map(below, [1]) == [3]
+with block:
+    pass
+assert pk.Pool(1).map(below, [1]) == [None]
+"""
+    forked(source)
+
+
+@pytest.mark.parametrize("kind", ["forked", "new"])
+def test_killed_servers_and_callers(kind):
+    """A server that is killed has a successor; workers end with a caller that is killed."""
+    source = """
+import signal, psutil
+pool = pk.Pool(2, tasks_per_worker=1, chunksize=1, retries=5)
+seen = pool.map(lambda x: os.getppid(), range(4))
+os.kill(seen[0], signal.SIGKILL)
+again = pool.map(lambda x: os.getppid(), range(4))
+assert seen[0] not in again
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run_script(["-"], HEAD + source, code=-9, env={"PARALLELKIT_FORK_SERVER": kind}, files=False)
+
+
+def test_later_workers_know_what_the_caller_knew_then():
+    """Workers started later come from the same copy, whatever threads the caller has by then."""
+    source = """
+import threading
+first = pk.Pool(2).map(lambda x: os.getppid(), [1])
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+assert pk.Pool(3).map(lambda x: os.getppid(), [1]) == first
+"""
+    forked(source)
+
+
+def test_info_tells_which_one(command):
+    """`python -m parallelkit info` says what a call would get here, and why."""
+    lines = command(["-m", "parallelkit", "info"]).out.splitlines()
+    [line] = [line for line in lines if line.startswith("fork server")]
+    assert line.split(maxsplit=2)[2] == "forked from the caller, which would be safe here"
+    lines = command(["-m", "parallelkit", "info"], env={"PARALLELKIT_FORK_SERVER": "new"}).out
+    assert "started anew: PARALLELKIT_FORK_SERVER says so" in lines
