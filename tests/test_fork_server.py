@@ -160,6 +160,11 @@ class Noisy:
     def close(self):
         note("closed at exit")
 
+sleeper = subprocess.Popen(
+    [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+)
+child = multiprocessing.get_context("fork").Process(target=sleeper.stdin.fileno)
+child.start()
 atexit.register(Noisy().close)
 kept = Noisy()
 weakref.finalize(kept, note, "finalized")
@@ -171,10 +176,6 @@ print("printed once", end="")
 near, far = socket.socketpair()
 poll = select.epoll()
 poll.register(near, select.EPOLLIN)
-sleeper = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
-fork = multiprocessing.get_context("fork")
-child = fork.Process(target=sleeper.stdin.fileno)
-child.start()
 signal.signal(signal.SIGUSR1, lambda *_: note("signal"))
 signal.signal(signal.SIGTERM, lambda *_: note("terminated"))
 handler = logging.FileHandler("records", delay=True)
