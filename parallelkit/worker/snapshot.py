@@ -262,6 +262,13 @@ def _managers(module: Any) -> None:
     module.BaseProxy._address_to_local.clear()
 
 
+def _recording(module: Any) -> None:
+    """Traces that the caller has open are named with the calls that they concern."""
+    module._begun.clear()
+    module._with_main.clear()
+    module.on = False
+
+
 def _subprocess(module: Any) -> None:
     _kept.append(list(module._active))
     module._active.clear()
@@ -357,6 +364,7 @@ _OF_MODULES: dict[str, Callable[[Any], None]] = {
     "joblib.externals.loky.reusable_executor": _loky,
     "loky.reusable_executor": _loky,
     "asyncio.events": _asyncio,
+    "parallelkit.place.recording": _recording,
     "trio._core._run": _trio,
     "subprocess": _subprocess,
     "multiprocessing.managers": _managers,
