@@ -174,6 +174,21 @@ def test_many_short_items_are_sampled():
     assert 0 < told < 20_000
 
 
+def test_a_trace_that_is_full_says_so(monkeypatch):
+    """When there is no room for more the call goes on, and the summary tells until when it was seen."""
+    monkeypatch.setattr(recording, "MOST_BYTES", 5_000)
+    with pk.trace() as trace:
+        assert pk.Pool(backend="serial", chunksize=1).map(increment, range(100)) == list(
+            range(1, 101)
+        )
+    summary = trace.summary()
+    assert 0 < summary.items < 100
+    assert "recorded     only" in str(summary)
+    with pk.trace() as trace:
+        pk.Pool(backend="serial").map(increment, range(100))
+    assert trace.summary().recorded is None
+
+
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 

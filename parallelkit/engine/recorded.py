@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from ..place.recording import Traced, current, number, record, targets
+from ..place.recording import Traced, called, current, number, record, targets
 from ..values.call import Call, apply_call
 from ..values.outcome import Lost
 from ..values.source import Source
@@ -68,7 +68,7 @@ def begun(call: Call, plan: Plan, source: Source) -> Recorded | None:
     outer = ("", 0) if item is None else (item.traced.call, item.lap.index)
     name = "submit" if call.func is apply_call else _name(call.inner)
     large = [(key, size) for key, value in call.frozen.items() if (size := _nbytes(value)) >= LARGE]
-    how = plan.backend, plan.workers, plan.level, -1 if source.total is None else source.total
+    how = plan.backend, int(plan.workers), plan.level, -1 if source.total is None else source.total
     lazy = source.lazy, source.endless
     call_number, here = traced.call, (threading.get_native_id(), _clock())
     record(folders, ("call", call_number, *outer, name, _where(), *how, *lazy, large, *here))
@@ -76,10 +76,7 @@ def begun(call: Call, plan: Plan, source: Source) -> Recorded | None:
 
 
 def _name(func: Any) -> str:
-    while hasattr(func, "func") and not hasattr(func, "__qualname__"):  # functools.partial
-        func = func.func
-    name = getattr(func, "__qualname__", None) or type(func).__qualname__
-    return str(name).rpartition("<locals>.")[2]
+    return called(func) or type(func).__qualname__
 
 
 def _nbytes(value: object) -> int:

@@ -24,8 +24,10 @@ __all__ = [
     "Here",
     "Traced",
     "begin",
+    "called",
     "current",
     "end",
+    "forget",
     "in_event_loop",
     "note",
     "number",
@@ -38,7 +40,8 @@ on = (
     False  # whether this process has anything to do with a trace: all that is looked at without one
 )
 MOST_FILES = 8  # that a process has open
-MOST_BYTES = 128 << 20  # that a process notes of one trace; what comes later is left out
+MOST_BYTES = 32 << 20  # that a process notes of one trace; what comes later is left out
+MOST_TOGETHER = 512 << 20  # the same of all processes, should there be one for each core
 _SUFFIX = ".records"
 
 
@@ -95,6 +98,16 @@ def end(folder: str, token: Token[tuple[str, ...]] | None) -> None:
     on = bool(_begun or _files or current.get())
 
 
+def forget() -> None:
+    """In a worker that was forked: what its parent has open is told to it with each chunk."""
+    global on
+    on = False
+    _begun.clear()
+    _with_main.clear()
+    _with_here.set(())
+    current.set(None)
+
+
 def in_event_loop() -> bool:
     """Whether a coroutine runs in this thread; a thread's blocks are then not one's own."""
     asyncio = sys.modules.get("asyncio")
@@ -109,6 +122,16 @@ def targets() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*_with_main, *inherited, *here)))
 
 
+def called(func: Any) -> str:
+    """Name of a function, as short as it can be told; empty where it has none."""
+    try:
+        while hasattr(func, "func") and not hasattr(func, "__qualname__"):  # functools.partial
+            func = func.func
+        return str(getattr(func, "__qualname__", "")).rpartition("<locals>.")[2]
+    except Exception:  # noqa: BLE001 - a callable may be anything
+        return ""
+
+
 def number() -> str:
     """A number for a call that no other call of any process has."""
     return f"{os.getpid()}.{next(_numbers)}"
@@ -121,13 +144,18 @@ def note(*fields: Any) -> None:
 
 def record(folders: tuple[str, ...], fields: tuple[Any, ...]) -> None:
     """Append a record of plain values to this process's file in each of `folders`."""
-    data = marshal.dumps(fields)
+    try:
+        data = marshal.dumps(fields)
+    except ValueError:  # something that is not what it should be: no reason for a call to fail
+        return
     for folder in folders:
         with _lock:
             opened = _files.get(folder) or _open(folder)
-            if opened[1] < len(data):
+            if opened[1] <= 0:
                 continue
             opened[1] -= len(data)
+            if opened[1] <= 0:
+                data = marshal.dumps(("full", "", time.perf_counter()))
             try:
                 os.write(opened[0], data)
             except OSError:  # a full disk: the trace has what came before
@@ -136,14 +164,14 @@ def record(folders: tuple[str, ...], fields: tuple[Any, ...]) -> None:
 
 def _open(folder: str) -> list[int]:
     global on
-    on = True
     path = os.path.join(folder, f"{os.getpid()}-{time.time_ns()}{_SUFFIX}")
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     except OSError:  # the trace is over
         opened = [-1, 0]
     else:
-        opened = [fd, MOST_BYTES]
+        opened = [fd, min(MOST_BYTES, MOST_TOGETHER // (os.cpu_count() or 1))]
+        on = True
     if len(_files) >= MOST_FILES:  # those of traces that have ended, in a worker that lives on
         old = _files.pop(next(iter(_files)))
         if old[0] >= 0:

@@ -187,6 +187,7 @@ class Story:
     calls: list[Call]
     workers: dict[int, Worker]
     events: list[Event]
+    until: float | None = None  # when a process had noted as much as it may
 
     @property
     def top(self) -> list[Call]:
@@ -216,6 +217,7 @@ def read(folder: str, begin: float, end: float) -> Story:
             call.end = max(times, default=call.begin)
     story = Story(os.getpid(), begin, end, list(calls.values()), workers, events)
     events.sort(key=lambda event: event.time)
+    story.until = min((record[2] for _, record in records if record[0] == "full"), default=None)
     return story
 
 

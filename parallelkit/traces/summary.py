@@ -56,6 +56,8 @@ class Summary:
         Items that took much longer than the others.
     advice : tuple of str
         What to change, the most important first.
+    recorded : float or None
+        Seconds after which there was no room for more, where the run was longer than that.
     """
 
     seconds: float
@@ -74,6 +76,7 @@ class Summary:
     idle_tail: float
     slow: tuple[Slow, ...]
     advice: tuple[str, ...]
+    recorded: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values."""
@@ -106,6 +109,10 @@ class Summary:
             f"usual is {duration(slow.usual)}"
             for slow in self.slow
         ]
+        if self.recorded is not None:
+            lines.append(
+                f"  recorded     only {duration(self.recorded)}: there is no room for more"
+            )
         if self.advice:
             lines.append("advice:")
             lines += [f"- {one}" for one in self.advice]
@@ -145,6 +152,7 @@ def summarize(story: Story) -> Summary:
         idle_tail=tail / (seconds * workers) if seconds and workers else 0.0,
         slow=tuple(slow),
         advice=tuple(advice(story)),
+        recorded=None if story.until is None else story.until - story.begin,
     )
 
 

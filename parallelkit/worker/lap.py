@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..place.recording import Here, Traced, current, record
+from ..place.recording import Here, Traced, called, current, record
 from ..values.call import Delayed, apply_call
 from ..values.outcome import Raised
 from ..values.source import Chunk
@@ -116,10 +116,7 @@ class Lap:
 
 def _name(args: tuple[Any, ...]) -> str:
     """Name of the function of an item that brings its own."""
-    func: Any = args[0].func if args and isinstance(args[0], Delayed) else None
-    while hasattr(func, "func") and not hasattr(func, "__qualname__"):  # functools.partial
-        func = func.func
-    return str(getattr(func, "__qualname__", "")).rpartition("<locals>.")[2]
+    return called(args[0].func) if args and isinstance(args[0], Delayed) else ""
 
 
 def _short(error: BaseException) -> str:

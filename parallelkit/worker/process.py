@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ..place import malloc, nesting
+from ..place import malloc, nesting, recording
 from ..transport import pickling
 from ..transport.channel import Channel, Closed, Message
 from ..transport.segments import Missing, Outbox
@@ -216,6 +216,7 @@ class Worker:
         self.runtime.max_nbytes = settings["max_nbytes"]
         if settings["memory_limit"]:
             _limit_memory(settings["memory_limit"])
+        recording.forget()
         nesting.settle(nesting.Nesting(1, 1))
         nesting.join(settings["workers"])
         randomness.settle()
