@@ -204,6 +204,26 @@ def test_items_that_fail(pool):
     assert trace.summary().failed == 2
 
 
+def unsendable(x):
+    return (y for y in range(x))
+
+
+def test_what_cannot_be_sent(process_pool):
+    """A result, and an argument, that cannot be pickled is a failed item as well."""
+    own = process_pool(on_error="return")
+    with pk.trace() as trace:
+        own.map(unsendable, range(3))
+        own.map(increment, [1, unsendable(2)])
+    failed = [(e.kind, e.call.name, e.index) for e in story_of(trace).events if e.call]
+    assert sorted(failed) == [
+        ("failed", "unsendable", 0),
+        ("failed", "unsendable", 1),
+        ("failed", "unsendable", 2),
+        ("lost", "increment", 1),
+    ]
+    assert trace.summary().failed == 4
+
+
 def test_a_worker_that_dies_is_replaced(process_pool, tmp_path, folder):
     """The item that was lost, the worker's end, its successor and the second attempt are recorded."""
     marker = str(tmp_path / "marker")

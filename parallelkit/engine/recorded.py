@@ -9,10 +9,10 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from ..place.recording import Traced, called, current, number, record, targets
+from ..place.recording import Traced, called, current, number, record, targets, told
 from ..values.call import Call, apply_call
-from ..values.outcome import Lost
-from ..values.source import Source
+from ..values.outcome import Lost, Reply
+from ..values.source import Chunk, Source
 from .plan import Plan
 
 __all__ = ["Recorded", "begun"]
@@ -40,11 +40,8 @@ class Recorded:
         consumer, error = 0.0, ""
         try:
             for outcome in outcomes:
-                if outcome is not None and isinstance(outcome[1], Lost):
-                    chunk, lost = outcome
-                    reason = f"{type(lost.reason).__name__}: {lost.reason}"[:200]
-                    where = chunk.start, chunk.size, chunk.attempts, lost.started
-                    record(folders, ("lost", call, *where, _clock(), reason))
+                if outcome is not None:
+                    self._came(*outcome)
                 given = _clock()
                 yield outcome
                 consumer += _clock() - given
@@ -56,6 +53,17 @@ class Recorded:
         finally:
             outcomes.close()
             record(folders, ("over", call, _clock(), consumer, error))
+
+    def _came(self, chunk: Chunk, outcome: Reply | Lost) -> None:
+        """Note what went wrong, also with results that could not be sent."""
+        call, folders = self.traced
+        where = chunk.start, chunk.size, chunk.attempts
+        if isinstance(outcome, Lost):
+            reason = told(outcome.reason)
+            record(folders, ("lost", call, *where, outcome.started, _clock(), reason))
+        elif outcome.raised:
+            raised = [(one.offset, told(one.exception)) for one in outcome.raised]
+            record(folders, ("raised", call, *where, _clock(), raised))
 
 
 def begun(call: Call, plan: Plan, source: Source) -> Recorded | None:

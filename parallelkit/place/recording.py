@@ -34,6 +34,7 @@ __all__ = [
     "read",
     "record",
     "targets",
+    "told",
 ]
 
 on = (
@@ -130,6 +131,15 @@ def called(func: Any) -> str:
         return str(getattr(func, "__qualname__", "")).rpartition("<locals>.")[2]
     except Exception:  # noqa: BLE001 - a callable may be anything
         return ""
+
+
+def told(error: BaseException) -> str:
+    """An error in one line, or two."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        text = type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def number() -> str:

@@ -209,6 +209,7 @@ def read(folder: str, begin: float, end: float) -> Story:
     workers, events = _workers(records)
     _chunks(records, calls, workers, end)
     _losses(records, calls, events)
+    events += _unsent(records, calls)
     for call in calls.values():
         call.chunks.sort(key=lambda chunk: chunk.begin)
         events += _of_items(call)
@@ -370,6 +371,24 @@ def _losses(records: Records, calls: dict[str, Call], events: list[Event]) -> No
                 told = reason if size == 1 else f"{size} items, to be tried one by one: {reason}"
                 events.append(Event("lost", moment, call.pid, told, call, start))
                 _mark(call, start, size, attempts, moment, reason)
+
+
+def _unsent(records: Records, calls: dict[str, Call]) -> Iterator[Event]:
+    """Failures that are not those of an item as it ran: its result could not be sent."""
+    seen = {
+        (call.number, item.index, chunk.attempts)
+        for call in calls.values()
+        for chunk in call.chunks
+        for item in chunk.items
+        if item.failed
+    }
+    for _, (kind, number, *rest) in records:
+        if kind == "raised" and number in calls:
+            start, _, attempts, moment, raised = rest
+            for offset, text in raised:
+                if (number, start + offset, attempts) not in seen:
+                    call = calls[number]
+                    yield Event("failed", moment, call.pid, text, call, start + offset)
 
 
 def _mark(call: Call, start: int, size: int, attempts: int, moment: float, reason: str) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..place.recording import Here, Traced, called, current, record
+from ..place.recording import Here, Traced, called, current, record, told
 from ..values.call import Delayed, apply_call
 from ..values.outcome import Raised
 from ..values.source import Chunk
@@ -100,7 +100,7 @@ class Lap:
         self._end = _clock()
         self._thread_seconds = _thread_time() - self._thread_seconds
         self._process_seconds = _process_time() - self._process_seconds
-        self._failed = [(r.offset, _short(r.exception)) for r in raised]
+        self._failed = [(r.offset, told(r.exception)) for r in raised]
         _told += len(self._items)
 
     def answered(self, nbytes: int) -> None:
@@ -117,14 +117,6 @@ class Lap:
 def _name(args: tuple[Any, ...]) -> str:
     """Name of the function of an item that brings its own."""
     return called(args[0].func) if args and isinstance(args[0], Delayed) else ""
-
-
-def _short(error: BaseException) -> str:
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
-        text = type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 _looked, _used = 0.0, 0
