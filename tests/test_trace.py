@@ -214,8 +214,8 @@ def test_what_cannot_be_sent(process_pool):
     with pk.trace() as trace:
         own.map(unsendable, range(3))
         own.map(increment, [1, unsendable(2)])
-    failed = [(e.kind, e.call.name, e.index) for e in story_of(trace).events if e.call]
-    assert sorted(failed) == [
+    found = [(e.kind, e.call.name, e.index) for e in story_of(trace).events if e.call]
+    assert sorted(one for one in found if one[0] != "divided") == [
         ("failed", "unsendable", 0),
         ("failed", "unsendable", 1),
         ("failed", "unsendable", 2),

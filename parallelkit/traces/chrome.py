@@ -185,6 +185,7 @@ _TITLES = {
     "started": "worker started",
     "ended": "worker ended",
     "lost": "lost",
+    "divided": "items to be tried one by one",
     "retried": "tried again",
     "failed": "failed",
 }

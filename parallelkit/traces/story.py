@@ -155,7 +155,7 @@ class Call:
 class Event:
     """Something that happened at one moment."""
 
-    kind: str  # "started", "ready", "ended", "lost", "retried", "failed"
+    kind: str  # "started", "ready", "ended", "lost", "divided", "retried", "failed"
     time: float
     pid: int
     text: str
@@ -368,8 +368,8 @@ def _losses(records: Records, calls: dict[str, Call], events: list[Event]) -> No
             start, size, attempts, started, moment, reason = rest
             if started:
                 call = calls[number]
-                told = reason if size == 1 else f"{size} items, to be tried one by one: {reason}"
-                events.append(Event("lost", moment, call.pid, told, call, start))
+                kind = "lost" if size == 1 else "divided"  # to be tried one by one
+                events.append(Event(kind, moment, call.pid, reason, call, start))
                 _mark(call, start, size, attempts, moment, reason)
 
 

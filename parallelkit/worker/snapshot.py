@@ -264,9 +264,7 @@ def _managers(module: Any) -> None:
 
 def _recording(module: Any) -> None:
     """Traces that the caller has open are named with the calls that they concern."""
-    module._begun.clear()
-    module._with_main.clear()
-    module.on = False
+    module.forget()
 
 
 def _subprocess(module: Any) -> None:
