@@ -368,8 +368,8 @@ def _losses(records: Records, calls: dict[str, Call], events: list[Event]) -> No
             start, size, attempts, started, moment, reason = rest
             if started:
                 call = calls[number]
-                kind = "lost" if size == 1 else "divided"  # to be tried one by one
-                events.append(Event(kind, moment, call.pid, reason, call, start))
+                what = "lost" if size == 1 else "divided"  # to be tried one by one
+                events.append(Event(what, moment, call.pid, reason, call, start))
                 _mark(call, start, size, attempts, moment, reason)
 
 
