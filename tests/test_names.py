@@ -132,6 +132,16 @@ def test_a_serial_call_needs_no_process_machinery(command):
     assert set(command(["-c", source]).out.split()) & {"multiprocess", "pathos", "numpy"} == set()
 
 
+def test_a_call_loads_no_numpy(command):
+    """A caller that has no use for numpy does not load it, however much comes back at a time."""
+    source = """if True:
+        import sys, parallelkit as pk
+        assert len(pk.Pool(workers=2, chunksize=50_000).map(abs, range(200_000))) == 200_000
+        print("numpy" in sys.modules)
+        """
+    assert command(["-c", source]).out == "False\n"
+
+
 def test_import_starts_nothing(command):
     """Importing the library and describing a pool starts neither a process nor a thread."""
     source = (

@@ -313,6 +313,9 @@ def _chunks(
         chunk.previous = last.get(chunk.pid)
         last[chunk.pid] = chunk
         chunk.call.chunks.append(chunk)
+        worker = workers.get(chunk.pid)
+        if worker is not None and worker.ready is not None:  # the caller saw that a little later
+            worker.ready = min(worker.ready, chunk.taken)
         if chunk.pid not in workers and chunk.pid != os.getpid():  # of a pool that a child has
             workers[chunk.pid] = Worker(chunk.pid, chunk.rank, 0)
     _ways(records, calls)

@@ -374,6 +374,8 @@ def _copied(memory: mmap.mmap, spans: Sequence[Span]) -> list[memoryview]:
 
     Those that overlap are copied as one.
     """
+    if not spans:  # a large pickle without buffers: a caller that has no use for numpy does without
+        return []
     import numpy as np
 
     copies: list[Any] = [None] * len(spans)
