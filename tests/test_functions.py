@@ -5,8 +5,10 @@ that one start of Python serves all of them.
 """
 
 import functools
+import importlib
 import json
 import operator
+import os
 import re
 import runpy
 import sys
@@ -234,6 +236,34 @@ def use(pool):
 if POOL is not None:
     FOUND = use(POOL)
 """
+
+
+def test_modules_that_are_reloaded(process_pool, tmp_path, monkeypatch):
+    """What is run of a module that was edited and reloaded, or imported anew, is the new code."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    name = f"edited_{process_pool.start_method}"
+    path = tmp_path / f"{name}.py"
+
+    def write(step):
+        path.write_text(
+            f"step = {step}\ndef add(x): return x + {step}\ndef by_name(x): return x + step\n"
+        )
+        os.utime(path, (step, step))  # a file of the same second is taken for the same
+
+    def calls(module):
+        functions = module.add, module.by_name, lambda x: importlib.import_module(name).add(x)
+        return [process_pool().map(function, [0, 0]) for function in functions]
+
+    write(1)
+    module = importlib.import_module(name)
+    assert calls(module) == [[1, 1]] * 3
+    write(20)
+    importlib.reload(module)
+    assert calls(module) == [[20, 20]] * 3
+    write(300)
+    del sys.modules[name]
+    assert calls(importlib.import_module(name)) == [[300, 300]] * 3
 
 
 @pytest.mark.parametrize("name", [None, "made_by_hand", "__main__"])

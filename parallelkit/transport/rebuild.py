@@ -394,10 +394,14 @@ def forget(gone: Iterable[str]) -> None:
         mirror.forget(gone)
 
 
-def reload(names: Iterable[str]) -> None:
-    """Run modules again that were reloaded in the caller."""
+def reload(name: str, anew: bool) -> None:
+    """Run a module again that was reloaded in the caller; leave it to be imported if `anew`."""
     importlib.invalidate_caches()
-    for name in names:
-        module = sys.modules.get(name)
-        if module is not None:
-            importlib.reload(module)
+    module = sys.modules.get(name)
+    if anew:
+        sys.modules.pop(name, None)
+        package, _, last = name.rpartition(".")
+        if module is not None and getattr(sys.modules.get(package), last, None) is module:
+            delattr(sys.modules[package], last)
+    elif module is not None:
+        importlib.reload(module)

@@ -509,25 +509,29 @@ class Surroundings(Unit):
 
 
 class ModuleUnit(Unit):
-    """A module of the user's, of which only this is sent: that it was reloaded."""
+    """A module of the user's, of which this is sent: that it was reloaded, or imported anew."""
 
     order = -1
 
-    def __init__(self, module: ModuleType) -> None:
+    def __init__(self, module: ModuleType, name: str) -> None:
+        self.name = name
         self.module = module
-        self.space = module.__dict__
-        self.spec = self.space.get("__spec__")
+        self.spec = module.__dict__.get("__spec__")
+        self.anew = 0  # version in which another module took the place of this one
 
-    def refresh(self, script: Script) -> bool:  # noqa: ARG002
-        spec = self.space.get("__spec__")
-        if spec is self.spec:
+    def refresh(self, script: Script) -> bool:
+        module = sys.modules.get(self.name)
+        spec = getattr(module, "__spec__", None)
+        if module is None or spec is self.spec:
             return False
+        self.version = script.reloaded = next(_versions)
+        if module is not self.module:
+            self.module, self.anew = module, self.version
         self.spec = spec
-        self.version = next(_versions)
         return True
 
-    def entries(self, since: int) -> list[tuple[Any, ...]]:  # noqa: ARG002
-        return [(rebuild.reload, (self.module.__name__,))]
+    def entries(self, since: int) -> list[tuple[Any, ...]]:
+        return [(rebuild.reload, self.name, self.anew > since)]
 
 
 # --- what a call needs ---------------------------------------------------------------------------
@@ -594,9 +598,8 @@ class Prepared:
         for unit in self.units[: self._required]:
             if unit.refresh(script):
                 changed = True
-        for module in script.modules:
-            if module.space.get("__spec__") is not module.spec and module.refresh(script):
-                changed = True
+        if script.look_at_modules():
+            changed = True
         if changed:
             self._collect()
             self.stamp = max([unit.version for unit in self.units], default=0)
@@ -665,6 +668,8 @@ class Script:
         self.modules: list[ModuleUnit] = []
         self._watched: dict[str, ModuleType] = {}
         self.loaded = 0  # modules, when they were last counted
+        self.reloaded = 0  # version of the module that was the last to be
+        self._specs: list[int] = []  # by which that is seen
 
     # --- what there is ---------------------------------------------------------------------------
 
@@ -760,7 +765,8 @@ class Script:
                 self._count_modules()
             plan = self._plans.get(roots)
             if plan is None:
-                if not roots and not any(m.version or m.refresh(self) for m in self.modules):
+                self.look_at_modules()
+                if not roots and not self.reloaded:
                     return None
                 plan = Prepared(self, next(self._numbers), roots)
                 self._plans[roots] = plan
@@ -785,15 +791,28 @@ class Script:
                 found.append(unit)
         return found
 
+    def look_at_modules(self) -> bool:
+        """Whether some of the user's modules were reloaded since the last look."""
+        get = sys.modules.get
+        specs = [id(getattr(get(unit.name), "__spec__", None)) for unit in self.modules]
+        if specs == self._specs:
+            return False
+        self._specs = specs
+        before = self.reloaded
+        for unit in self.modules:
+            unit.refresh(self)
+        return self.reloaded != before
+
     def _count_modules(self) -> None:
         self.loaded = len(sys.modules)
         for name, module in list(sys.modules.items()):
             if self._watched.get(name) is module:
                 continue
             if isinstance(module, ModuleType):
+                known = name in self._watched
                 self._watched[name] = module
-                if name != MAIN and not in_library(module):
-                    self.modules.append(ModuleUnit(module))
+                if not known and name != MAIN and not in_library(module):
+                    self.modules.append(ModuleUnit(module, name))
 
     def news(self, sent: Sent, *prepared: Any) -> Any:
         """What a worker lacks of all that is needed, as a pickle; None if it has everything.

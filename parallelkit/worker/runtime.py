@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import assign
 from ..place import blas, nesting
 from ..transport import mirror, pickling
 from ..transport.pickling import Pickled
@@ -142,6 +143,9 @@ class Runtime:
         """Pickle what came of items; a result that cannot be is an error of its item."""
         values, raised = reply.values, reply.raised
         if raised:
+            for one in raised:  # tblib would send it, in place of the text of all tracebacks
+                if one.exception.__cause__ is None:
+                    assign(one.exception, __traceback__=None)
             raised = [r._replace(exception=pickling.portable(r.exception)) for r in raised]
         try:
             return pickling.dumps((values, raised), self.max_nbytes)

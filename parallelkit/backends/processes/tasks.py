@@ -28,6 +28,9 @@ KEPT = 512 << 20  # bytes of free segments
 REMEMBERED = 64  # tasks that workers keep although no call needs them
 
 
+Kept = tuple[bytes, int]  # a pickle, and what of the modules that it names was reloaded by then
+
+
 class Prepared:
     """A task on its way.
 
@@ -40,11 +43,11 @@ class Prepared:
 
     __slots__ = ("calls", "kept", "key", "packet", "pickled", "script", "segment", "users")
 
-    def __init__(self, key: int, pickled: Pickled, kept: bytes | None) -> None:
+    def __init__(self, key: int, pickled: Pickled, kept: Kept | None) -> None:
         self.key = key
         self.pickled = pickled
         self.script: Any = pickled.needs or None  # what it needs of the script
-        self.kept = kept  # the pickle by which it is found again
+        self.kept = kept  # by which it is found again
         self.calls = 1
         self.packet: Packet | None = None
         self.segment: Segment | None = None
@@ -57,13 +60,14 @@ class _Opened:
     Nothing of the caller's is kept alive by it.
     """
 
-    __slots__ = ("_frozen", "_func", "_importable", "_told", "prepared", "roots")
+    __slots__ = ("_frozen", "_func", "_importable", "_told", "prepared", "reloaded", "roots")
 
     def __init__(self, task: Task, prepared: Prepared, roots: tuple[Any, ...]) -> None:
         self._func = weakref.ref(task.func)
         self._importable = is_reachable(task.func)
         self._frozen = dict(task.frozen)
         self._told = _told(task)
+        self.reloaded = script.reloaded
         self.prepared = prepared
         self.roots = roots
 
@@ -102,7 +106,7 @@ class Tasks:
         self._lock = threading.RLock()
         self.outbox = Outbox(cap=KEPT, folder=folder)
         self._keys = 0
-        self._remembered: dict[bytes, Prepared] = {}  # the last used one last
+        self._remembered: dict[Kept, Prepared] = {}  # the last used one last
         self._opened: dict[int, _Opened] = {}  # by the id of the function
         self._in_segments: dict[int, Prepared] = {}
         self._news: Prepared | None = None  # what was last told of the script
@@ -120,6 +124,8 @@ class Tasks:
             return None
         prepared = opened.prepared
         needs = script.prepare(opened.roots)
+        if opened.reloaded != script.reloaded:  # its names may stand for something else
+            return None
         with self._lock:
             assert prepared.kept is not None
             if self._remembered.pop(prepared.kept, None) is not prepared:
@@ -142,7 +148,7 @@ class Tasks:
     def prepare(self, pickled: Pickled, again: bool) -> Prepared:
         """A task for a call; `again` tells whether a worker may use its copy for other calls."""
         plain = again and not pickled.buffers and not pickled.shared
-        data = b"".join(pickled.pieces) if plain else None
+        data = (b"".join(pickled.pieces), script.reloaded) if plain else None
         with self._lock:
             found = None if data is None else self._remembered.pop(data, None)
             if found is None:
