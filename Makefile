@@ -5,6 +5,7 @@
 # make test-oldest, test-newest
 #             types and the core's tests with the oldest packages that pyproject.toml admits, and
 #             under the newest Python with the newest packages (a minute or two each)
+# make test-forked   all tests, with fork servers forked from the caller wherever that is safe
 # make fuzz   random programs and arrays beside what they must give, for ten minutes each (FUZZ=seconds)
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
@@ -18,7 +19,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest test-forked fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -48,7 +49,13 @@ test-oldest:
 test-newest:
 	$(MAKE) VENV=.venv-newest PYTHON=$(NEWEST) .venv-newest/.installed-test
 	.venv-newest/bin/mypy
-	.venv-newest/bin/python -m pytest -q $(CORE)
+	$(FORKED) .venv-newest/bin/python -m pytest -q -o faulthandler_timeout=0 $(CORE)
+
+# As where fork servers are copies of the caller, also those of tests that name the start method.
+# (faulthandler watches time in a thread, beside which nothing is forked.)
+FORKED := PARALLELKIT_FORK_SERVER=forked
+test-forked: $(VENV)/.installed-test
+	$(FORKED) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests
 
 FUZZ ?= 600
 fuzz: $(VENV)/.installed-test

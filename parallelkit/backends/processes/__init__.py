@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ...errors import ParallelError
 from ...place.foreign import green
 from ...place.host import default_start_method
+from ...place.nesting import nesting
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from ...options import Options
 
 __all__ = ["prepare", "shutdown"]
+
+MOST_STOCK = 16  # workers that are asked for before a pool wants them
 
 
 def prepare(options: Options) -> ModuleType:
@@ -27,7 +30,10 @@ def prepare(options: Options) -> ModuleType:
     if (options.start_method or default_start_method()) == "forkserver":
         from . import forkserver
 
-        forkserver.start(options.start_method or forkserver.DEFAULT)
+        # They start while this process imports; that they are so many is a guess.
+        wished = options.workers or nesting().cores
+        stock = min(wished, MOST_STOCK) if wished > 0 and not options.initargs else 0
+        forkserver.start(options.start_method or forkserver.DEFAULT, stock)
     from . import pool
 
     return pool

@@ -27,12 +27,13 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 
 from ...errors import ParallelError
 from ...place import forksafe
 from . import launch
 
-__all__ = ["DEFAULT", "PATIENCE", "forced", "fork", "rouse", "shutdown", "start"]
+__all__ = ["DEFAULT", "PATIENCE", "clear_stock", "forced", "fork", "rouse", "shutdown", "start"]
 
 log = logging.getLogger("parallelkit")
 
@@ -59,6 +60,7 @@ class _Server:
         self._lock = threading.RLock()  # a signal handler may shut down
         self._process: subprocess.Popen[bytes] | _Child | None = None
         self._requests: socket.socket | None = None
+        self._stock: deque[tuple[socket.socket, int]] = deque()  # of workers that nobody has yet
 
     def start(self) -> None:
         """Start it if it does not run; do not wait for it."""
@@ -110,30 +112,60 @@ class _Server:
         except ConnectionError:
             return True
 
-    def fork(self, theirs: socket.socket) -> tuple[int, int]:
-        """Have a worker forked that serves a socket; return its id, and where its end is told."""
-        for _ in range(TRIES):  # a server that was killed a moment ago gets a successor
-            self.start()
-            status, report = os.pipe()
+    def stock(self, count: int) -> None:
+        """Have workers forked that `fork` is going to ask for; do not wait for them."""
+        for _ in range(count):
+            ours, theirs = launch.pair()
             try:
-                try:
-                    self._ask(report, theirs)
-                finally:
-                    os.close(report)
-                answer = select.poll()
-                answer.register(status, select.POLLIN)
-                while not answer.poll(PATIENCE * 1000):
-                    self.rouse()
-                number = os.read(status, _NUMBER.size)
-                if number:
-                    return _NUMBER.unpack(number)[0], status
-            except ConnectionError:
-                pass
+                with theirs:
+                    self._stock.append((ours, self._ask(theirs)))
+            except (OSError, ParallelError):  # `fork` will tell, if it is still so then
+                ours.close()
+                return
+
+    def clear_stock(self) -> None:
+        """Let workers go that nobody has asked for."""
+        while self._stock:
+            ours, status = self._stock.popleft()
+            ours.close()
+            os.close(status)
+
+    def fork(self) -> tuple[socket.socket, int, int]:
+        """Have a worker forked; return our end of its socket, its id, and where its end is told."""
+        for _ in range(TRIES):  # a server that was killed a moment ago gets a successor
+            if self._stock:
+                ours, status = self._stock.popleft()
+            else:
+                self.start()
+                ours, theirs = launch.pair()
+                with theirs:
+                    try:
+                        status = self._ask(theirs)
+                    except BaseException as error:
+                        ours.close()
+                        if isinstance(error, ConnectionError):
+                            continue
+                        raise
+            try:
+                number = self._answer(status)
+                if number is not None:
+                    return ours, number, status
             except BaseException:
+                ours.close()
                 os.close(status)
                 raise
+            ours.close()
             os.close(status)
         raise ParallelError("the fork server could not start a worker")
+
+    def _answer(self, status: int) -> int | None:
+        """Id of a worker that was asked for, or None where the server has not started it."""
+        answer = select.poll()
+        answer.register(status, select.POLLIN)
+        while not answer.poll(PATIENCE * 1000):
+            self.rouse()
+        number = os.read(status, _NUMBER.size)
+        return _NUMBER.unpack(number)[0] if number else None
 
     def rouse(self) -> None:
         """Let it go on if somebody has stopped it."""
@@ -141,11 +173,20 @@ class _Server:
             if self._process is not None:
                 self._process.send_signal(signal.SIGCONT)
 
-    def _ask(self, report: int, theirs: socket.socket) -> None:
-        with self._lock:
-            if self._requests is None:
-                raise ParallelError("the fork server was shut down")
-            socket.send_fds(self._requests, [b"w"], [report, theirs.fileno()])
+    def _ask(self, theirs: socket.socket) -> int:
+        """Ask for a worker that serves a socket; return where its id and its end are told."""
+        status, report = os.pipe()
+        try:
+            with self._lock:
+                if self._requests is None:
+                    raise ParallelError("the fork server was shut down")
+                socket.send_fds(self._requests, [b"w"], [report, theirs.fileno()])
+        except BaseException:
+            os.close(status)
+            raise
+        finally:
+            os.close(report)
+        return status
 
     def stop(self) -> None:
         """End it. It must have no workers any more."""
@@ -163,6 +204,7 @@ class _Server:
 
     def disown(self) -> None:
         """Forget the server; it ends when nobody else holds its socket."""
+        self.clear_stock()
         if self._requests is not None:
             self._requests.close()
         if self._process is not None:
@@ -241,14 +283,25 @@ class _Child:
         self.send_signal(signal.SIGKILL)
 
 
-def start(start_method: str) -> None:
-    """Start the server of a start method if there is none; do not wait for it."""
-    _servers[start_method].start()
+def start(start_method: str, stock: int = 0) -> None:
+    """Start the server of a start method if there is none; do not wait for it.
+
+    It begins with `stock` workers, which those get that ask for some soon.
+    """
+    server = _servers[start_method]
+    server.start()
+    server.stock(stock)
 
 
-def fork(start_method: str, theirs: socket.socket) -> tuple[int, int]:
-    """Have a worker forked that serves a socket; return its id, and where its end is told."""
-    return _servers[start_method].fork(theirs)
+def clear_stock() -> None:
+    """Let workers go that nobody has asked for."""
+    for server in _servers.values():
+        server.clear_stock()
+
+
+def fork(start_method: str) -> tuple[socket.socket, int, int]:
+    """Have a worker forked; return our end of its socket, its id, and where its end is told."""
+    return _servers[start_method].fork()
 
 
 def rouse() -> None:

@@ -76,6 +76,8 @@ class Host:
                 "Python is ending, and this version of it starts neither threads nor forks then "
                 "(3.11 and 3.13 do): make the call earlier, or use backend='serial'"
             ) from error
+        finally:
+            forkserver.clear_stock()
 
     def replace_no_more(self) -> None:
         """Let workers end without others that come in their place."""
@@ -165,11 +167,12 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
                 # Other threads may be stopped anywhere now; a user's atexit handlers go on.
                 if _ending and threading.current_thread() is not threading.main_thread():
                     raise ParallelError("Python is ending: no more workers are started")
-                self._ours, self._theirs = launch.pair()
                 try:
                     super().start()
                 finally:
-                    self._theirs.close()
+                    if self._theirs is not None:
+                        self._theirs.close()
+            assert self._ours is not None
             self._owner.on_start(self, self._ours)
         except BaseException as error:
             if self._popen is not None:
@@ -204,6 +207,12 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
     def _Popen(self, process: Any) -> Any:  # noqa: N802 - the base's name
         return self._popen_class(process)
 
+    def connect(self, ours: socket.socket | None = None) -> None:
+        """Take our end of its socket, or make a pair."""
+        if ours is None:
+            ours, self._theirs = launch.pair()
+        self._ours = ours
+
     @property
     def theirs(self) -> socket.socket:
         """The worker's end of its socket, while it is being started."""
@@ -230,6 +239,7 @@ class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
     """Start by fork."""
 
     def _launch(self, process: _Process) -> None:
+        process.connect()
         process.life = _life()
         self.sentinel, process.end = os.pipe()
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
@@ -252,7 +262,8 @@ class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
     server = "forkserver"
 
     def _launch(self, process: _Process) -> None:
-        self.pid, self.sentinel = forkserver.fork(self.server, process.theirs)
+        ours, self.pid, self.sentinel = forkserver.fork(self.server)
+        process.connect(ours)
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -273,6 +284,7 @@ class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
     """Start in a fresh interpreter."""
 
     def _launch(self, process: _Process) -> None:
+        process.connect()
         self.sentinel, end = os.pipe()  # the worker's end of it is closed when it ends
         end = launch.apart(end)
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
