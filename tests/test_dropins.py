@@ -178,6 +178,36 @@ def test_leaving_the_block_ends_what_runs(folder):
         results[0].get(60)
 
 
+def serve(jobs, results):
+    for number in iter(jobs.get, None):
+        results.put(number * number)
+
+
+@pytest.mark.parametrize("end", ["close", "terminate"])
+def test_workers_that_only_serve_a_queue(end):
+    """With an initializer the workers start with the pool; `close` lets them finish, `terminate` does not."""
+    jobs, results = multiprocessing.Queue(), multiprocessing.Queue()
+    pool = mp.Pool(2, serve, (jobs, results))
+    jobs.put(2)
+    assert results.get(timeout=60) == 4
+    getattr(pool, end)()
+    if end == "close":
+        for number in (3, None, None):
+            jobs.put(number)
+    pool.join()
+    for queue in (jobs, results):
+        if end == "close" and queue is results:
+            assert queue.get(timeout=60) == 9
+        queue.cancel_join_thread()
+        queue.close()
+
+
+def test_an_initializer_that_cannot_be_sent():
+    """What the workers would wait for in vain is told when the pool is made."""
+    with pytest.raises(pk.TransportError, match="initargs"):
+        mp.Pool(1, serve, (iter(()), (x for x in ())))
+
+
 def test_initializer_and_lifetime(folder):
     """The initializer runs in each worker; maxtasksperchild replaces workers."""
     with mp.Pool(1, set_up, (folder, "mine"), maxtasksperchild=2) as pool:

@@ -39,7 +39,7 @@ from .progress import Bar, WithWorkers, bar
 if TYPE_CHECKING:
     from .recorded import Recorded
 
-__all__ = ["Watch", "gather", "run_source", "shutdown", "stream"]
+__all__ = ["Watch", "gather", "hold", "run_source", "shutdown", "stream"]
 
 Watch = Callable[[Source], object]  # told of the source of each call when it begins
 
@@ -257,6 +257,18 @@ def _pool(options: Options, plan_: Plan) -> Pool:
     backend = _backends.get(plan_.backend) or _first_of(plan_.backend, options)
     made: Pool = backend.pool_for(options, plan_.workers, plan_.level, plan_.wished)
     return made
+
+
+def hold(options: Options) -> Any:
+    """Start the workers that calls with these options have, and return the pool that keeps them.
+
+    None where such calls have no processes of their own.
+    """
+    pool: Any = _pool(options, plan(options, nesting()))
+    if not hasattr(pool, "hold"):
+        return None
+    pool.hold()
+    return pool
 
 
 _backends: dict[str, Any] = {}  # modules of those that have had a call

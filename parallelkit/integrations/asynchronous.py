@@ -137,6 +137,13 @@ class AsyncPool:
         self._maps: set[Future[Any]] = set()
         self._state = RUN
         self._lock = threading.Lock()
+        self._held: Any = None  # keeps workers that started with this pool
+
+    def _start(self) -> None:
+        """Start the workers now if they have an initializer, which may be all that they are for."""
+        options = self._resolve()
+        if options.initializer is not None:
+            self._held = engine.hold(options)
 
     def close(self) -> None:
         """Take no more calls."""
@@ -155,6 +162,8 @@ class AsyncPool:
             job.abort(error)
         for stream in self._desk.streams():
             stream.abort(error)
+        if self._held is not None:
+            self._held.let_go()
 
     def join(self) -> None:
         """Wait until all that was asked for is done; ValueError before `close` or `terminate`."""
@@ -165,6 +174,9 @@ class AsyncPool:
             job.join()
         for stream in self._desk.streams():
             stream.join()
+        if self._held is not None and self._state == CLOSE:
+            self._held.settle()
+            self._held.let_go()
 
     @property
     def _processes(self) -> int:

@@ -32,7 +32,8 @@ class Pool(AsyncPool):
     processes : int, optional
         By default the share of the cores.
     initializer : callable, optional
-        Called once in each worker, with `initargs`.
+        Called once in each worker, with `initargs`. Processes then start with the pool, so that one
+        which serves a queue does its work without any call.
     initargs : tuple
     maxtasksperchild : int, optional
         Replace a worker after as many items. (The original counts chunks.)
@@ -81,6 +82,7 @@ class Pool(AsyncPool):
         named = {name: value for name, value in given.items() if value is not None}
         own = {"backend": self._backend, "initargs": tuple(initargs), **named}
         super().__init__(**own, **options)
+        self._start()
 
     def apply(
         self,

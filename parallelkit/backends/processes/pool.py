@@ -200,6 +200,28 @@ class ProcessPool:
         """End the workers."""
         self._workers.close()
 
+    def hold(self) -> None:
+        """Keep the workers, in place of the call that this pool is for."""
+        with _lock:
+            self._workers.holders.add(self)
+            self._workers.handed_out -= 1
+
+    def settle(self) -> None:
+        """Wait until the initializer is done in all of the workers."""
+        self._workers.settle()
+
+    def let_go(self) -> None:
+        """Keep the workers no longer; end them if nobody needs them and their initializer runs."""
+        workers = self._workers
+        with _lock:
+            workers.holders.discard(self)
+            over = workers.idle and not workers.settled()
+            if over:
+                for key in [key for key, other in _warm.items() if other is workers]:
+                    del _warm[key]
+        if over:
+            workers.close()
+
 
 # --- workers that are kept warm -----------------------------------------------------------------
 

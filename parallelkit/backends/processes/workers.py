@@ -21,9 +21,11 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import current_process
+from multiprocessing.connection import wait as wait_for
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Workers"]
 
+SETTLING = 0.25  # seconds between looks at workers whose initializers are waited for
 _OUT_OF_MEANS = (MemoryError, OSError, KeyError)  # no memory, or no descriptor and so no segment
 
 
@@ -127,6 +130,7 @@ class Workers:
         self.abandoned: BaseException | None = None  # in a forked child, where locks may be stuck
         self.origin: object = None
         self.handed_out = 0  # pools on it whose call is yet to be opened
+        self.holders: weakref.WeakSet[Any] = weakref.WeakSet()  # who keeps it without a call
         self.pid = os.getpid()
         self.scheduler = Scheduler(size)
         self.tasks = Tasks(settings["temp_folder"])
@@ -167,8 +171,8 @@ class Workers:
 
     @property
     def idle(self) -> bool:
-        """Whether no call needs them."""
-        return not self.scheduler.calls and not self.handed_out
+        """Whether nobody needs them."""
+        return not (self.scheduler.calls or self.handed_out or self.holders)
 
     def interrupted(self) -> bool:
         """Whether this thread is in the middle of something here, interrupted by who asks."""
@@ -261,6 +265,7 @@ class Workers:
             scheduler.closed = True
         self.fail(ParallelError("the workers were shut down while the call was running"))
         self.host.replace_no_more()
+        self.settled()  # or those are killed that can end by themselves
         for worker in self.handles():
             worker.hang_up()
         self.host.close()
@@ -273,6 +278,21 @@ class Workers:
             last = not scheduler.calls
         if last:
             self._let_go()  # else the last of the calls does
+
+    def settled(self) -> bool:
+        """Whether all workers have run their initializer, whether or not a call has waited."""
+        if os.getpid() != self.pid:
+            return True  # they are the parent's
+        for worker in self.handles():
+            if not worker.ready and not worker.dead:
+                self._receive(worker)
+        return self.broken is not None or all(worker.ready for worker in self.handles())
+
+    def settle(self) -> None:
+        """Wait until that is so."""
+        while not self.settled():
+            ends = [w.channel.fileno() for w in self.handles() if not w.ready and not w.dead]
+            wait_for(ends, SETTLING)  # another thread may read what comes, and close any of them
 
     def abandon(self) -> None:
         """In a forked child: close our copies of what is the parent's, and touch nothing else."""
