@@ -1,4 +1,4 @@
-"""Sweep depth x learning rate of a gradient boosting model: a table, a picture, and no lost work.
+"""Sweep depth x learning rate of a gradient boosting model: a table, two pictures, no lost work.
 
 Each point fits a model on a random half of the data, three times with another seed, and tells how
 well it does on the other half. Points run in parallel; every result goes into a file as soon as it
@@ -29,6 +29,7 @@ GRID = pk.grid(depth=[1, 2, 3, 4, 6], rate=[0.03, 0.1, 0.3])
 REPEATS = 3
 TREES = 250  # few enough that it takes less than a minute, serial run included
 PICTURE = Path("sweep.png")
+TIMELINE = Path("sweep.html")
 QUIET = 0.1  # of the cores: busier with others, two times say little about what was gained
 
 
@@ -86,7 +87,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         sweep = pk.Sweep(f"{folder}/run.db", REPEATS, seed=42, progress="parallel")
         began = time.perf_counter()
-        table = sweep.run(score, GRID, **frozen)
+        with pk.trace() as trace:
+            table = sweep.run(score, GRID, **frozen)
         parallel = time.perf_counter() - began
 
         began = time.perf_counter()
@@ -105,6 +107,8 @@ def main() -> None:
         print(f"the best: depth {best['depth']}, rate {best['rate']}: {best['accuracy']:.4f}")
         table.plot("rate", "accuracy", hue="depth", path=PICTURE)
         print(f"accuracy over rate, a line for each depth: {PICTURE.resolve()}")
+        trace.html(TIMELINE)
+        print(f"which worker ran which point, and when: {TIMELINE.resolve()}")
     pk.shutdown()
     others.append(others_at_work())
     print(f"\n{gained(parallel, serial, others)}")

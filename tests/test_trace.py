@@ -152,6 +152,7 @@ def test_a_sweep_and_joblib():
         with joblib.parallel_config("parallelkit", n_jobs=2):
             joblib.Parallel()(joblib.delayed(increment)(x) for x in range(5))
     assert trace.summary().items >= 4  # joblib batches its calls
+    assert [call.name for call in story_of(trace).calls] == ["identity", "increment"]
 
 
 def test_what_is_submitted_belongs_to_the_trace_of_that_moment():
@@ -548,7 +549,19 @@ def results():
     return a_story(call)
 
 
+def imports():
+    call = a_call()
+    for pid in (2, 3):
+        a_chunk(call, pid, 11.0, 12.0, pid=pid, sending=(10.0, 10.0, 10.0, 1)).taken = 10.2
+    return a_story(call)
+
+
 ADVICE = {
+    "imports": (
+        imports(),
+        "a worker took 800 ms of 2 s to unpickle its first item of fit",
+        "import",
+    ),
     "too small": (too_small(), "run.py:7: an item of abs takes 10 µs", "slice of the input"),
     "one item": (dominated(False), "item 4 of fit took 3 s of the call's 3 s", "cut that item"),
     "late item": (dominated(True), "item 4 of fit took 3 s of the call's 4 s", "long items first"),

@@ -74,7 +74,7 @@ def begun(call: Call, plan: Plan, source: Source) -> Recorded | None:
     traced = Traced(number(), folders)
     item = current.get()
     outer = ("", 0) if item is None else (item.traced.call, item.lap.index)
-    name = "submit" if call.func is apply_call else _name(call.inner)
+    name = "submit" if call.func is apply_call else _name(call)
     large = [(key, size) for key, value in call.frozen.items() if (size := _nbytes(value)) >= LARGE]
     how = plan.backend, int(plan.workers), plan.level, -1 if source.total is None else source.total
     lazy = source.lazy, source.endless
@@ -83,8 +83,8 @@ def begun(call: Call, plan: Plan, source: Source) -> Recorded | None:
     return Recorded(traced)
 
 
-def _name(func: Any) -> str:
-    return called(func) or type(func).__qualname__
+def _name(call: Call) -> str:
+    return called(call.inner, call.frozen.values()) or type(call.inner).__qualname__
 
 
 def _nbytes(value: object) -> int:

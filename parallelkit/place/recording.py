@@ -8,13 +8,14 @@ one clock for all processes of a machine.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import marshal
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ MOST_FILES = 8  # that a process has open
 MOST_BYTES = 32 << 20  # that a process notes of one trace; what comes later is left out
 MOST_TOGETHER = 512 << 20  # the same of all processes, should there be one for each core
 _SUFFIX = ".records"
+_PACKAGE = f"{__name__.partition('.')[0]}."
 
 
 class Traced(NamedTuple):
@@ -123,11 +125,22 @@ def targets() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*_with_main, *inherited, *here)))
 
 
-def called(func: Any) -> str:
-    """Name of a function, as short as it can be told; empty where it has none."""
+def called(func: Any, among: Iterable[Any] = ()) -> str:
+    """Name of a function, as short as it can be told; empty where it has none.
+
+    Where it is one of ours that calls the user's, that one's is told: it is bound to it, or among
+    the arguments of the call.
+    """
     try:
-        while hasattr(func, "func") and not hasattr(func, "__qualname__"):  # functools.partial
+        while isinstance(func, functools.partial):
+            among = (*func.args, *among)
             func = func.func
+        if str(getattr(func, "__module__", "")).startswith(_PACKAGE):
+            for one in (getattr(func, "_func", None), *among):
+                items = getattr(one, "items", None)  # joblib's batches
+                inner = items[0][0] if isinstance(items, list) and items else one
+                if callable(inner) and (name := called(inner)):
+                    return name
         return str(getattr(func, "__qualname__", "")).rpartition("<locals>.")[2]
     except Exception:  # noqa: BLE001 - a callable may be anything
         return ""

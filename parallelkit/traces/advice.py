@@ -23,7 +23,7 @@ def advice(story: Story) -> list[str]:
     """Return what to change, the most important first."""
     found: list[tuple[float, str]] = []
     for group in _groups(story.top):
-        for rule in (_too_small, _dominated, _few, _frozen, _input, _consumer, _results):
+        for rule in (_too_small, _dominated, _few, _frozen, _input, _consumer, _results, _imports):
             found += rule(group)
     for group in _groups(story.calls):
         found += _interpreter_lock(group)
@@ -190,6 +190,23 @@ def _results(group: list[Call]) -> Found:
             f"{_at(call)}results of {call.name} take {nbytes / 1e6:.3g} MB, and their way "
             f"{duration(transport)}; return less, or write into an array of pk.shared_empty().",
         )
+
+
+def _imports(group: list[Call]) -> Found:
+    for call in group:
+        first: dict[int, float] = {}  # of each worker: what its first chunk took to be unpickled
+        for chunk in call.chunks:
+            if chunk.sending is not None:
+                first.setdefault(chunk.pid, chunk.begin - chunk.taken)
+        spent = max(first.values(), default=0.0)
+        if spent > 0.1 and spent > 0.1 * call.seconds:
+            yield (
+                spent,
+                f"{_at(call)}a worker took {duration(spent)} of {duration(call.seconds)} to "
+                f"unpickle its first item of {call.name}, which mostly is to import what that "
+                "needs; workers are kept warm, so give them more to do, or import less where the "
+                "function is defined.",
+            )
 
 
 def _interpreter_lock(group: list[Call]) -> Found:

@@ -36,6 +36,8 @@ class Lane:
     bars: list[Bar] = field(default_factory=list)
     starts: list[tuple[float, float]] = field(default_factory=list)  # of a process; until ready
     deaths: list[tuple[float, str]] = field(default_factory=list)
+    # When arguments were unpickled, with the imports that this makes, and results pickled.
+    ways: list[tuple[float, float]] = field(default_factory=list)
 
 
 def lanes(story: Story) -> list[Lane]:
@@ -46,6 +48,7 @@ def lanes(story: Story) -> list[Lane]:
     by_thread: dict[tuple[int, int], list[Chunk]] = defaultdict(list)
     for chunk in story.chunks:
         by_thread[chunk.pid, chunk.tid].append(chunk)
+    least = (story.end - story.begin) / 1000
     makers = {(id(call.parent), call.index) for call in story.calls if call.parent is not None}
     pools = _pools(story)
     lanes: dict[tuple[Any, ...], Lane] = {}
@@ -60,6 +63,7 @@ def lanes(story: Story) -> list[Lane]:
             lane = lanes.setdefault(key, Lane("", number == 0))
             lane.name = f"thread {number + 1}" if number else _name(pid, worker, pools, story)
             lane.bars += [bar for chunk in by_thread[thread] for bar in _bars(chunk, makers)]
+            lane.ways += [way for chunk in by_thread[thread] for way in _ways(chunk, least)]
             if number == 0 and worker is not None and worker.started is not None:
                 lane.starts.append((worker.started, worker.ready or worker.started))
             if number == 0 and worker is not None and worker.ended is not None and worker.obituary:
@@ -68,6 +72,14 @@ def lanes(story: Story) -> list[Lane]:
     for lane in result:
         lane.bars.sort(key=lambda bar: (bar.begin, -bar.end))
     return result
+
+
+def _ways(chunk: Chunk, least: float) -> list[tuple[float, float]]:
+    """What a worker spends on transport, where it can be seen."""
+    if chunk.sending is None:
+        return []
+    ways = (chunk.taken, chunk.begin), (chunk.end, chunk.answered)
+    return [(begin, end) for begin, end in ways if end - begin > least]
 
 
 def _pools(story: Story) -> list[int]:

@@ -55,6 +55,7 @@ def _data(story: Story) -> dict[str, Any]:
             "first": one.first,
             "bars": [bar(b) for b in bars if b.name in functions],
             "starts": [[at(b), round(1e6 * (e - b), 1)] for b, e in one.starts],
+            "ways": [[at(b), round(1e6 * (e - b), 1)] for b, e in one.ways],
             "deaths": [[at(moment), why] for moment, why in one.deaths],
         }
 

@@ -13,6 +13,7 @@ __all__ = ["COLOURS", "draw"]
 # Told apart also by people who do not see all colours; the last is for all that come after.
 COLOURS = ("#4477aa", "#ee7733", "#228833", "#aa3377", "#66ccee", "#ccbb44", "#999999")
 FAILED = "#cc3311"
+WAY = "#aab2ba"
 MOST_BARS = 20_000  # of a lane and a level; those that would not be seen are drawn as one
 
 
@@ -64,6 +65,8 @@ def _draw_lane(
         axes.broken_barh(
             span, (row - 0.4, 0.8), facecolor="#eeeeee", hatch="////", ec="#bbbbbb", lw=0
         )
+    ways = [(scale * (begin - zero), scale * (end - begin)) for begin, end in lane.ways]
+    axes.broken_barh(ways, (row - 0.15, 0.3), facecolor=WAY, zorder=2)
     groups: dict[tuple[int, str, bool], list[tuple[float, float]]] = {}
     for bar in lane.bars:
         spans = groups.setdefault((bar.level, bar.name, bar.outer), [])
@@ -115,6 +118,8 @@ def _legend(figure: Any, axes: Any, rows: list[Lane], functions: list[str]) -> N
         handles[-1].set_label("others")
     if any(lane.starts for lane in rows):
         handles.append(Patch(facecolor="#eeeeee", hatch="////", ec="#bbbbbb", label="start"))
+    if any(lane.ways for lane in rows):
+        handles.append(Patch(color=WAY, label="pickling, imports"))
     bars: list[Bar] = [bar for lane in rows for bar in lane.bars]
     if any(bar.failed for bar in bars):
         handles.append(

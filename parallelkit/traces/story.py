@@ -212,6 +212,9 @@ def read(folder: str, begin: float, end: float) -> Story:
     events += _unsent(records, calls)
     for call in calls.values():
         call.chunks.sort(key=lambda chunk: chunk.begin)
+        inside = {item.name for item in call.items()}
+        if call.name == "submit" and len(inside) == 1:
+            call.name = inside.pop() or call.name
         events += _of_items(call)
         if call.endless:  # its end is that of its pool
             times = [c.reading[1] if c.reading else c.answered for c in call.chunks]

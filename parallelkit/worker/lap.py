@@ -116,7 +116,7 @@ class Lap:
 
 def _name(args: tuple[Any, ...]) -> str:
     """Name of the function of an item that brings its own."""
-    return called(args[0].func) if args and isinstance(args[0], Delayed) else ""
+    return called(args[0].func, args[0].args) if args and isinstance(args[0], Delayed) else ""
 
 
 _looked, _used = 0.0, 0
