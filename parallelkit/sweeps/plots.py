@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from ..pictures import figure
 from .crossing import Crossing
 from .layout import as_float, is_number
 from .row import Row, Tabular, key_of, label, ordered, unlabelled
@@ -374,24 +375,10 @@ def _figure(width: float = 6.4, height: float = 4.0, ax: Any = None) -> tuple[An
     if ax is not None:
         return ax.figure, ax
     needed("matplotlib", "matplotlib")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    class Picture(Figure):
-        """A figure that a notebook shows, whether or not pyplot is loaded."""
-
-        def _repr_png_(self) -> bytes:
-            import io
-
-            file = io.BytesIO()
-            self.savefig(file, format="png", dpi=110)
-            return file.getvalue()
-
-    figure = Picture(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    made = figure(width, height)
+    axes = made.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return made, axes
 
 
 def _saved(figure: Any, path: str | os.PathLike[str] | None) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
+from ..pictures import figure
 from .lanes import Bar, Lane, lanes, names
 from .story import Story
 from .summary import summarize
@@ -19,20 +21,18 @@ MOST_BARS = 20_000  # of a lane and a level; those that would not be seen are dr
 
 def draw(story: Story) -> Any:
     """Return a figure of a story."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
+    if importlib.util.find_spec("matplotlib") is None:
         raise ImportError(
             "trace.plot() needs matplotlib: pip install parallelkit[plot]; trace.html() does not"
-        ) from None
+        )
     rows = lanes(story)
     functions = names(story.calls, rows)
     begin = min((call.begin for call in story.calls), default=story.begin)
     end = max((call.end for call in story.calls), default=story.end)
     unit, scale = ("s", 1.0) if end - begin >= 1 else ("ms", 1e3)
     height = 1.5 + 0.42 * max(1, len(rows)) + 0.3 * -(-len(functions) // 4)
-    figure = Figure(figsize=(9, height), layout="constrained")
-    axes = figure.subplots()
+    made = figure(9, height)
+    axes = made.subplots()
     for row, lane in enumerate(rows):
         _draw_lane(axes, lane, row, functions, begin, scale, (end - begin) / MOST_BARS)
     axes.set_yticks(range(len(rows)), [lane.name for lane in rows])
@@ -49,8 +49,8 @@ def draw(story: Story) -> Any:
         loc="left",
         fontsize=10,
     )
-    _legend(figure, axes, rows, functions)
-    return figure
+    _legend(made, axes, rows, functions)
+    return made
 
 
 def _colour(name: str, functions: list[str]) -> str:
@@ -104,7 +104,7 @@ def _height(level: int) -> float:
     return float(max(0.2, 0.8 - 0.25 * (level - 1)))
 
 
-def _legend(figure: Any, axes: Any, rows: list[Lane], functions: list[str]) -> None:
+def _legend(made: Any, axes: Any, rows: list[Lane], functions: list[str]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -130,7 +130,5 @@ def _legend(figure: Any, axes: Any, rows: list[Lane], functions: list[str]) -> N
     if any(lane.deaths for lane in rows):
         handles.append(Line2D([], [], color=FAILED, linewidth=2, label="worker died"))
     if handles:
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8
-        )
+        made.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     axes.margins(y=0)

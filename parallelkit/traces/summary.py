@@ -25,7 +25,7 @@ class Slow:
     usual: float  # the median of its call
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """What a trace tells in numbers. ``str`` of it is the report.
 
@@ -81,6 +81,9 @@ class Summary:
     def as_dict(self) -> dict[str, Any]:
         """Return all of it as plain values."""
         return asdict(self)
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         lines = [

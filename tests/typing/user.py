@@ -89,6 +89,15 @@ def places() -> tuple[int, int]:
     return pk.nesting().level, pk.cpu_count()
 
 
+def traced() -> str:
+    """What a run did."""
+    with pk.trace() as trace:
+        pk.map(half, [1, 2])
+    assert_type(trace.summary().speedup, float)
+    assert_type(trace.summary().advice, tuple[str, ...])
+    return str(trace.summary())
+
+
 if __name__ == "__main__":
     calls()
     pools()
@@ -97,4 +106,5 @@ if __name__ == "__main__":
     arrays()
     sweeps()
     places()
+    traced()
     pk.shutdown()
