@@ -35,6 +35,12 @@ FORKED = ["forked from this process"]
 """
 
 
+@pytest.fixture(autouse=True)
+def unforced(monkeypatch):
+    """Each test says itself which server it wants, also in `make test-forked`."""
+    monkeypatch.delenv("PARALLELKIT_FORK_SERVER", raising=False)
+
+
 def forked(source, **options):
     """What a script prints that gets a server forked from it."""
     return run_script(["-"], HEAD + source + "\nassert server() == FORKED, server()\n", **options)
@@ -141,6 +147,22 @@ except ChildProcessError:
     print("none")
 """
     assert run_script(["-"], HEAD + source).out == "none\n"
+
+
+def test_a_copy_that_cannot_become_a_server_has_a_successor():
+    """An error while it lets go of what is the caller's ends the copy, and a new server is started."""
+    source = """
+import parallelkit.worker.snapshot as snapshot
+snapshot._forget_script = None
+print(json.dumps([pk.Pool(20).map(abs, [-1, 2]), server()]))
+"""
+    ran = run_script(["-"], HEAD + source)
+    [[found, told]] = ran.values
+    assert found == [1, 2]
+    assert told == [
+        "forked from this process",
+        "started anew: a copy of this process could not become one",
+    ]
 
 
 # ---- nothing of the caller is used twice ----------------------------------------------------------

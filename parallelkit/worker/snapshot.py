@@ -133,12 +133,11 @@ def _forget_streams() -> None:
             )
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", closefd=False)  # type: ignore[misc] # noqa: SIM115
-    with suppress(
-        AttributeError, ValueError, OSError
-    ):  # C's own buffer; a matter of glibc and musl
-        libc = ctypes.CDLL(None)
-        libc.__fpurge(ctypes.c_void_p.in_dll(libc, "stdout"))
+    nothing = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+    sys.stdin = sys.__stdin__ = nothing  # type: ignore[misc]
+    with suppress(AttributeError, ValueError, OSError):
+        libc = ctypes.CDLL(None)  # which has a buffer of its own
+        libc.__fpurge(ctypes.c_void_p.in_dll(libc, "stdout"))  # in glibc and musl
 
 
 _STREAMS = ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")

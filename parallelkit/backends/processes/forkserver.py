@@ -16,6 +16,7 @@ it is closed, by whatever ends this process.
 from __future__ import annotations
 
 import contextvars
+import gc
 import logging
 import os
 import select
@@ -39,12 +40,10 @@ log = logging.getLogger("parallelkit")
 
 PATIENCE = 1.0  # seconds for an answer of it, or its end
 TRIES = 10
+FAILED = 1  # exit code of a copy that could not let go of what is the caller's
 DEFAULT = "default"  # what `start_method=None` stands for, where there is a fork server
-_NUMBER = struct.Struct(
-    "q"
-)  # as `worker.forkserver` writes it; to import that here would take too long
-
-
+ANEW = "the fork server is started anew"
+_NUMBER = struct.Struct("q")  # as `worker.forkserver` writes it; to import that takes too long
 _VARIABLE = "PARALLELKIT_FORK_SERVER"  # "forked" or "new": for tests of either
 
 
@@ -69,7 +68,9 @@ class _Server:
                 if not self._is_gone():
                     return
                 self._requests.close()
-                self._process.wait()
+                if self._process.wait() == FAILED:
+                    self._may_be_forked = False
+                    log.debug("%s: a copy of this process could not become one", ANEW)
             self.disown()
             self._requests, theirs = launch.pair()
             with theirs:
@@ -82,24 +83,24 @@ class _Server:
     def _forked(self, theirs: socket.socket) -> _Child | None:
         """Fork it from this process, if it is safe to do so."""
         wanted = forced()
-        if wanted == "new" or not (self._may_be_forked or wanted):
+        if wanted == "new" or not self._may_be_forked:
             return None
         why = forksafe.why_not(strictly=wanted is None)
         if why is None:
             try:
                 child = _fork(theirs)
-            except OSError as error:
-                why = f"it cannot be forked ({error.strerror})"
+            except (OSError, RuntimeError) as error:  # no memory for it; the end of Python
+                why = f"it cannot be forked ({error})"
             else:
                 why = forksafe.why_not_after()
                 assert self._requests is not None
                 if why is None:
-                    self._requests.send(b"g")
+                    self._requests.send(b"g", socket.MSG_NOSIGNAL)
                     log.debug("the fork server is forked from this process")
                     return child
                 child.kill()
                 child.wait()
-        log.debug("the fork server is started anew: %s", why)
+        log.debug("%s: %s", ANEW, why)
         return None
 
     def _is_gone(self) -> bool:
@@ -156,6 +157,7 @@ class _Server:
                 raise
             ours.close()
             os.close(status)
+            self.clear_stock()  # of the same server
         raise ParallelError("the fork server could not start a worker")
 
     def _answer(self, status: int) -> int | None:
@@ -229,6 +231,8 @@ def _fork(theirs: socket.socket) -> _Child:
     path = launch.first_path()
     # No handler of the caller's is to run in the child, which takes them off before it goes on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    collects = gc.isenabled()
+    gc.disable()  # what is garbage of the caller's does not come to its end in the child
     try:
         with warnings.catch_warnings():  # some warn of threads, which are looked at afterwards
             warnings.simplefilter("ignore")
@@ -237,8 +241,10 @@ def _fork(theirs: socket.socket) -> _Child:
                 try:
                     contextvars.Context().run(snapshot.serve, theirs.fileno(), path)
                 finally:
-                    os._exit(1)
+                    os._exit(FAILED)
     finally:
+        if collects:
+            gc.enable()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return _Child(pid)
 
@@ -317,7 +323,8 @@ def shutdown() -> None:
 
 
 def _new_servers() -> dict[str, _Server]:
-    return {DEFAULT: _Server(may_be_forked=True), "forkserver": _Server(may_be_forked=False)}
+    named = forced() == "forked"
+    return {DEFAULT: _Server(may_be_forked=True), "forkserver": _Server(may_be_forked=named)}
 
 
 def _after_fork() -> None:

@@ -76,8 +76,6 @@ class Host:
                 "Python is ending, and this version of it starts neither threads nor forks then "
                 "(3.11 and 3.13 do): make the call earlier, or use backend='serial'"
             ) from error
-        finally:
-            forkserver.clear_stock()
 
     def replace_no_more(self) -> None:
         """Let workers end without others that come in their place."""

@@ -280,7 +280,10 @@ def _start(
         name: getattr(options, name)
         for name in ("tasks_per_worker", "memory_limit", "max_nbytes", "temp_folder")
     }
-    workers = Workers(size, start_method, options.initializer, options.initargs, settings)
+    try:
+        workers = Workers(size, start_method, options.initializer, options.initargs, settings)
+    finally:
+        forkserver.clear_stock()
     # The key holds ids: keep what they are of alive.
     workers.origin = options.initializer, options.initargs
     idle = [k for k, other in _warm.items() if other.idle]
