@@ -390,10 +390,11 @@ assert pk.Pool(1).map(below, [1]) == [None]
 def test_killed_servers_and_callers(kind):
     """A server that is killed has a successor; workers end with a caller that is killed."""
     source = """
-import signal, psutil
+import signal
 pool = pk.Pool(2, tasks_per_worker=1, chunksize=1, retries=5)
 seen = pool.map(lambda x: os.getppid(), range(4))
 os.kill(seen[0], signal.SIGKILL)
+os.waitid(os.P_PID, seen[0], os.WEXITED | os.WNOWAIT)
 again = pool.map(lambda x: os.getppid(), range(4))
 assert seen[0] not in again
 os.kill(os.getpid(), signal.SIGKILL)
