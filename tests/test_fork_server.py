@@ -390,11 +390,12 @@ assert pk.Pool(1).map(below, [1]) == [None]
 def test_killed_servers_and_callers(kind):
     """A server that is killed has a successor; workers end with a caller that is killed."""
     source = """
-import signal
+import select, signal
 pool = pk.Pool(2, tasks_per_worker=1, chunksize=1, retries=5)
 seen = pool.map(lambda x: os.getppid(), range(4))
+end = os.pidfd_open(seen[0])
 os.kill(seen[0], signal.SIGKILL)
-os.waitid(os.P_PID, seen[0], os.WEXITED | os.WNOWAIT)
+select.select([end], [], [])
 again = pool.map(lambda x: os.getppid(), range(4))
 assert seen[0] not in again
 os.kill(os.getpid(), signal.SIGKILL)
