@@ -46,8 +46,8 @@ class trace:  # noqa: N801 - used like a function, as `with` blocks are
     Notes
     -----
     Workers note what they do in files of a temporary folder, which ends with the block. An item
-    takes about a microsecond more, and a chunk of items about twenty. Where items are shorter than
-    a millisecond, some of each chunk are recorded one by one; sums are of all items.
+    takes about half a microsecond more, and a message some thirty. Of a message with more than 64
+    items some are recorded one by one; sums are of all items.
 
     Examples
     --------

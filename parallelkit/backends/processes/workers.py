@@ -138,6 +138,7 @@ class Workers:
         self._reading = threading.RLock()
         self._adding = threading.RLock()
         self._to_close: deque[Call] = deque()
+        self._known_to: tuple[str, ...] = ()  # traces that have been told of all workers
         self._thread = 0  # the last that has begun a call here
         self._threads = 0  # how often that was another one than before
         try:
@@ -331,8 +332,10 @@ class Workers:
             call.traced = traced = task.traced
             took = prepared.pickled.nbytes, begin, time.perf_counter()
             recording.record(traced.folders, ("task", traced.call, *took))
-            for worker in self.handles():
-                self._note("there", worker)
+            if traced.folders != self._known_to:  # started before these traces began
+                self._known_to = traced.folders
+                for worker in self.handles():
+                    self._note("there", worker)
         return call
 
     def begin(self, call: Call) -> None:
