@@ -7,6 +7,8 @@
 #             under the newest Python with the newest packages (a minute or two each)
 # make test-forked   all tests, with fork servers forked from the caller wherever that is safe
 # make fuzz   random programs and arrays beside what they must give, for ten minutes each (FUZZ=seconds)
+# make test-clusters
+#             the whole contract on Dask, Ray, loky and under MPI (CLUSTERS=dask,ray: on these)
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
 #             the tests that others have written for what we stand in for
@@ -19,7 +21,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-forked fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest test-forked test-clusters fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -56,6 +58,17 @@ test-newest:
 FORKED := PARALLELKIT_FORK_SERVER=forked
 test-forked: $(VENV)/.installed-test
 	$(FORKED) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests
+
+# One engine after the other: each wants the whole machine.
+CLUSTERS ?= loky,dask,ray
+comma := ,
+test-clusters: $(VENV)/.installed-clusters
+	$(BIN)/python -m pytest tests/test_clusters.py tests/test_dask.py tests/test_ray.py tests/test_mpi.py
+	set -e; for engine in $(subst $(comma), ,$(CLUSTERS)); do \
+	    CLUSTERS=$$engine $(BIN)/python -m pytest -k "$$engine] or $$engine-" $(CONTRACT); done
+
+CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library limits nesting \
+    options progress seeds settings telling transport)
 
 FUZZ ?= 600
 fuzz: $(VENV)/.installed-test

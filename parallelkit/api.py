@@ -14,7 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from concurrent.futures import Future
+from concurrent.futures import Executor, Future
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -45,13 +45,15 @@ class Pool:
     workers : int, optional
         How many work at a time; by default this level's share of the cores. -1 means all cores,
         -2 all but one.
-    backend : {"process", "thread", "serial", "auto"}
+    backend : {"process", "thread", "serial", "auto", "dask", "ray"} or Executor
         ``"auto"`` takes processes where threads share one interpreter lock, else threads.
+        ``"dask"`` and ``"ray"`` run items on a cluster, and so does any executor of
+        `concurrent.futures`; see *Beyond one machine* in the documentation.
     **options
         ``progress``, ``on_error``, ``timeout``, ``retries``, ``retry_on``, ``chunksize``,
         ``start_method``, ``initializer``, ``initargs``, ``tasks_per_worker``, ``memory_limit``,
         ``max_nbytes``, ``temp_folder``, ``strict``, ``seed``, ``nested``, ``blas_threads``,
-        ``prefer``, ``library``; see *Options* in the documentation.
+        ``prefer``, ``library``, ``address``, ``upload``; see *Options* in the documentation.
         What is not given, or is ``pk.UNSET``, comes from :class:`configure`, from
         ``PARALLELKIT_*`` variables, or is its default; None is always the default.
 
@@ -71,7 +73,7 @@ class Pool:
     def __init__(
         self,
         workers: int | Unset | None = UNSET,
-        backend: str | Unset | None = UNSET,
+        backend: str | Executor | Unset | None = UNSET,
         **options: Any,
     ) -> None:
         self._resolve = Resolver({"workers": workers, "backend": backend, **options})
@@ -266,7 +268,10 @@ class Pool:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As its options, so that methods of an object that has a pool can be mapped.
-        return _made, (self._resolve.own,)
+        own = self._resolve.own
+        if not isinstance(own.get("backend", ""), str):  # an executor stays here: threads, as below
+            own["backend"] = "thread"
+        return _made, (own,)
 
     @property
     def workers(self) -> int:

@@ -21,12 +21,13 @@ from typing import Any, Protocol, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .backends import TABLE
 from .engine.plan import plan
 from .engine.run import stream
 from .frames import is_frame, map_frames, refuse_others
 from .options import Resolver
 from .place.nesting import nesting
-from .transport.shared import new_array, ready_to_write, writes_through
+from .transport.shared import is_shared, new_array, ready_to_write, writes_through
 from .values.call import Call
 from .values.seeds import needs_rng, takes_rng
 
@@ -164,13 +165,16 @@ def blocks_with(
         cut = _cuts(framed, 0, blocks, False, planned.workers)[0]
         return map_frames(func, framed, cut, frozen, own)
     inputs = [np.asanyarray(array) for array in arrays]
+    where = TABLE[planned.backend]
+    away = where.elsewhere and not where.shares_memory  # where nothing of ours can be mapped
+    if away:
+        inputs = [np.array(array) if is_shared(array) else array for array in inputs]
     cuts = _cuts(inputs, axis, blocks, outer, planned.workers)
     given: object = out
     if given is not None and not (isinstance(given, np.ndarray) and given.flags.writeable):
         raise ValueError(f"out must be an array that can be written, not {type(out).__name__}")
     # Whatever is not known to run all items in this process may run some elsewhere.
-    processes = planned.backend not in ("thread", "serial")
-    result = _Result(cuts, axis, outer, out, processes)
+    result = _Result(cuts, axis, outer, out, not where.shares_memory, away)
     jobs = _Jobs(inputs, axis, result, planned.workers)
     # A block's function gets its stream by way of ours, where it has room for one.
     run = _run if not takes else (_run_drawing if needs_rng(func) else _run_may_draw)
@@ -275,11 +279,18 @@ class _Result:
     """What the results of blocks become."""
 
     def __init__(
-        self, cuts: list[list[slice]], axis: int, outer: bool, out: Array | None, processes: bool
+        self,
+        cuts: list[list[slice]],
+        axis: int,
+        outer: bool,
+        out: Array | None,
+        processes: bool,
+        away: bool,
     ) -> None:
         self.cuts = cuts
         self.outer = outer
-        self.processes = processes
+        self.processes = processes and not away
+        self._away = away
         self.grid: list[Index] = list(itertools.product(*(range(len(cut)) for cut in cuts)))
         self._axis = axis
         self._out = out
@@ -342,9 +353,9 @@ class _Result:
         if self._out is not None:
             if self._out.shape == tuple(shape) and self._out.dtype == value.dtype:
                 self._target = self._out
-                self._direct = not self.processes or writes_through(self._out)
+                self._direct = not self._away and (not self.processes or writes_through(self._out))
             return
-        self._direct = not value.dtype.hasobject
+        self._direct = not value.dtype.hasobject and not self._away
         self._target = self._new(shape, value.dtype, reserve=False)
 
     def _new(self, shape: Sequence[int], dtype: np.dtype[Any], reserve: bool = True) -> Array:

@@ -15,6 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields
 from types import TracebackType
@@ -36,14 +37,14 @@ __all__ = [
 
 log = logging.getLogger("parallelkit")
 
-BACKENDS = ("process", "thread", "serial", "auto")
+BACKENDS = ("process", "thread", "serial", "auto", "dask", "ray")
 ON_ERROR = ("raise", "return", "skip")
 NESTED = ("thread", "process")
 # What says where and on how much a call runs, not what comes of it.
 RESOURCES = frozenset(
     (
         *("workers", "backend", "progress", "blas_threads", "memory_limit", "max_nbytes"),
-        *("temp_folder", "start_method", "nested"),
+        *("temp_folder", "start_method", "nested", "address"),
     )
 )
 
@@ -67,7 +68,7 @@ class Options:
     """Options of a :class:`Pool`, checked. See *Options* in the documentation."""
 
     workers: int | None = None
-    backend: str = "process"
+    backend: str | Executor = "process"
     progress: bool | str | Mapping[str, Any] = False
     on_error: str = "raise"
     timeout: float | None = None
@@ -87,13 +88,15 @@ class Options:
     strict: bool = True
     prefer: str | None = None
     library: bool = False
+    address: str | None = None
+    upload: bool = False
     named: bool = False  # no option: whether the pool itself was given its backend
 
-    def __post_init__(self) -> None:
+    def __post_init__(self) -> None:  # noqa: C901 - a check for each option
         _whole("workers", self.workers, none=True)
         if self.workers == 0:
             raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
-        _one_of("backend", self.backend, BACKENDS)
+        _backend(self.backend)
         _one_of("prefer", "auto" if self.prefer is None else self.prefer, BACKENDS)
         _flag("library", self.library)
         _one_of("on_error", self.on_error, ON_ERROR)
@@ -113,6 +116,12 @@ class Options:
         # numpy's SeedSequence, Generator and RandomState
         if not any(hasattr(self.seed, n) for n in ("spawn_key", "bit_generator", "randint")):
             _whole("seed", self.seed, least=0, none=True)
+        if not (self.address is None or isinstance(self.address, str)):
+            raise TypeError(f"address must be text such as 'tcp://...', not {self.address!r}")
+        _flag("upload", self.upload)
+        for name, why in cannot(self.backend).items():
+            if getattr(self, name) != _DEFAULTS[name] and self.backend not in HERE:
+                raise ValueError(f"{name}= cannot be had with backend={_told(self.backend)}: {why}")
         if self.timeout is not None and self.backend in ("thread", "serial"):
             raise ValueError(
                 f"timeout= needs backend='process', not {self.backend!r}: "
@@ -133,6 +142,33 @@ class Options:
 
 NAMES = tuple(field.name for field in fields(Options) if field.name != "named")
 _DEFAULTS = {field.name: field.default for field in fields(Options)}
+
+
+HERE = ("process", "thread", "serial", "auto")
+_NOT_OURS = {
+    "timeout": "its workers are not ours to end; let the function limit itself",
+    "memory_limit": "give a limit to the engine's own workers when they are started",
+    "tasks_per_worker": "its workers are not ours to replace; let the engine do it",
+    "start_method": "its workers have been started by the engine",
+    "temp_folder": "nothing is put into files there",
+    "nested": "calls that items make run on threads, with the share of their worker",
+}
+
+
+def cannot(backend: object) -> dict[str, str]:
+    """Options that a backend cannot do, each with what to do instead."""
+    if backend in ("thread", "serial"):
+        return {"timeout": "a thread cannot be ended from outside, a process can"}
+    unable = {} if isinstance(backend, str) and backend in HERE else dict(_NOT_OURS)
+    if backend not in ("dask", "ray"):
+        unable["address"] = "an address is that of a cluster: of backend='dask' or 'ray'"
+    if backend != "dask":
+        unable["upload"] = "only Dask can be sent the package"
+    return unable
+
+
+def _told(backend: object) -> str:
+    return repr(backend) if isinstance(backend, str) else f"an executor ({type(backend).__name__})"
 
 
 # What the same is called elsewhere.
@@ -250,11 +286,11 @@ class Resolver:
         if "prefer" in own and own["prefer"] is not None:
             outside.setdefault("backend", own["prefer"])
         together = {**outside, **own}
-        unable = together.get("backend") in ("thread", "serial")
         # The user's time limit meets a library's threads, or a library's the user's wish to debug.
-        if unable and together.get("timeout") is not None and not {"timeout", "backend"} <= {*own}:
-            log.debug("timeout= is left out: backend=%r cannot do it", together["backend"])
-            together["timeout"] = None
+        for name in cannot(together.get("backend", "process")).keys() & together.keys():
+            if together[name] != _DEFAULTS[name] and not {name, "backend"} <= {*own}:
+                log.debug("%s= is left out: backend=%r cannot do it", name, together["backend"])
+                together[name] = _DEFAULTS[name]
         return Options(**together, named="backend" in own)
 
 
@@ -361,6 +397,7 @@ PREFIX = "PARALLELKIT_"
 _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "workers": int,
     "backend": str,
+    "address": str,
     "progress": lambda text: {"0": False, "false": False, "1": True, "true": True}.get(
         text.lower(), text
     ),
@@ -436,6 +473,16 @@ def _whole(name: str, value: object, least: int | None = None, none: bool = Fals
         raise TypeError(f"{name} must be a whole number{' or None' if none else ''}, not {value!r}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, not {number}")
+
+
+def _backend(value: object) -> None:
+    if isinstance(value, Executor):
+        if type(value).__module__.startswith("parallelkit."):
+            raise TypeError("backend= takes an executor of another library; ours is a pool itself")
+        return
+    if not isinstance(value, str):
+        raise TypeError(f"backend must be a name or an Executor, not {value!r}")
+    _one_of("backend", value, BACKENDS)
 
 
 def _flag(name: str, value: object) -> None:

@@ -2,10 +2,14 @@
 
 import multiprocessing
 
+from engines import ENGINES, WANTED
+
 START_METHODS = [
     m for m in ("forkserver", "spawn", "fork") if m in multiprocessing.get_all_start_methods()
 ]
 PROCESSES = {f"process-{m}": {"backend": "process", "start_method": m} for m in START_METHODS}
-CONCURRENT = {**PROCESSES, "thread": {"backend": "thread"}}
+# What is callable gives its options when it is wanted.
+ELSEWHERE = {name: ENGINES[name] for name in WANTED or ("executor",)}
+CONCURRENT = {**PROCESSES, "thread": {"backend": "thread"}, **ELSEWHERE}
 BACKENDS = {**CONCURRENT, "serial": {"backend": "serial"}}
 OTHER_START_METHODS = list(PROCESSES)[1:]  # for cases that do not depend on it

@@ -5,11 +5,13 @@
 
 import contextlib
 import itertools
+import shutil
 import signal
 import tempfile
 import threading
 from pathlib import Path
 
+import engines
 import helpers
 import psutil
 import pytest
@@ -31,6 +33,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @contextlib.contextmanager
 def _factory(options):
     """A maker of pools; afterwards, workers of these options must still answer rightly."""
+    if callable(options):
+        options = options()
     with contextlib.ExitStack() as stack:
 
         def make(**more):
@@ -39,6 +43,8 @@ def _factory(options):
             return pool
 
         make.backend = options["backend"]
+        make.pickles = make.backend not in ("thread", "serial")
+        make.elsewhere = make.backend not in ("process", "thread", "serial")
         make.start_method = options.get("start_method")
         yield make
         assert make().map(helpers.increment, range(8)) == list(range(1, 9)), (
@@ -130,11 +136,13 @@ def nothing_left(temp_folder):
     before = set(threading.enumerate())
     yield
     pk.shutdown()
+    engines.end()
     helpers.wait_until(lambda: not _children(), f"the end of {_children()}")
     for thread in set(threading.enumerate()) - before:
         if not thread.daemon:
             thread.join(10)
             assert not thread.is_alive(), f"{thread} was left behind"
+    shutil.rmtree(temp_folder / "dask-scratch-space", ignore_errors=True)  # Dask keeps it
     assert sorted(temp_folder.rglob("*")) == []
 
 

@@ -126,7 +126,7 @@ def test_the_others_complete(process_pool, chunksize):
 
 def test_threads_and_serial_need_no_pickling(pool):
     """What cannot be pickled is no hindrance where nothing has to travel."""
-    if pool.backend == "process":
+    if pool.pickles:
         with pytest.raises(pk.TransportError):
             pool().map(identity, [Unfinished()])
     else:
@@ -165,7 +165,7 @@ def test_frozen_keywords_cross_once(pool, folder, way):
     pids = [path.name.partition("-")[0] for path in folder.iterdir()]
     assert len(pids) == len(set(pids)) <= 2
     assert counted.dumps <= 1
-    assert (counted.dumps == 0) == (pool.backend != "process")
+    assert (counted.dumps == 0) == (not pool.pickles)
 
 
 def test_functions_cross_once(pool, folder):

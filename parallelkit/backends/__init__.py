@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from ..options import Options
 
-__all__ = ["TABLE", "Backend", "end_all", "prepare"]
+__all__ = ["TABLE", "Backend", "end_all", "prepare", "reach"]
 
 
 class Backend(NamedTuple):
@@ -33,12 +33,16 @@ class Backend(NamedTuple):
         One item at a time runs in a process, so that it may have `random` to itself.
     shares_memory : bool
         Items see the caller's own objects.
+    elsewhere : bool
+        Workers are another engine's: the module has a third function, ``reach(options)``, which
+        tells how many there are, how far away, and whether they are threads of this process.
     """
 
     module: str
     inline: bool = False
     alone: bool = False
     shares_memory: bool = False
+    elsewhere: bool = False
 
 
 TABLE = {
@@ -46,7 +50,19 @@ TABLE = {
     "outer": Backend("parallelkit.backends.helpers", alone=True),  # and idle workers of its pool
     "thread": Backend("parallelkit.backends.threads", shares_memory=True),
     "serial": Backend("parallelkit.backends.serial", inline=True, alone=True, shares_memory=True),
+    "executor": Backend("parallelkit.backends.executors", alone=True, elsewhere=True),
+    "executor-threads": Backend(
+        "parallelkit.backends.executors", shares_memory=True, elsewhere=True
+    ),
+    "dask": Backend("parallelkit.backends.dask", alone=True, elsewhere=True),
+    "ray": Backend("parallelkit.backends.ray", alone=True, elsewhere=True),
 }
+
+
+def reach(name: str, options: Options) -> tuple[int, float, bool]:
+    """Tell how many slots another engine has, how far away, and whether they are threads here."""
+    found: tuple[int, float, bool] = importlib.import_module(TABLE[name].module).reach(options)
+    return found
 
 
 def prepare(name: str, options: Options) -> Any:

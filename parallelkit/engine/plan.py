@@ -15,6 +15,7 @@ a share of one, no wish for workers    runs in place
 ``backend="process"`` below a worker   threads all the same
 the same, with ``nested="process"``    idle workers of the outer pool, and the caller itself
 threads, a ``seed=``, no ``rng``       in place: `random` and `numpy.random` are all threads' own
+Dask, Ray or an executor               as many workers as it has; below level 0 threads instead
 =====================================  ============================================================
 """
 
@@ -24,6 +25,7 @@ import logging
 import sys
 from dataclasses import dataclass
 
+from ..backends import TABLE, reach
 from ..errors import ParallelError
 from ..options import Options
 from ..place import host
@@ -33,6 +35,7 @@ from ..place.nesting import Nesting, fellows, foreign_worker
 __all__ = ["Plan", "plan"]
 
 log = logging.getLogger("parallelkit")
+_ELSEWHERE = frozenset(name for name, backend in TABLE.items() if backend.elsewhere)
 _told: set[str] = set()  # warnings that this process has given
 
 
@@ -53,6 +56,8 @@ class Plan:
         What the call has to share out among its workers.
     wished : bool
         Whether somebody asked for that number of workers, or it is just the share.
+    pace : float
+        How much more than to a process of ours a message costs.
     """
 
     backend: str
@@ -60,6 +65,7 @@ class Plan:
     level: int
     cores: int
     wished: bool = False
+    pace: float = 1.0
 
     def share(self, rank: int, items: int | None) -> Nesting:
         """Place of worker `rank`: its part of the cores, remainders to the first workers.
@@ -74,14 +80,21 @@ class Plan:
         return Nesting(self.level, base + (rank % busy < extra) or 1)
 
 
-def plan(options: Options, here: Nesting, takes_rng: bool = False) -> Plan:
+def plan(  # noqa: C901 - the rule table
+    options: Options, here: Nesting, takes_rng: bool = False
+) -> Plan:
     """Decide for a call with `options` made at `here`.
 
     `takes_rng` tells whether the function gets its random stream as an argument.
     """
-    backend = options.backend
+    backend = options.backend if isinstance(options.backend, str) else "executor"
     if backend == "auto":
         backend = "process" if host.has_gil() else "thread"
+    if backend in _ELSEWHERE:
+        if here.level == 0 or (backend == "executor" and foreign_worker()):
+            return _there(backend, options, here, takes_rng)
+        log.debug("a call below level 0 runs on threads instead of %s", backend)
+        backend = "thread"  # a worker that waits for another one of its engine may wait for ever
     if here.level > 0 and backend == "process" and not _given(options):
         if options.nested == "process" and fellows() > 1:
             return _outer(options, here, fellows())
@@ -104,6 +117,20 @@ def plan(options: Options, here: Nesting, takes_rng: bool = False) -> Plan:
     elif backend == "thread" and workers == 1:
         backend = "serial"
     return Plan(backend, workers, here.level + 1, here.cores, options.workers is not None)
+
+
+def _there(backend: str, options: Options, here: Nesting, takes_rng: bool) -> Plan:
+    """Plan a call for the workers of another engine."""
+    slots, pace, threads = reach(backend, options)
+    wish = options.workers
+    workers = slots if wish is None else wish if wish > 0 else slots + 1 + wish
+    workers, wished = max(1, workers), wish is not None
+    if not threads:
+        return Plan(backend, workers, here.level + 1, workers, wished, pace)
+    if options.seed is not None and not takes_rng:
+        log.debug("a call with a seed, whose function has no parameter rng, runs in place")
+        return Plan("serial", 1, here.level + 1, here.cores)
+    return Plan("executor-threads", workers, here.level + 1, here.cores, wished)
 
 
 def _given(options: Options) -> bool:

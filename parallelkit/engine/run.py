@@ -49,7 +49,15 @@ MOST_COSTS = 1000  # functions of which it is remembered how long their items ta
 _TASK = f"{__package__.rpartition('.')[0]}.worker.task"  # needed from the first call on
 _BEGUN = Part(0, 0, [])  # stands before the results of a call, when its work has begun
 # What concerns the call at hand, not the calls inside its items.
-_NOT_INHERITED = ("progress", "initializer", "initargs", "timeout", "blas_threads", "seed")
+_NOT_INHERITED = (
+    "progress",
+    "initializer",
+    "initargs",
+    "timeout",
+    "blas_threads",
+    "seed",
+    "address",
+)
 
 
 def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
@@ -133,7 +141,7 @@ def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
     largest = LARGEST_LAZY if lazy else LARGEST
     source = source_of(
         call.iterables,
-        sizer=Sizer(plan_.workers, options.chunksize, largest, _costs.of(call.func)),
+        sizer=Sizer(*(plan_.workers, options.chunksize, largest, _costs.of(call.func), plan_.pace)),
         lazy=lazy,
         strict=options.strict,
         inline=TABLE[plan_.backend].inline,
@@ -220,6 +228,8 @@ def run_source(
     recorded = _recorded(call, plan_, source) if recording.on else None
     pool = _pool(options, plan_)
     below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
+    if not isinstance(below.get("backend", ""), str):  # an executor stays with its owner
+        del below["backend"]
     if options.library:  # its items are the library's own code: see `options`
         below = {**resources(below), "library": True}
     if options.nested != "thread":  # the pool's own word for all that is below it

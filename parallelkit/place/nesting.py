@@ -22,6 +22,7 @@ from .host import cpu_count
 
 __all__ = [
     "Nesting",
+    "be_guest",
     "enter",
     "fellows",
     "foreign_worker",
@@ -57,6 +58,7 @@ _Standing = tuple[Nesting, Spare | None]
 _here: ContextVar[_Standing | None] = ContextVar("parallelkit_nesting", default=None)
 _process: _Standing | None = None
 _in_worker_process = False
+_guest: ContextVar[bool] = ContextVar("parallelkit_guest", default=False)
 _fellows = 0  # workers of the pool that this process is a worker of
 
 
@@ -97,8 +99,13 @@ def process_cores() -> int:
 
 
 def in_worker_process() -> bool:
-    """Whether this process is a worker of ours."""
-    return _in_worker_process
+    """Whether this process is a worker of ours, or this code an item in that of another engine."""
+    return _in_worker_process or _guest.get()
+
+
+def be_guest() -> None:
+    """Say that what runs in this context is an item in a process that is not ours."""
+    _guest.set(True)
 
 
 def enter(place: Nesting, spare: Spare | None = None) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "MAIN",
     "Mirror",
     "current",
+    "leave",
     "namespace",
     "settle",
     "show_source",
@@ -185,6 +186,12 @@ def settle(client: str = "") -> Mirror:
     mirror = Mirror(client)
     mirror.enter()
     return mirror
+
+
+def leave() -> None:
+    """Be no client's worker any more, until a mirror is entered again."""
+    global _current
+    _current = None
 
 
 # --- the caller's side of namespaces -------------------------------------------------------------

@@ -632,6 +632,11 @@ class Prepared:
                 around += unit.needs
         self.units = list(found)
 
+    @property
+    def versions(self) -> frozenset[int]:
+        """Versions of all that is needed, as they are now."""
+        return frozenset(unit.version for unit in self.units if unit.version)
+
     def missing(self, sent: Sent) -> list[Unit]:
         """Units that a worker has not got, or in another version."""
         versions = sent.versions
@@ -838,6 +843,23 @@ class Script:
             pickled = self._pickled_news(missing, gone)
             sent.took(missing)
             return pickled
+
+    def news_without(
+        self, held: Collection[int], prepared: Iterable[Prepared]
+    ) -> tuple[frozenset[int], Any]:
+        """Versions of what a receiver lacks that has the versions `held`, and their pickle.
+
+        For receivers of whom nothing is kept in mind here: a version stands for one state of one
+        unit, so that its number alone tells whether that is there.
+        """
+        with self._lock:
+            missing: dict[Unit, int] = {}
+            for plan in prepared:
+                for unit in plan.units:
+                    if unit.version and unit.version not in held:
+                        missing[unit] = 0
+            versions = frozenset(unit.version for unit in missing)
+            return versions, self._pickled_news(missing, tuple(self._gone))
 
     def _gone_since(self, sent: Sent) -> tuple[str, ...]:
         if sent.deaths == self._deaths:

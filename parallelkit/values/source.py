@@ -68,8 +68,10 @@ class Sizer:
         fixed: int | None = None,
         largest: int = LARGEST,
         remembered: float = 0.0,
+        pace: float = 1.0,
     ) -> None:
         self._workers = workers
+        self._pace = pace  # how much more than to a process of ours a message costs
         self._remembered = remembered  # seconds per item that the function took in earlier calls
         self._even: int | None = None
         self._largest = largest
@@ -82,7 +84,7 @@ class Sizer:
 
     def observe(self, items: int, seconds: float, nbytes: int = 0) -> None:
         """Learn from a chunk that is finished."""
-        if seconds > SHORT_SECONDS * 2:  # they are not quick after all
+        if seconds > SHORT_SECONDS * 2 * self._pace:  # they are not quick after all
             self._even = None
         recent = max(0.5, items / (items + self._weight))
         self._cost += recent * (seconds / items - self._cost) if self._weight else seconds / items
@@ -92,7 +94,7 @@ class Sizer:
         if self._fixed is None:
             wish: float = self._largest
             if self._cost > 0:
-                wish = min(wish, TARGET_SECONDS / self._cost)
+                wish = min(wish, TARGET_SECONDS * self._pace / self._cost)
             if self._bytes:
                 wish = min(wish, LARGEST_BYTES / self._bytes)
             self._size = max(1, min(int(wish), max(self._size, items) * GROWTH))
@@ -112,9 +114,10 @@ class Sizer:
         One message for each worker, and none for what takes less time than its message. Should
         the items turn out to take longer after all, a worker gives back what it has not begun.
         """
-        cost = self._remembered
-        if total and cost and self._fixed is None and total * cost < SHORT_SECONDS * self._workers:
-            self._even = max(-(-total // self._workers), int(MESSAGE_SECONDS / cost))
+        cost, short = self._remembered, SHORT_SECONDS * self._workers * self._pace
+        if total and cost and self._fixed is None and total * cost < short:
+            even = -(-total // self._workers)
+            self._even = max(even, int(MESSAGE_SECONDS * self._pace / cost))
 
     @property
     def cost(self) -> float:
@@ -128,7 +131,7 @@ class Sizer:
         if remaining is None or self._fixed is not None:
             return self._size
         share = -(-remaining // self._parts)
-        least = int(LEAST_SECONDS / self._cost) if self._cost > 0 else 1
+        least = int(LEAST_SECONDS * self._pace / self._cost) if self._cost > 0 else 1
         return max(1, min(self._size, max(share, least)))
 
     def window(self) -> int:

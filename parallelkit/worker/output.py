@@ -28,6 +28,7 @@ __all__ = [
     "Filter",
     "filters",
     "forward",
+    "forwarder",
     "level_names",
     "levels",
     "listen",
@@ -35,11 +36,13 @@ __all__ = [
     "logger_classes",
     "retell",
     "say",
+    "say_by",
     "set_filters",
     "set_level_names",
     "set_levels",
     "set_logger_classes",
     "stop_listening",
+    "warnings_to",
     "watched_loggers",
 ]
 
@@ -199,6 +202,15 @@ def say(number: int, *fields: Any) -> None:
         _to_parent(SAID, (number, *fields))
 
 
+def say_by(
+    send: Callable[[str, tuple[Any, ...]], None] | None,
+) -> Callable[[str, tuple[Any, ...]], None] | None:
+    """Let `send` have what is said from now on; return who had it before."""
+    global _to_parent
+    before, _to_parent = _to_parent, send
+    return before
+
+
 def forward(send: Callable[[str, tuple[Any, ...]], None], item: Callable[[], int | None]) -> None:
     """Worker: let `send` have all log records and warnings, instead of this process's handlers."""
     global _to_parent
@@ -207,7 +219,19 @@ def forward(send: Callable[[str, tuple[Any, ...]], None], item: Callable[[], int
         if isinstance(logger, logging.Logger):
             logger.handlers.clear()
             logger.propagate = True
-    logging.root.addHandler(_Forwarder(send, item))
+    logging.root.addHandler(forwarder(send, item))
+    warnings.showwarning = warnings_to(send)
+
+
+def forwarder(
+    send: Callable[[str, tuple[Any, ...]], None], item: Callable[[], int | None]
+) -> logging.Handler:
+    """Handler that lets `send` have records, each with the index of its `item`."""
+    return _Forwarder(send, item)
+
+
+def warnings_to(send: Callable[[str, tuple[Any, ...]], None]) -> Callable[..., None]:
+    """Return a ``warnings.showwarning`` that lets `send` have them."""
 
     def show(
         message: Warning | str,
@@ -223,7 +247,7 @@ def forward(send: Callable[[str, tuple[Any, ...]], None], item: Callable[[], int
             (str(message), own, _named(category), filename, lineno, _module_of(filename)),
         )
 
-    warnings.showwarning = show
+    return show
 
 
 def _named(category: type[Warning]) -> Named:

@@ -53,13 +53,18 @@ class Runtime:
         Gives the cores that items may use beyond their share, at the moment of asking.
     put_back : callable, optional
         Undoes what items have set for the whole process; see `environment`.
+    known : Mirror, optional
+        Where several clients have a part of this process: the mirror of theirs.
     """
 
     def __init__(
-        self, spare: Callable[[], int], put_back: Callable[[], bool] | None = None
+        self,
+        spare: Callable[[], int],
+        put_back: Callable[[], bool] | None = None,
+        known: mirror.Mirror | None = None,
     ) -> None:
-        self.tasks: dict[int, Task] = {}
-        self.mirror = mirror.settle()
+        self.tasks: dict[Any, Task] = {}
+        self.mirror = known or mirror.settle()
         self.max_nbytes = 1 << 16  # of a buffer that travels in the pickle itself
         self.items = 0  # that have been run
         self.item: tuple[int, Progress] | None = None  # first index and progress of what runs
@@ -69,7 +74,7 @@ class Runtime:
         self._put_back = put_back
         self._threads = 0, 0  # of numerical libraries, and the cores of the share
 
-    def learn(self, key: int, data: Any, buffers: list[Any]) -> None:
+    def learn(self, key: Any, data: Any, buffers: list[Any]) -> None:
         """Make the task that is called `key` from now on; raises what its unpickling raises."""
         self.tasks[key] = Task(*pickling.loads(data, buffers))
 
@@ -80,7 +85,7 @@ class Runtime:
         finally:
             self.mirror.learning = False
 
-    def forget(self, keys: Iterable[int]) -> None:
+    def forget(self, keys: Iterable[Any]) -> None:
         """Keep tasks, and the memory that they share, no longer."""
         for key in keys:
             task = self.tasks.pop(key, None)

@@ -86,6 +86,8 @@ class Task:
         Context variables of the caller, in a process other than its own.
     """
 
+    budget = BUDGET  # longer where a reply has a longer way
+
     def __init__(
         self,
         func: Callable[..., Any],
@@ -207,7 +209,7 @@ class Task:
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
         apply = _apply if len(columns) == 1 else _apply_row
         values, raised, mark = progress.values, progress.raised, progress.mark
-        budget = BUDGET if mark is None else FLUSH
+        budget = self.budget if mark is None else FLUSH
         begin, weight = time.perf_counter(), 0
         looked = begin
         # A look at the clock for each item; in a large chunk, whose items are short, for a few.

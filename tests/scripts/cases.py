@@ -5,8 +5,10 @@ case: its name, and null or the traceback.
 """
 
 import json
+import multiprocessing
 import sys
 import traceback
+from concurrent.futures import ProcessPoolExecutor
 
 import parallelkit as pk
 
@@ -19,7 +21,11 @@ def case(function):
 
 
 def run_cases():
-    pk.configure(workers=2, **json.loads(sys.argv[1]))
+    options = json.loads(sys.argv[1])
+    if options["backend"] == "executor":  # whose processes need no guard
+        context = multiprocessing.get_context("fork")
+        options["backend"] = ProcessPoolExecutor(2, mp_context=context)
+    pk.configure(workers=2, **options)
     for function in CASES:
         try:
             function()

@@ -1,0 +1,304 @@
+"""Dask as a backend: the scheduler at an address, the client that is there, or a cluster of ours.
+
+Large things are scattered, without a hash, to one worker; Dask brings them to another one when a
+chunk that needs them runs there. All that is kept of a call are its futures, until they are taken.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ParallelError
+from ..options import Options
+from ..place.host import cpu_count
+from ..worker.remote import Parcel, made_with, own_version
+from .futures import AGAIN, DIED, FuturesPool
+
+__all__ = ["DaskCluster", "pool_for", "prepare", "reach", "shutdown"]
+
+PACE = 10.0  # how much longer a message takes than to a process of ours
+CONNECT = 10.0  # seconds for a scheduler to answer
+GONE = 5.0  # seconds without a scheduler after which it counts as lost
+
+
+class DaskCluster:
+    """What a client of Dask offers.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    """
+
+    shares_memory = False
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        address = getattr(getattr(client, "scheduler", None), "address", "?")
+        self.name = f"Dask (scheduler {address})"
+        self._away: float | None = None  # since when there is no scheduler
+        self._number = 0
+        self._prefix = os.urandom(6).hex()
+
+    def slots(self) -> int:
+        """Threads of all workers."""
+        try:
+            return sum(self._client.nthreads().values())
+        except Exception as error:
+            raise self._lost() from error
+
+    def put(self, parcel: Parcel) -> Any:
+        """Scatter."""
+        try:
+            return self._client.scatter(parcel, hash=False, direct=None)
+        except Exception:  # noqa: BLE001 - no worker yet, or none any more: then it goes along
+            return None
+
+    def there(self, handle: Any) -> bool:
+        """Whether what was scattered is still held by a worker."""
+        try:
+            return handle.status == "finished" and bool(self._client.who_has([handle])[handle.key])
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, it is put anew
+            return False
+
+    def submit(self, name: str, func: Callable[..., Any], *args: Any) -> Any:
+        """Start a call, under a name that the dashboard shows."""
+        self._number += 1
+        key = f"{name}-{self._prefix}-{self._number}"
+        return self._client.submit(func, *args, key=key, pure=False, retries=0)
+
+    def collect(self, futures: Sequence[Any]) -> list[Any]:
+        """Results of futures that are done, all at once."""
+        done = [future for future in futures if future.status == "finished"]
+        values: dict[int, Any] = {}
+        if done:
+            try:
+                values = dict(zip(map(id, done), self._client.gather(done), strict=True))
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001 - one is lost: which, is asked one by one
+                values = {id(future): _outcome(future) for future in done}
+        outcomes = [
+            values[id(future)] if id(future) in values else _outcome(future) for future in futures
+        ]
+        for future in futures:
+            future.release()
+        return outcomes
+
+    def cancel(self, futures: Sequence[Any]) -> None:
+        """Give up calls; what runs ends by itself, and its result is dropped."""
+        try:
+            self._client.cancel(list(futures), force=True)
+        except Exception:  # noqa: BLE001 - a scheduler that is gone has forgotten them
+            pass
+        for future in futures:
+            future.release()
+
+    def check(self) -> None:
+        """Raise if the scheduler has been away for `GONE` seconds."""
+        if self._client.status == "running":
+            self._away = None
+            return
+        now = time.monotonic()
+        self._away = self._away or now
+        if self._client.status == "closed" or now - self._away > GONE:
+            raise self._lost()
+
+    def verdict(self, error: BaseException) -> str | BaseException:
+        """What an error of a future, or of a submission, says."""
+        kind = type(error).__name__
+        if kind == "KilledWorker":
+            return DIED
+        if isinstance(error, ImportError) and (error.name or "").startswith("parallelkit"):
+            return _missing(self.name)
+        if self._client.status != "running":
+            return self._lost()
+        if kind in ("FutureCancelledError", "CancelledError", "FuturesCancelledError"):
+            return AGAIN  # what it needed went with a worker
+        if isinstance(error, (OSError, EOFError)) or "Comm" in kind or "lost" in str(error):
+            return AGAIN
+        return ParallelError(f"{self.name} could not run a chunk: {kind}: {error}")
+
+    def _lost(self) -> ParallelError:
+        return ParallelError(
+            f"the connection to {self.name} was lost, and with it what was under way there; "
+            "results that were taken before are whole"
+        )
+
+
+def _outcome(future: Any) -> Any:
+    try:
+        return future.result(timeout=GONE)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever Dask has to tell
+        return error
+
+
+def _missing(name: str) -> ParallelError:
+    return ParallelError(
+        f"the workers of {name} have no parallelkit: run there `pip install "
+        f"parallelkit=={own_version()}`, or let it be sent by Pool(backend='dask', upload=True)"
+    )
+
+
+# --- clients -------------------------------------------------------------------------------------
+
+_lock = threading.RLock()
+_clients: dict[str, Any] = {}  # by address, those of ours
+_ours: list[Any] = []  # the LocalCluster that was started here, and its client
+_checked: dict[int, tuple[Any, frozenset[str]]] = {}  # by the id of a client: workers looked at
+
+
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError as error:
+        raise ParallelError(
+            "backend='dask' needs Dask; run: pip install 'parallelkit[dask]'"
+        ) from error
+    return distributed
+
+
+def _client(options: Options) -> Any:
+    """Client for these options, connected if there is none yet."""
+    distributed = _distributed()
+    with _lock:
+        if options.address is not None:
+            client = _clients.get(options.address)
+            if client is None or client.status != "running":
+                client = _clients[options.address] = _connected(distributed, options.address)
+            return client
+        try:
+            return distributed.get_client(timeout=0)
+        except ValueError:  # there is none
+            pass
+        if not _ours or _ours[0].status != "running":
+            _ours[:] = _started(distributed)
+        return _ours[0]
+
+
+def _connected(distributed: Any, address: str) -> Any:
+    try:
+        return distributed.Client(address, timeout=CONNECT, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ParallelError(
+            f"no Dask scheduler answers at {address} within {CONNECT:g} seconds ({error}); "
+            "is it running, and can this machine reach it?"
+        ) from error
+
+
+def _started(distributed: Any) -> tuple[Any, Any]:
+    """Start workers of this machine, a process for each core."""
+    import dask
+
+    # A chunk whose worker dies comes back here at once, and is looked into.
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        cluster = distributed.LocalCluster(
+            n_workers=cpu_count(), threads_per_worker=1, dashboard_address="127.0.0.1:0"
+        )
+    return distributed.Client(cluster, set_as_default=False), cluster
+
+
+def shutdown() -> None:
+    """End the clients and the cluster that were started here."""
+    with _lock:
+        clients, ours = list(_clients.values()), _ours[:]
+        _clients.clear()
+        _ours.clear()
+        _checked.clear()
+    for one in (*clients, *ours):
+        try:
+            one.close(timeout=5)
+        except Exception:  # noqa: BLE001, S112 - one that is gone is closed
+            continue
+
+
+def _after_fork() -> None:
+    """In a forked child, which has none of the threads that a client lives by."""
+    global _lock
+    _lock = threading.RLock()
+    _clients.clear()
+    _ours.clear()
+    _checked.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+# --- what the workers have -----------------------------------------------------------------------
+
+
+def _check(client: Any, options: Options) -> None:
+    """Raise if workers have other versions than this process, or no parallelkit."""
+    known = _checked.get(id(client))
+    before = known[1] if known is not None and known[0] is client else frozenset()
+    workers = frozenset(client.nthreads())
+    if workers <= before:
+        return
+    if options.upload:
+        client.upload_file(_package())
+    found = client.run(_versions, workers=list(workers - before), on_error="return")
+    mine = _versions()
+    for address, theirs in found.items():
+        if isinstance(theirs, ImportError) and (theirs.name or "").startswith("parallelkit"):
+            raise _missing(f"Dask (worker {address})")
+        if isinstance(theirs, BaseException):
+            raise ParallelError(
+                f"the Dask worker {address} cannot tell its versions: "
+                f"{type(theirs).__name__}: {theirs}. Caller and workers must have the same Python"
+            )
+        for name, version in mine.items():
+            if theirs[name] != version:
+                raise ParallelError(
+                    f"the Dask worker {address} has {name} {theirs[name]}, this process "
+                    f"{version}: caller and workers must have the same versions, since functions "
+                    "travel as code"
+                )
+    _checked[id(client)] = client, before | workers
+
+
+def _versions() -> dict[str, str]:
+    """Versions that must be the same."""
+    return dict(made_with())
+
+
+@functools.cache
+def _package() -> str:
+    """Pack this package into a file that workers can import from."""
+    root = Path(sys.modules["parallelkit"].__path__[0])
+    target = Path(tempfile.mkdtemp(prefix="parallelkit-")) / "parallelkit.zip"
+    with zipfile.ZipFile(target, "w") as file:
+        for path in sorted(root.rglob("*.py")):
+            file.write(path, Path("parallelkit") / path.relative_to(root))
+    return str(target)
+
+
+# --- the backend ---------------------------------------------------------------------------------
+
+
+def reach(options: Options) -> tuple[int, float, bool]:
+    """Threads of all workers, and how far away they are."""
+    cluster = DaskCluster(_client(options))
+    return cluster.slots(), PACE, False
+
+
+def pool_for(options: Options, workers: int, level: int, wished: bool) -> FuturesPool:  # noqa: ARG001 - as all backends
+    """Pool for one call."""
+    client = _client(options)
+    _check(client, options)
+    return FuturesPool(DaskCluster(client), workers if wished else None, options, PACE)
+
+
+def prepare(options: Options) -> None:  # noqa: ARG001 - as all backends
+    """Import Dask, or say what to install."""
+    _distributed()

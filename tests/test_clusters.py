@@ -1,0 +1,167 @@
+"""What is special where workers are another engine's: what is refused, what is sent, what is lost."""
+
+import concurrent.futures
+import os
+import pickle
+import signal
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+
+import engines
+import numpy as np
+import pytest
+from helpers import add, identity, increment, mark, wait_until
+
+import parallelkit as pk
+from parallelkit.worker import remote
+
+REFUSED = {
+    "timeout": 1,
+    "memory_limit": "1GB",
+    "tasks_per_worker": 5,
+    "start_method": "spawn",
+    "nested": "process",
+    "address": "tcp://127.0.0.1:1",
+    "upload": True,
+}
+
+
+class InPlace(concurrent.futures.Executor):
+    """An executor that does the work when it is asked for, through pickles, with troubles on the way."""
+
+    def __init__(self, troubles=()):
+        self.troubles = list(troubles)
+        self.sent = []
+
+    def submit(self, func, *args):
+        future = Future()
+        data = pickle.dumps((func, args), 5)
+        self.sent.append(len(data))
+        if self.troubles:
+            future.set_exception(self.troubles.pop(0))
+        else:
+            func, args = pickle.loads(data)
+            future.set_result(func(*args))
+        return future
+
+
+@pytest.fixture(scope="module")
+def executor():
+    return engines.executor()["backend"]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_done_is_refused_by_name(name):
+    """An option that an executor cannot do is an error of the pool, before anything runs."""
+    with ThreadPoolExecutor(1) as threads, pytest.raises(ValueError, match=f"^{name}="):
+        pk.Pool(backend=threads, **{name: REFUSED[name]})
+
+
+def test_what_is_configured_outside_gives_way():
+    """A time limit for all pools does not keep one from running where there is none."""
+    with ThreadPoolExecutor(1) as threads, pk.configure(timeout=60):
+        assert pk.Pool(backend=threads).map(increment, [1]) == [2]
+
+
+def test_backends_that_are_none():
+    """Neither our own executor nor anything that is no executor."""
+    with pytest.raises(TypeError, match="ours"), pk.PoolExecutor(1) as own:
+        pk.Pool(backend=own)
+    with pytest.raises(TypeError, match="name or an Executor"):
+        pk.Pool(backend=3)
+
+
+def test_calls_of_a_library_obey(executor):
+    """What is configured holds for pk.map; what its items call runs on threads there."""
+    with pk.configure(backend=executor):
+        pids = set(pk.map(lambda _: pk.map(lambda _: os.getpid(), [1, 2]), range(4))[0])
+    assert len(pids) == 1
+    assert pids != {os.getpid()}
+
+
+def test_threads_of_an_executor_share_memory():
+    """Items in threads of this process get the caller's own objects."""
+    thing = object()
+    with ThreadPoolExecutor(2) as threads:
+        assert pk.Pool(backend=threads).map(identity, [thing]) == [thing]
+
+
+def test_a_pool_crosses_as_one_of_threads(executor):
+    """The executor stays here; a pool that an item gets works with the share of its worker."""
+    pool = pk.Pool(backend=executor)
+    assert pool.map(lambda x, pool: sum(pool.map(increment, [x, x])), [1, 2], pool=pool) == [4, 6]
+
+
+def test_a_worker_that_dies_breaks_an_executor(folder):
+    """The call ends with an error that says so, and what to do."""
+    with ProcessPoolExecutor(2, mp_context=engines.context()) as mortal:
+        pool = pk.Pool(backend=mortal)
+        with pytest.raises(pk.ParallelError, match="is broken: one of its workers ended"):
+            pool.map(lambda x: os.kill(os.getpid(), signal.SIGKILL) if x == 5 else x, range(10))
+        with pytest.raises(pk.ParallelError, match="is broken"):
+            pool.map(increment, range(10))
+
+
+def test_an_executor_that_was_shut_down():
+    """It is named, and so is what is wrong with it."""
+    threads = ThreadPoolExecutor(1)
+    threads.shutdown()
+    with pytest.raises(pk.ParallelError, match="ThreadPoolExecutor has been shut down"):
+        pk.Pool(backend=threads).map(increment, [1])
+
+
+def test_large_keywords_cross_once_for_each_worker():
+    """What is large goes to a worker that asks for it, and not again."""
+    here = InPlace()
+    table = np.zeros(100_000)
+    pool = pk.Pool(workers=1, backend=here, chunksize=1)
+    assert pool.map(lambda x, table: x + table[x], range(5), table=table) == list(range(5))
+    assert sum(size > table.nbytes for size in here.sent) == 1
+
+
+def test_what_was_lost_is_sent_again():
+    """A connection that breaks costs no item, unless it breaks again and again."""
+    breaks = ConnectionResetError("gone")
+    pool = pk.Pool(workers=1, backend=InPlace([breaks] * 3), chunksize=2)
+    assert pool.map(increment, range(4)) == [1, 2, 3, 4]
+    pool = pk.Pool(workers=1, backend=InPlace([breaks] * 99), chunksize=2)
+    with pytest.raises(pk.ParallelError, match="items 0 to 1 were lost 5 times"):
+        pool.map(increment, range(4))
+
+
+def test_workers_without_parallelkit():
+    """The error says what to install there."""
+    missing = ModuleNotFoundError("No module named 'parallelkit'", name="parallelkit")
+    with pytest.raises(pk.ParallelError, match="pip install parallelkit=="):
+        pk.Pool(backend=InPlace([missing])).map(increment, [1])
+
+
+@pytest.mark.parametrize("what", ["Python", "parallelkit", "cloudpickle"])
+def test_other_versions_are_told_before_work_starts(monkeypatch, folder, what):
+    """Nothing of a call is unpickled where functions might not fit."""
+    client, *versions = remote.head()
+    others = tuple((name, "0.0" if name == what else version) for name, version in versions)
+    monkeypatch.setattr(remote, "head", lambda: (client, *others))
+    with pytest.raises(pk.ParallelError, match=rf"{what} .*, while the caller has 0\.0"):
+        pk.Pool(backend=InPlace()).map(lambda x: mark(folder, x), range(3))
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize("end", ["error", "closed"])
+def test_no_future_is_left(executor, end):
+    """After an error, and after an iterator that is dropped, the executor has nothing to do for us."""
+    pool = pk.Pool(backend=executor, chunksize=1)
+    if end == "error":
+        with pytest.raises(ZeroDivisionError):
+            pool.map(lambda x: 1 // x, range(20, -20, -1))
+    else:
+        results = pool.imap(identity, range(10_000))
+        next(results)
+        results.close()
+    wait_until(lambda: not executor._pending_work_items, "the futures that were under way")
+
+
+def test_several_calls_at_a_time(executor):
+    """Threads that call at the same time each get their own results."""
+    pool = pk.Pool(backend=executor)
+    futures = [pool.amap(add, range(100), [n] * 100) for n in range(8)]
+    assert [f.result(60) for f in futures] == [list(range(n, n + 100)) for n in range(8)]

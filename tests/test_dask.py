@@ -1,0 +1,237 @@
+"""Items on Dask: the part of the contract that is its own, and what happens when parts of it are lost."""
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from helpers import PlainError, ended, fail_from, identity, increment, mark, wait_for, wait_until
+
+import parallelkit as pk
+
+dask = pytest.importorskip("dask")
+distributed = pytest.importorskip("distributed")
+
+
+SETTING = "as it was"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers of one thread, and the client that is there."""
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    dask.config.set({"distributed.scheduler.allowed-failures": 1})
+    with (
+        distributed.LocalCluster(2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as own,
+        distributed.Client(own) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def on_dask(cluster):
+    """A pool on these; afterwards they answer, and nothing of the test is left with the client."""
+    yield lambda **options: pk.Pool(backend="dask", **options)
+    cluster.wait_for_workers(2, timeout=60)
+    assert pk.Pool(backend="dask").map(increment, range(8)) == list(range(1, 9))
+    wait_until(lambda: not cluster.futures, f"the end of {cluster.futures}")
+
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+
+def test_the_calls(on_dask):
+    """map, imap, uimap, starmap, run, submit, amap: as anywhere."""
+    own = on_dask()
+    assert own.workers == 2
+    assert own.map(lambda x, y, p: x + y + p, [1, 2], [10, 20], p=100) == [111, 122]
+    assert list(own.imap(increment, iter(range(1000)))) == list(range(1, 1001))
+    assert sorted(own.uimap(increment, range(100))) == list(range(1, 101))
+    assert own.starmap(pow, [(2, 3), {"base": 3, "exp": 2}]) == [8, 9]
+    assert own.run([pk.delayed(pow)(2, 5), pk.delayed(len)("abc")]) == [32, 3]
+    assert own.submit(pow, 2, 5).result(60) == 32
+    assert own.amap(increment, [1]).result(60) == [2]
+    assert own.map(increment, []) == []
+    assert set(own.map(lambda _: os.getpid(), range(40))).isdisjoint({os.getpid()})
+
+
+def test_the_script_and_its_classes(on_dask):
+    """What is defined here is found there, as it is at the call; classes are the same on the way back."""
+    global SETTING
+    assert on_dask().map(lambda _: SETTING, range(2)) == ["as it was"] * 2
+    SETTING = "changed"
+    assert on_dask().map(lambda _: SETTING, range(2)) == ["changed"] * 2
+    assert type(on_dask().map(Point, [1])[0]) is Point
+
+
+def test_errors_and_what_is_said(on_dask, caplog):
+    """Errors have their notes and causes; records and warnings arrive here."""
+    with pytest.raises(PlainError, match="no luck") as caught:
+        on_dask().map(fail_from, [7])
+    assert any("item 0" in note for note in caught.value.__notes__)
+
+    def talk(x):
+        logging.getLogger("theirs").warning("item %d", x)
+        warnings.warn("careful", stacklevel=1)
+
+    with pytest.warns(UserWarning, match="careful"), caplog.at_level(logging.INFO):
+        on_dask().map(talk, [3])
+    assert "item 3" in caplog.messages
+
+
+def test_seeds_are_the_same(on_dask):
+    """Draws do not depend on where they are made."""
+
+    def draw(_):
+        return np.random.random()
+
+    local = pk.Pool(2, seed=5).map(draw, range(30))
+    assert on_dask(seed=5).map(draw, range(30)) == local
+
+
+def test_blocks_and_sweeps(on_dask, tmp_path):
+    """map_blocks makes an array, and a sweep with a store has its table."""
+    table = np.arange(1000.0)
+    assert np.array_equal(pk.map_blocks(np.sqrt, table), np.sqrt(table))
+    with pk.configure(backend="dask"):
+        assert np.array_equal(pk.map_blocks(np.sqrt, table), np.sqrt(table))
+        sweep = pk.Sweep(store=tmp_path / "s.db")
+        assert sweep.run(lambda a: {"square": a * a}, pk.grid(a=[1, 2, 3]))["square"] == [1, 4, 9]
+
+
+def test_large_things_are_scattered_once(on_dask, cluster):
+    """A large keyword is not sent with each chunk, and is gone when the call is over."""
+    table = np.ones(2_000_000)
+    own = on_dask(chunksize=1)
+    begin = sum(psutil.Process().io_counters()[:1])
+    assert own.map(lambda i, t: t[i] + i, range(20), t=table) == [i + 1 for i in range(20)]
+    assert sum(psutil.Process().io_counters()[:1]) - begin < 40 * table.nbytes
+    wait_until(lambda: not cluster.who_has(), "the end of what was scattered")
+
+
+def test_a_worker_that_is_killed_costs_nothing(on_dask, folder):
+    """An item whose worker is killed from outside runs again; the call does not notice."""
+
+    def once_killed(x, folder):
+        if x == 17 and mark(folder, "killed"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return x
+
+    assert on_dask().map(once_killed, range(60), folder=folder) == list(range(60))
+
+
+def test_the_item_that_kills_is_named_and_no_other(on_dask, cluster):
+    """An item that takes its workers along is a WorkerDied, and its neighbours have their results."""
+
+    def deadly(x):
+        if x == 5:
+            os._exit(3)
+        return x
+
+    results = on_dask(on_error="return", chunksize=4).map(deadly, range(12))
+    assert [r for r in results if r != 5 and not isinstance(r, pk.Failure)] == [
+        x for x in range(12) if x != 5
+    ]
+    assert isinstance(results[5].exception, pk.WorkerDied)
+    assert "item 5" in str(results[5].exception)
+
+
+def test_an_iterator_that_is_dropped(on_dask, cluster):
+    """What was under way is cancelled; the workers are free for others."""
+    results = on_dask(chunksize=1).imap(increment, range(100_000))
+    assert next(results) == 1
+    results.close()
+
+
+# ---- clusters that are lost ----------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def scheduler_and_workers(workers, threads=1):
+    """Processes of Dask's own commands, as on a real cluster; the address, and what starts more."""
+    begun = []
+
+    def begin(*words):
+        command = [sys.executable, "-m", "distributed.cli." + words[0], *words[1:]]
+        begun.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        return begun[-1]
+
+    def worker():
+        local = ("--no-dashboard", "--no-nanny", "--host", "127.0.0.1")
+        begin("dask_worker", address, "--nthreads", str(threads), *local)
+
+    try:
+        told = Path(os.environ["TMPDIR"], f"scheduler-{time.monotonic_ns()}.json")
+        where = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        begin("dask_scheduler", *where, "--scheduler-file", str(told))
+        wait_until(lambda: told.exists() and told.read_text().strip().endswith("}"), "a scheduler")
+        address = __import__("json").loads(told.read_text())["address"]
+        for _ in range(workers):
+            worker()
+        yield address, begun, worker
+    finally:
+        for process in reversed(begun):
+            process.kill()
+            process.communicate()
+        told.unlink(missing_ok=True)
+
+
+def test_the_scheduler_is_lost(monkeypatch):
+    """The call ends with an error that names it, and soon."""
+    monkeypatch.setattr("parallelkit.backends.dask.CONNECT", 1)
+    with scheduler_and_workers(1) as (address, begun, _):
+        pool = pk.Pool(backend="dask", address=address, chunksize=1)
+        results = pool.imap(increment, range(1_000_000))
+        assert next(results) == 1
+        begun[0].kill()
+        with pytest.raises(pk.ParallelError, match=f"Dask .scheduler {address}. was lost"):
+            for _ in results:
+                pass
+        with pytest.raises(pk.ParallelError, match="no Dask scheduler answers"):
+            pool.map(increment, [1])
+        pk.shutdown()
+
+
+def test_workers_come_and_go(folder):
+    """One that joins in the middle gets work; one that leaves costs none. A share is its threads."""
+    with scheduler_and_workers(1, threads=2) as (address, begun, worker):
+        pool = pk.Pool(backend="dask", address=address, chunksize=1)
+        assert pool.map(lambda _: pk.nesting().cores, [1]) == [2]
+
+        def place(x, gate):
+            wait_for(gate)
+            return os.getpid()
+
+        results = pool.uimap(place, range(60), gate=folder / "gate")
+        worker()
+        client = distributed.Client(address, set_as_default=False)
+        client.wait_for_workers(2, timeout=60)
+        threading.Timer(2, (folder / "gate").touch).start()  # when more than two have been sent
+        pids = set(results)
+        assert len(pids) == 2
+        gone = begun[1].pid
+        results = pool.uimap(identity, range(2000))
+        next(results)
+        begun[1].kill()
+        assert len(list(results)) == 1999
+        assert ended([gone])
+        client.close()
+        pk.shutdown()
+
+
+def test_an_address_where_nobody_is(monkeypatch):
+    """It is named, within the time that is given to connect."""
+    monkeypatch.setattr("parallelkit.backends.dask.CONNECT", 1)
+    with pytest.raises(pk.ParallelError, match=r"tcp://127\.0\.0\.1:9"):
+        pk.Pool(backend="dask", address="tcp://127.0.0.1:9").map(increment, [1])
