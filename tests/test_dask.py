@@ -41,7 +41,7 @@ def cluster():
 def on_dask(cluster):
     """A pool on these; afterwards they answer, and nothing of the test is left with the client."""
     yield lambda **options: pk.Pool(backend="dask", **options)
-    cluster.wait_for_workers(2, timeout=60)
+    cluster.wait_for_workers(1, timeout=60)
     assert pk.Pool(backend="dask").map(increment, range(8)) == list(range(1, 9))
     wait_until(lambda: not cluster.futures, f"the end of {cluster.futures}")
 

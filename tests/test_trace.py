@@ -83,7 +83,8 @@ def test_every_item_once(pool, tmp_path):
     assert sorted(event["name"] for event in items) == sorted(f"increment[{i}]" for i in range(20))
     assert {(e["args"]["level"], e["args"]["attempt"]) for e in items} == {(1, 1)}
     [call] = events(path, "call")
-    assert (call["name"], call["args"]["items"]) == (f"increment ({pool.backend})", 20)
+    name = "executor" if pool.elsewhere else pool.backend
+    assert (call["name"], call["args"]["items"]) == (f"increment ({name})", 20)
     assert call["args"]["where"].startswith(f"{__file__}:")
     summary = trace.summary()
     assert (summary.calls, summary.items, summary.failed, summary.died) == (1, 20, 0, 0)

@@ -55,6 +55,7 @@ SMALL = 1 << 14  # bytes that go with each order rather than be asked for
 LARGE = 1 << 20  # bytes of arguments that are put where workers fetch them
 AHEAD = 0.5  # seconds; a longer chunk makes the gap between two of no account
 CHECK = 1.0  # seconds between looks at whether the engine is still there
+BUDGET = 0.05  # seconds of a chunk, as `worker.task` has it, for a pace of 1
 PARTS = 16  # that a suspect chunk is cut into
 MOST_TRIES = 5  # of a chunk that is lost by no fault of its own
 PATIENCE = 10.0  # seconds without a worker after which that is told
@@ -494,7 +495,7 @@ class _There(_Call):
         chunk = flight.chunk
         order = Order(
             *(self._key, chunk.start, chunk.size, flight.needs, self._settings),
-            *(self._setup_key, self._task_budget(), self._options.blas_threads),
+            *(self._setup_key, BUDGET * self._pace, self._task.traced and tuple(self._task.traced)),
         )
         news, state = self._news_for(flight, held), self._state
         if not flight.lacked and isinstance(state, Parcel) and state.nbytes > SMALL:
@@ -504,9 +505,6 @@ class _There(_Call):
             remote.run,
             *(self._head, tuple(order), flight.columns, news, state, self._setup),
         )
-
-    def _task_budget(self) -> float:
-        return 0.05 * self._pace
 
     def _news_for(self, flight: _Flight, held: tuple[int, ...]) -> Any:
         if not flight.needs:

@@ -43,6 +43,7 @@ from ..place import blas, nesting
 from ..place.foreign import granted
 from ..place.host import cpu_count
 from ..place.nesting import Nesting
+from ..place.recording import Traced
 from ..transport import mirror, pickling
 from ..transport.pickling import Pickled
 from ..values.outcome import Reply
@@ -123,7 +124,7 @@ class Order(NamedTuple):
     settings: bytes  # a pickle of `Settings`
     setup: str  # what the initializer is known by; "" where there is none
     budget: float  # seconds after which the reply goes for what is done
-    blas_threads: int | None
+    traced: tuple[Any, ...] | None  # a `Traced`, for who can write there
 
 
 # --- who is who ----------------------------------------------------------------------------------
@@ -618,6 +619,7 @@ def _run(
             return failed, Parcel.of(pickled_error(error))
     cores = _share()
     task.places, task.cores, task.budget = [Nesting(1, cores)], cores, order.budget
+    task.traced = _traced(order.traced)
     with _stage.lock:
         context = guest.context.copy()
     reply, said = context.run(_items, task, chunk, guest.own)
@@ -628,6 +630,13 @@ def _run(
     with _stage.script_of(guest):
         pickled = guest.runtime.pickled(reply)
     return "done", Parcel.of(pickled), reply.seconds, said
+
+
+def _traced(told: tuple[Any, ...] | None) -> Traced | None:
+    """Where to note how long items take; nowhere on another machine than the caller's."""
+    if told is None or not all(map(os.path.isdir, told[1])):
+        return None
+    return Traced(*told)
 
 
 def _items(task: Any, chunk: Chunk, own: bool) -> tuple[Reply, list[Any]]:
