@@ -197,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=help,
             description=help[0].upper() + help[1:] + ".",
-            epilog=EXAMPLES[name] + EXIT_CODES,
+            epilog=EXAMPLES[name] + ("" if name == "trace" else EXIT_CODES),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
