@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..place import recording
 from . import chrome
-from .story import Story, read
+from .reading import read
+from .story import Story
 
 if TYPE_CHECKING:
     from .summary import Summary
