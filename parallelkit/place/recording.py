@@ -38,9 +38,8 @@ __all__ = [
     "told",
 ]
 
-on = (
-    False  # whether this process has anything to do with a trace: all that is looked at without one
-)
+# Whether this process has anything to do with a trace: all that is looked at where there is none.
+on = False
 MOST_FILES = 8  # that a process has open
 MOST_BYTES = 32 << 20  # that a process notes of one trace; what comes later is left out
 MOST_TOGETHER = 512 << 20  # the same of all processes, should there be one for each core
@@ -177,12 +176,16 @@ def record(folders: tuple[str, ...], fields: tuple[Any, ...]) -> None:
             if opened[1] <= 0:
                 continue
             opened[1] -= len(data)
-            if opened[1] <= 0:
-                data = marshal.dumps(("full", "", time.perf_counter()))
+            full = opened[1] <= 0
             try:
-                os.write(opened[0], data)
+                os.write(opened[0], _full() if full else data)
             except OSError:  # a full disk: the trace has what came before
                 opened[1] = 0
+
+
+def _full() -> bytes:
+    """The record that says that no more will come."""
+    return marshal.dumps(("full", "", time.perf_counter()))
 
 
 def _open(folder: str) -> list[int]:

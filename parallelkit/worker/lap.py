@@ -34,7 +34,7 @@ FEW = 4
 _clock = time.perf_counter
 _thread_time = getattr(time, "thread_time", time.process_time)
 _process_time = time.process_time
-_told = 0  # items so far, in this process
+_told: tuple[tuple[str, ...], int] = (), 0  # items so far in this process, and for which traces
 
 
 class Lap:
@@ -59,9 +59,9 @@ class Lap:
         self._items: list[tuple[int, float, float, str]] = []
         self._done = 0
         self._failed: list[tuple[int, str]] = []
-        most = MOST_ITEMS if _told < MANY else FEW
-        self._every = -(-chunk.size // most)
-        self._long = LONG if _told < MANY else 100 * LONG
+        many = _told[0] == traced.folders and _told[1] > MANY
+        self._every = -(-chunk.size // (FEW if many else MOST_ITEMS))
+        self._long = 100 * LONG if many else LONG
         here = chunk.start, chunk.size, threading.get_native_id()
         record(traced.folders, ("begun", traced.call, *here, _clock()))
         self._thread_seconds, self._process_seconds = _thread_time(), _process_time()
@@ -101,7 +101,8 @@ class Lap:
         self._thread_seconds = _thread_time() - self._thread_seconds
         self._process_seconds = _process_time() - self._process_seconds
         self._failed = [(r.offset, told(r.exception)) for r in raised]
-        _told += len(self._items)
+        folders = self._traced.folders
+        _told = folders, len(self._items) + (_told[1] if _told[0] == folders else 0)
 
     def answered(self, nbytes: int) -> None:
         """Write down all of it; what came of the items is pickled, if it has to be."""
