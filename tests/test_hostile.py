@@ -112,6 +112,34 @@ except OSError:
     hostile(source)
 
 
+def test_descriptors_that_the_program_closes(hostile):
+    """What closes all descriptors, as daemons do, costs a call that runs an error; the next has new workers."""
+    hostile("""
+every_way(pk.Pool())
+os.closerange(3, 256)
+files = [os.memfd_create('mine') for _ in range(100)]  # these have the numbers now
+every_way(pk.Pool())
+begun = threading.Event()
+threading.Thread(target=lambda: (begun.wait(), os.closerange(3, 256))).start()
+def wait(x):
+    import time
+    time.sleep(x)
+results = pk.imap(wait, [0, 60])
+next(results)
+begun.set()
+try:
+    list(results)
+except pk.ParallelError as error:
+    assert "os.closerange" in str(error), error
+os.closerange(3, 256)
+files = [os.memfd_create('mine') for _ in range(100)]
+pk.shutdown()
+every_way(pk.Pool())
+for file in files:
+    assert os.write(file, b"x") == 1 and os.fstat(file).st_size == 1
+""")
+
+
 def test_a_parent_that_ignores_its_children(hostile):
     """SIGCHLD may be ignored, as servers do it: children then vanish without an exit code."""
     source = """

@@ -32,6 +32,7 @@ from collections import deque
 
 from ...errors import ParallelError
 from ...place import forksafe
+from ...place.descriptors import identity, keep
 from . import launch
 
 __all__ = ["DEFAULT", "PATIENCE", "clear_stock", "forced", "fork", "rouse", "shutdown", "start"]
@@ -59,11 +60,14 @@ class _Server:
         self._lock = threading.RLock()  # a signal handler may shut down
         self._process: subprocess.Popen[bytes] | _Child | None = None
         self._requests: socket.socket | None = None
+        self._identity: tuple[int, int] | None = None  # of that socket
         self._stock: deque[tuple[socket.socket, int]] = deque()  # of workers that nobody has yet
 
     def start(self) -> None:
         """Start it if it does not run; do not wait for it."""
         with self._lock:
+            if self._is_lost():
+                self._lose()
             if self._process is not None and self._requests is not None:
                 if not self._is_gone():
                     return
@@ -73,6 +77,7 @@ class _Server:
                     log.debug("%s: a copy of this process could not become one", ANEW)
             self.disown()
             self._requests, theirs = launch.pair()
+            self._identity = identity(self._requests.fileno())
             with theirs:
                 try:
                     self._process = self._forked(theirs) or _anew(theirs)
@@ -193,6 +198,8 @@ class _Server:
     def stop(self) -> None:
         """End it. It must have no workers any more."""
         with self._lock:
+            if self._is_lost():
+                self._lose()
             process = self._process
             if process is not None and self._requests is not None:
                 self._requests.close()
@@ -203,6 +210,18 @@ class _Server:
                     process.kill()
                     process.wait()
             self.disown()
+
+    def _lose(self) -> None:
+        """End a server whose socket somebody has closed; others may have its number by now."""
+        keep((self._requests, self._stock))
+        self._stock = deque()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        self._process = self._requests = None
+
+    def _is_lost(self) -> bool:
+        return self._requests is not None and (identity(self._requests.fileno()) != self._identity)
 
     def disown(self) -> None:
         """Forget the server; it ends when nobody else holds its socket."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import socket
 import threading
 import time
@@ -29,6 +30,7 @@ from multiprocess import process as mp_process
 from pathos.multiprocessing import ProcessPool
 
 from ...errors import ParallelError
+from ...place.descriptors import identity
 from ...worker.bootstrap import live
 from ...worker.ending import PATIENCE, forget_exit_handlers, kill_with_children
 from . import forkserver, launch
@@ -99,6 +101,17 @@ class Host:
         self._pool.join()
         self._pool.clear()
 
+    def lose(self, processes: list[Any]) -> None:
+        """End the processes; touch no descriptor, for they are somebody else's."""
+        self.closed = True
+        self.replace_no_more()
+        pool = self._pool.__state__.get(self._pool._id)
+        if pool is not None:
+            pool._state = "TERMINATE"
+            pool._terminate.cancel()
+        for process in processes:
+            process.lose()
+
     def disown(self, processes: list[Any]) -> None:
         """In a forked child: see to it that its end does not end the parent's workers."""
         self.closed = True
@@ -135,6 +148,21 @@ class _LocalQueue(queues.SimpleQueue):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(ctx=_ThreadLocks)
+        self._identity = identity(self._reader.fileno())
+
+    def get(self) -> Any:
+        """Take an element; a thread whose pipe was closed by somebody ends without a word."""
+        if identity(self._reader.fileno()) == self._identity:
+            try:
+                return super().get()
+            except OSError:
+                pass
+        raise SystemExit
+
+    def put(self, obj: Any) -> None:
+        """Put an element in, if there is a pipe."""
+        if identity(self._reader.fileno()) == self._identity:
+            super().put(obj)
 
 
 class _ThreadLocks:
@@ -193,6 +221,22 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         if self._popen is not None and self._popen.returncode is None:
             kill_with_children(self._popen.pid)
             forkserver.rouse()  # it is to tell of the end
+
+    def lose(self) -> None:
+        """End the process without its descriptors."""
+        popen = self._popen
+        if popen is None:
+            return
+        popen.finalizer.cancel()
+        mp_process._children.discard(self)
+        if popen.returncode is None:
+            popen.returncode = -signal.SIGKILL
+            try:
+                if os.getsid(popen.pid) == os.getsid(0):  # it is the one that was started
+                    kill_with_children(popen.pid)
+                os.waitpid(popen.pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass
 
     def run(self) -> None:
         """In a forked child: close what belongs to the parent, and serve."""
@@ -304,14 +348,16 @@ _POPEN = {
 
 
 _line: tuple[int, int] | None = None  # a pipe; nobody else has the end to write to
+_line_identity: Any = None
 
 
 def _life() -> int:
     """Return the reading end of a pipe that is closed when this process ends."""
-    global _line
-    if _line is None:
+    global _line, _line_identity
+    if _line is None or identity(_line[0]) != _line_identity:
         one, other = os.pipe()
         _line = launch.apart(one), launch.apart(other)
+        _line_identity = identity(_line[0])
     return _line[0]
 
 

@@ -244,7 +244,7 @@ def pool_for(options: Options, workers: int, level: int, wished: bool) -> Proces
     )
     with _lock:
         found = _warm.get(key)
-        if found is None or found.broken is not None:
+        if found is None or found.broken is not None or not found.reactor.is_open():
             found = _start(key, options, workers, start_method, found)
         elif next(reversed(_warm)) != key:  # it is the last used one now
             _warm[key] = _warm.pop(key)

@@ -23,10 +23,13 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from ...place.descriptors import identity
 from .handle import Handle
 from .state import Call
 
 __all__ = ["Reactor"]
+
+LOOK = 2.0  # seconds of silence after which it is seen to that there is something to listen to
 
 
 class Reactor:
@@ -56,6 +59,14 @@ class Reactor:
             end.setblocking(False)
         self._poll.register(self._wake_out, select.POLLIN)
         self._wake_fd = self._wake_out.fileno()
+        self._identity = identity(self._wake_fd)
+        self.lost = False  # whether somebody has closed our descriptors
+
+    def is_open(self) -> bool:
+        """Whether our descriptors are still ours; not so after `os.closerange`."""
+        if not self.lost and identity(self._wake_fd) != self._identity:
+            self.lost = True
+        return not self.lost
 
     def add(self, worker: Handle) -> None:
         """Listen to a worker."""
@@ -132,6 +143,8 @@ class Reactor:
 
     def nudge(self) -> None:
         """End the wait of the thread that drives."""
+        if self.lost:
+            return
         try:
             self._wake_in.send(b"x")
         except (BlockingIOError, OSError):
@@ -157,9 +170,12 @@ class Reactor:
 
     def _drive(self, timeout: float | None) -> None:
         try:
-            events = self._poll.poll(timeout)
-        except (OSError, ValueError):  # closed under a call that Python's end has cut off
+            events = self._poll.poll(LOOK if timeout is None else timeout)
+        except (OSError, ValueError):  # closed, also under a call that Python's end has cut off
+            self.is_open()
             return
+        if not events and timeout is None:
+            self.is_open()
         sources = self._sources
         for fd, _ in events:
             found = sources.get(fd)

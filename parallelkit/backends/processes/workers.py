@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign
 from ...place import recording
+from ...place.descriptors import LOST, keep
 from ...place.sigint import Shield, held_here
 from ...transport import pickling
 from ...transport.channel import Closed
@@ -230,6 +231,9 @@ class Workers:
         with Shield(), self._reading:
             if worker.dead:
                 return
+            if not self.reactor.is_open():
+                self.lose()
+                return
             self.reactor.remove(worker)
             self._drain(worker)
             code = exit_code(worker.process)
@@ -258,6 +262,9 @@ class Workers:
     def close(self) -> None:
         """End the workers. Calls that are under way fail."""
         if os.getpid() != self.pid:
+            return
+        if not self.reactor.is_open():
+            self.lose()
             return
         scheduler = self.scheduler
         with self._adding:
@@ -308,7 +315,24 @@ class Workers:
         self.host.disown([worker.process for worker in handles])
         self._let_go()
 
+    def lose(self) -> None:
+        """Somebody has closed our descriptors: end the workers, and touch nothing else."""
+        scheduler = self.scheduler
+        with self._adding:
+            if scheduler.closed:
+                return
+            scheduler.closed = self.reactor.lost = True
+        keep(self)
+        self.carry_out(scheduler.fail(ParallelError(LOST)))
+        workers = self.handles()
+        scheduler.workers.clear()
+        self.host.lose([worker.process for worker in workers])
+        for worker in workers:
+            worker.dead = True
+
     def _let_go(self) -> None:
+        if self.reactor.lost:
+            return
         self.tasks.close()
         self.reactor.close()
 
@@ -447,6 +471,8 @@ class Workers:
     def wait(self, call: Call, timeout: float | None = None) -> None:
         """Wait until something may have come for `call`."""
         self.reactor.wait(call, timeout)
+        if self.reactor.lost:
+            self.lose()
         if call.said or self.scheduler.unclaimed:
             self._retell(call)
         if self._to_close:
