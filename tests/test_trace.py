@@ -453,6 +453,24 @@ def test_work_is_counted_once():
     assert whole.transport == pytest.approx(0.1 + 0.05 + 0.05 + 0.1)
 
 
+def test_threads_of_inner_calls_are_workers(monkeypatch):
+    """Two processes whose items run on two threads each keep four cores busy."""
+    monkeypatch.setattr("parallelkit.traces.summary.cpu_count", lambda: 4)
+    outer = a_call(total=2)
+    inner = []
+    for pid in (2, 3):
+        a_chunk(outer, pid, 10.0, 12.0, pid=pid)
+        call = a_call(number=str(pid), level=2, backend="thread", total=2)
+        call.parent = outer
+        outer.calls.append(call)
+        a_chunk(call, 0, 10.0, 12.0, pid=pid)
+        a_chunk(call, 1, 10.0, 12.0, pid=pid, tid=pid + 100)
+        inner.append(call)
+    summary = summarize(a_story(outer, *inner))
+    assert (summary.workers, summary.work, summary.speedup) == (4, 8.0, 4.0)
+    assert summary.utilisation == 1.0
+
+
 def test_waiting_behind_another_chunk():
     """A chunk that was sent ahead waits until the one before it is answered; the rest is its way."""
     call = a_call()

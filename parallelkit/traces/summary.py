@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..place.host import cpu_count
 from .advice import advice, duration
 from .story import Call, Item, Story
 
@@ -37,7 +38,7 @@ class Summary:
         Calls, those inside items among them; items that ran; items that raised or were lost;
         attempts after a first one; workers that ended while they were needed.
     workers : int
-        That the calls had, at most at a time.
+        That the calls had, at most at a time, threads of inner calls among them.
     work : float
         Seconds that items ran, without those in which they waited for calls of their own.
     utilisation : float
@@ -169,7 +170,10 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def _workers(top: Sequence[Call]) -> int:
-    """The most workers that calls had at a time; those that share a pool share its workers."""
+    """The most workers that calls had at a time, with the threads of inner calls.
+
+    Calls that share a pool share its workers.
+    """
     moments = [(call.begin, 1, call) for call in top] + [(call.end, 0, call) for call in top]
     most, open_ = 0, list[Call]()
     for _, begins, call in sorted(moments, key=lambda moment: moment[:2]):
@@ -177,9 +181,9 @@ def _workers(top: Sequence[Call]) -> int:
             open_.remove(call)
             continue
         open_.append(call)
-        lanes = {(c.pid, c.tid) for one in open_ for c in one.chunks}
-        wanted = max(one.workers for one in open_)
-        most = max(most, wanted, min(len(lanes), sum(one.workers for one in open_)))
+        lanes = {(c.pid, c.tid) for one in open_ for each in one.below() for c in each.chunks}
+        wanted = [one.workers for one in open_]
+        most = max(most, *wanted, min(len(lanes), max(sum(wanted), cpu_count())))
     return most
 
 
