@@ -25,7 +25,7 @@ from .engine.plan import plan
 from .errors import ParallelError
 from .options import UNSET, Options, Resolver, Unset
 from .place.nesting import nesting
-from .values.call import Call, Delayed, apply_call, apply_row
+from .values.call import Call, apply_call, apply_row
 from .values.source import Source
 
 __all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
@@ -227,7 +227,7 @@ class Pool:
         if not callable(func):
             raise TypeError(f"the function must be callable, not {func!r}")
         self._options()  # or the pool is closed
-        return self._desk.here().put(Delayed(func, args, kwargs))
+        return self._desk.here().put(func, args, kwargs)
 
     def close(self) -> None:
         """Take no more calls; wait for what was submitted. Workers stay warm for other pools."""

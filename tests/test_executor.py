@@ -192,6 +192,52 @@ def test_calls_that_wait_for_later_ones(executor, folder):
     first.result(60)
 
 
+def only_once(i, folder):
+    """Fail where the same item runs a second time; one of ten takes long enough to be overtaken."""
+    Path(folder, f"item-{i}").touch(exist_ok=False)
+    if i % 10 == 0:
+        time.sleep(0.012)
+    return i
+
+
+def test_each_call_runs_once_whoever_runs_it(executor, folder):
+    """Short calls are sent in advance, and taken back behind long ones: none is lost or run twice."""
+    own = executor()
+    for i in range(20):
+        own.submit(increment, i).result()
+    tasks = [own.submit(only_once, i, folder) for i in range(300)]
+    assert [task.result(60) for task in tasks] == list(range(300))
+
+
+def test_what_is_sent_in_advance_is_taken_back(executor, folder):
+    """Of many short calls one waits for the last: others behind it are run by who is free."""
+    own = executor()
+    for turn in range(5):
+        tasks = [own.submit(increment, i) for i in range(20)]
+        first = own.submit(wait_for, folder / f"last-{turn}")
+        tasks += [own.submit(increment, i) for i in range(20)]
+        last = own.submit(mark, folder, f"last-{turn}")
+        assert [task.result(60) for task in tasks] == [*range(1, 21), *range(1, 21)]
+        last.result(60)
+        first.result(60)
+
+
+def test_a_callback_runs_though_the_waiting_thread_holds_its_lock(executor, concurrent_pool):
+    """Who waits for a result settles others, but runs no callbacks of theirs."""
+    if concurrent_pool.elsewhere:
+        pytest.skip("one thread takes in all results, and runs the callbacks")
+    own, lock, told = executor(), threading.Lock(), threading.Event()
+
+    def callback(_):
+        with lock:
+            told.set()
+
+    with lock:
+        own.submit(increment, 1).add_done_callback(callback)
+        assert [own.submit(increment, i).result(60) for i in range(5)] == [1, 2, 3, 4, 5]
+    assert told.wait(60)
+
+
 def test_executors_do_not_wait_for_each_other(executor, concurrent_pool, folder):
     """Items of one executor that wait for those of another find it with workers of its own."""
     if concurrent_pool.elsewhere:

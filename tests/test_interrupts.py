@@ -251,6 +251,34 @@ def test_ctrl_c_while_replies_are_read_for_another_thread(script, start_method):
     assert ran.out == "20 False True True [4, 5]\n"
 
 
+STRUCK_SUBMITTING = """
+import signal
+import parallelkit as pk
+pool = pk.Pool(2, start_method=METHOD)
+assert pool.submit(abs, -4).result() == 4
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+struck, lost, futures = 0, 0, []
+for microseconds in range(200, 10_200, 250):
+    signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6, 0.2)
+    try:
+        while True:
+            futures = [pool.submit(abs, -i) for i in range(3)]
+            assert [future.result() for future in futures] == [0, 1, 2]
+    except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        struck += 1
+        lost += [future.result(60) for future in futures] != list(range(len(futures)))
+print(struck, lost, pool.submit(abs, -4).result(60))
+"""
+
+
+def test_ctrl_c_while_calls_are_submitted_and_waited_for(script, start_method):
+    """Every future that somebody has got is settled, wherever in between Ctrl-C comes."""
+    ran = script(STRUCK_SUBMITTING.replace("METHOD", repr(start_method)))
+    assert ran.out == "40 0 4\n"
+
+
 def held(folder, big=None):
     """An item that lets nothing that is raised in it end it."""
     mark(folder, "held-1")

@@ -23,8 +23,10 @@ from parallelkit.worker.protocol import (
     CHUNK_BEGUN,
     ITEM_BEGUN,
     ITEM_OFFSET,
+    LAST_BEGUN,
     NOBODY,
     SPARE_CORES,
+    TAKEN_BACK,
     Grant,
 )
 
@@ -80,6 +82,54 @@ def test_prefetch_is_for_workers_of_the_same_call():
     again, _ = office.send(one, 1, depth=2)
     assert again is mine
     assert office.send(one, 2, depth=2) == (None, None)
+
+
+def test_an_idle_worker_gets_what_waits_behind_another():
+    """A chunk that was given in advance is taken back, and is then run by who is free."""
+    office = Office(2)
+    call = office.call()
+    busy, first = office.send(call)
+    other, second = office.send(call, 1)
+    office.send(call, 2, depth=2)  # one of them has two now
+    busy, first, other, second = (
+        (busy, first, other, second) if len(busy.assignments) == 2 else (other, second, busy, first)
+    )
+    waiting = busy.assignments[1]
+    busy.words[LAST_BEGUN] = first.number
+    assert office.scheduler.relieve(call, empty=True) == []  # nobody is free
+    office.reply(other, second)
+    call.inbox.clear()
+    assert [type(one) for one in office.scheduler.relieve(call, empty=True)] == [Wake]
+    (answer,) = call.inbox
+    assert (answer.chunk.start, answer.lost.started) == (2, False)
+    assert busy.words[TAKEN_BACK] == protocol.bit(waiting.number)
+    assert office.send(call, 2)[0] is other
+    office.scheduler.skipped(busy, waiting.number)  # the worker comes to it, and leaves it out
+    assert busy.words[TAKEN_BACK] == 0
+    assert len(call.inbox) == 1
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_a_chunk_that_was_begun_when_it_is_taken_back(left_out):
+    """Worker and parent write at the same time: the worker tells whether it has run it."""
+    office = Office(2)
+    call = office.call()
+    office.scheduler.workers[1].retired = True
+    worker, first = office.send(call)
+    _, second = office.send(call, 1, depth=2)
+    office.scheduler.workers[1].retired = False
+    worker.words[LAST_BEGUN] = second.number  # the reply to the first is on its way
+    assert office.scheduler.relieve(call, empty=True) == []
+    office.reply(worker, first)
+    call.inbox.clear()
+    if left_out:
+        office.scheduler.skipped(worker, second.number)
+        assert [answer.lost.started for answer in call.inbox] == [False]
+    else:
+        office.reply(worker, second)
+        assert [answer.lost for answer in call.inbox] == [None]
+    assert call.assignments == 0
+    assert worker.words[TAKEN_BACK] == 0
 
 
 @pytest.mark.parametrize(("begun", "started"), [(True, True), (False, False)])

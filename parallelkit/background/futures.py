@@ -1,10 +1,13 @@
-"""Calls that are not waited for: futures, each set by a thread that runs the engine.
+"""Calls that are not waited for: futures of single calls, and of whole ones.
 
 ::
 
     submit ─► Desk ─► Submissions of this nesting level ─► the engine, in a thread of its own
                             ▲                                        │
     Future ─────────────────┴───────────── result, exception ◄───────┘
+
+On processes that thread has little to do: who submits sends what there is a worker for, and who
+waits for a result takes in what comes, for others too. The thread does so where nobody waits.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import contextvars
 import os
 import sys
 import threading
+import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -28,14 +32,17 @@ from ..engine.run import run_source
 from ..errors import ParallelError
 from ..options import Options
 from ..place import recording
-from ..place.nesting import nesting, process_cores
-from ..values.call import Call, Delayed, apply_call
+from ..place.nesting import nesting, nesting_level, process_cores
+from ..place.sigint import Shield
+from ..values.call import Call, apply_parts
 from ..values.outcome import Failure, Lost, Reply
 from ..values.source import Chunk, Sizer, Source
 
 __all__ = ["Desk", "Submissions", "Translate", "as_it_is", "in_thread"]
 
+SHORT = 0.004  # seconds of a call that a worker may have in advance
 Translate = Callable[[BaseException], BaseException]
+_Parts = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
 
 
 def as_it_is(error: BaseException) -> BaseException:
@@ -81,12 +88,12 @@ class Desk:
         """Submissions for who calls from this nesting level; begun if there are none."""
         if self._pid != os.getpid():
             self._forget()
-        options, level = self._resolve(), nesting().level
+        level = nesting_level()
         with self._lock:
             key = level, recording.targets() if recording.on else ()
             stream = self._streams.get(key)
             if stream is None or not stream.alive:
-                stream = self._streams[key] = Submissions(options, self._translate)
+                stream = self._streams[key] = Submissions(self._resolve(), self._translate)
                 weakref.finalize(self, stream.close_soon)
                 if self._opened is not None:
                     self._opened(stream)
@@ -160,13 +167,90 @@ def _start(work: Callable[[], None]) -> None:
     threading.Thread(target=work, name="parallelkit-amap", daemon=True).start()
 
 
-class _OneByOne(Sizer):
-    """One call a chunk, and none in advance: it might wait behind one that waits for it."""
+class SubmittedFuture(Future[Any]):
+    """A future of a call that was submitted. Who waits for it does the work of waiting.
+
+    What waits by other means (callbacks, `concurrent.futures.wait`, asyncio) has the thread of the
+    submissions do it.
+    """
+
+    def __init__(self, stream: Submissions) -> None:
+        super().__init__()
+        self._stream = stream
+        self._wakes: list[Callable[[], None]] = []  # of those who wait for it
+        self._waiters = _Watched(self)  # `wait` and `as_completed` enter here
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return the result, or raise what the call has raised."""
+        return super().result(timeout if super().done() else self._help(timeout))
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what the call has raised."""
+        return super().exception(timeout if super().done() else self._help(timeout))
+
+    def _help(self, timeout: float | None) -> float | None:
+        """Wait, and do the work of it, until this is done; return what is left of `timeout`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left = timeout
+        while not super().done():
+            if deadline is not None:
+                left = max(0.0, deadline - time.monotonic())
+            if left == 0.0 or not self._stream.wait_for(self, self._wakes, left):
+                break
+        return left
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """Have `fn` called when this is done."""
+        super().add_done_callback(fn)
+        self.done()
+
+    def done(self) -> bool:
+        """Whether the call is over."""
+        done = super().done()
+        if not done:  # nobody may wait for it who would do the work
+            self._stream.attend(self)
+        return done
 
     @property
-    def seconds(self) -> float:
-        """Not known, whatever was seen: so no worker is sent a second chunk."""
-        return 0.0
+    def told(self) -> bool:
+        """Whether somebody is to be called when this is done."""
+        return bool(self._done_callbacks)  # type: ignore[attr-defined]
+
+    def cancel(self) -> bool:
+        """Cancel the call if it has not begun."""
+        cancelled = super().cancel()
+        self._wake()
+        return cancelled
+
+    def set_result(self, result: Any) -> None:
+        """Set the result, by the submissions."""
+        super().set_result(result)
+        self._wake()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Set the exception, by the submissions."""
+        super().set_exception(exception)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._stream.settled(self)
+        for wake in self._wakes[:]:
+            wake()
+
+
+class _Watched(list[Any]):
+    """Who waits for a future by other means than to call it; tells when there is somebody."""
+
+    def __init__(self, future: SubmittedFuture) -> None:
+        super().__init__()
+        self._future = weakref.ref(future)
+
+    def append(self, waiter: Any) -> None:
+        """Let somebody wait."""
+        super().append(waiter)
+        future = self._future()
+        if future is not None:
+            future.done()
 
 
 class Submissions(Source):
@@ -185,15 +269,20 @@ class Submissions(Source):
     def __init__(self, options: Options, translate: Translate = as_it_is) -> None:
         here = nesting()
         self._plan = plan(options, here)
-        super().__init__(_OneByOne(self._plan.workers, 1), lazy=False)
+        super().__init__(Sizer(self._plan.workers, 1), lazy=False)
         self._options = options
         self._translate = translate
-        self._queue: deque[tuple[int, Delayed, Future[Any]]] = deque()
+        self._queue: deque[tuple[int, _Parts, SubmittedFuture]] = deque()
         self._count = 0  # what was submitted; cancelled calls count, so no number depends on time
-        self._futures: dict[int, Future[Any]] = {}
+        self._futures: dict[int, SubmittedFuture] = {}
+        self._attended: set[SubmittedFuture] = set()  # those that are not waited for by a call
+        self._attends = False
         self._ended: BaseException | None = None
         self._ending = threading.Lock()
         self._changed = threading.Event()
+        self._begun = False  # whether it is known how this is run
+        self._beginning = threading.Lock()  # held until then
+        self._beginning.acquire()
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run, args=(self._serve,), name="parallelkit-submit", daemon=True
@@ -205,22 +294,26 @@ class Submissions(Source):
         """Whether calls can still be submitted."""
         return self._ended is None and not self._closed
 
-    def put(self, call: Delayed) -> Future[Any]:
+    def put(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Future[Any]:
         """Submit a call."""
-        future: Future[Any] = Future()
-        with self._ending:
-            if self.alive:
-                self._queue.append((self._count, call, future))
-                self._count += 1
-            else:
-                future.set_exception(self._ended or ParallelError("the pool is closed"))
-        self._changed.set()
-        # To pickle and send here saves a way, but an event loop has other things to do.
-        push = self.wake if _in_event_loop() else self.push or self.wake
-        if push is not None:
-            push()
-        if self._ended is not None:
-            self._abandon()  # what the other thread left when it ended at this moment
+        future = SubmittedFuture(self)
+        with Shield():  # what is half sent would never be settled
+            with self._ending:
+                if self.alive:
+                    self._queue.append((self._count, (func, args, kwargs), future))
+                    self._count += 1
+                else:
+                    future.set_exception(self._ended or ParallelError("the pool is closed"))
+            if not self._changed.is_set():
+                self._changed.set()
+            # To pickle and send here saves a way, but an event loop has other things to do.
+            push = self.wake if _in_event_loop() else self.push or self.wake
+            if push is not None:
+                push()
+            if self._ended is not None:
+                self._abandon()  # what the other thread left when it ended at this moment
         return future
 
     def wait(self) -> None:
@@ -228,6 +321,49 @@ class Submissions(Source):
         if not self.finished:  # as it may be when what was left had been cancelled
             self._changed.wait()
         self._changed.clear()
+
+    def wait_for(
+        self, future: SubmittedFuture, wakes: list[Callable[[], None]], timeout: float | None
+    ) -> bool:
+        """Wait a while for a future, and settle others meanwhile; false where that cannot be."""
+        if not self._begun:
+            if not self._beginning.acquire(timeout=-1 if timeout is None else timeout):
+                return False
+            self._beginning.release()
+        helping = self.help
+        if helping is None:
+            return False
+        self._attends = False
+        helping(partial(Future.done, future), wakes, timeout)
+        return True
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the thread is to do the waiting, since others have other things to do."""
+        return bool(self._attended) or self._attends or self._closed
+
+    def attend(self, future: SubmittedFuture) -> None:
+        """Have the thread do the waiting for a future, and go on to until somebody waits."""
+        hurried = self.hurried
+        self._attends = True
+        self._attended.add(future)
+        if Future.done(future):  # at this moment
+            self._attended.discard(future)
+        wake = self.wake
+        if wake is not None and not hurried:
+            wake()
+
+    def settled(self, future: SubmittedFuture) -> None:
+        """Take note that a future needs nothing more."""
+        self._attended.discard(future)
+
+    def elsewhere(self, chunk: Chunk) -> bool:
+        """Whether a future is to be settled by the thread: callbacks may do what they like there.
+
+        In the thread of somebody who waits they could meet locks that he holds.
+        """
+        future = self._futures.get(chunk.start)
+        return future is not None and future.told
 
     def close_soon(self) -> None:
         """Let the thread end when all that was submitted is done."""
@@ -255,11 +391,11 @@ class Submissions(Source):
 
     def _draw(self, size: int) -> Chunk | None:  # noqa: ARG002 - one call at a time
         while self._queue:
-            index, call, future = self._queue.popleft()
+            index, (func, args, kwargs), future = self._queue.popleft()
             if future.set_running_or_notify_cancel():
                 self.drawn = index + 1
                 self._futures[index] = future
-                return Chunk(index, 1, ([call],))
+                return Chunk(index, 1, ([func], [args], [kwargs]))
         return None
 
     def take(self) -> Chunk | None:
@@ -269,13 +405,28 @@ class Submissions(Source):
                 return self._again.popleft()
             return None if self.aborted else self._draw(1)
 
+    def depth(self, workers: int, seconds: float) -> int:  # noqa: ARG002 - as for all sources
+        """How many calls a worker may have: a few, where they are quick.
+
+        One of them may wait for one behind it: what a worker does not begin is taken back.
+        """
+        cost = self.sizer.cost
+        if not 0.0 < cost < SHORT or self._options.tasks_per_worker is not None:
+            return 1
+        return 4 if cost < SHORT / 4 else 2
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits to be taken."""
+        return not (self._queue or self._again)
+
     @property
     def finished(self) -> bool:
         """Whether nothing more will come."""
         return self._closed and not self._again and (bool(self.aborted) or not self._queue)
 
     def _serve(self) -> None:
-        call = Call(apply_call, ((),), {})
+        call = Call(apply_parts, ((),), {})
         options = _returning(self._options)
         failures = Failures(options, self, call)
         self.deliver = partial(self._deliver, failures)
@@ -285,12 +436,20 @@ class Submissions(Source):
                 for outcome in outcomes:
                     if outcome is not None:
                         self._deliver(failures, *outcome)
+                    else:
+                        self._begin()
                     del outcome  # while this waits, what is done belongs to the caller alone
         except BaseException as problem:  # noqa: BLE001 - told to every future that waits
             error = self._translate(problem)
         with self._ending:
             self._ended = error
+        self._begin()
         self._abandon()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            self._beginning.release()
 
     def _deliver(self, failures: Failures, chunk: Chunk, outcome: Reply | Lost) -> None:
         for part in failures.settle(chunk, outcome):

@@ -29,12 +29,12 @@ from ..engine.ordering import Part
 from ..engine.plan import plan
 from ..options import Options
 from ..place.nesting import nesting
-from ..values.call import Call, Delayed
+from ..values.call import Call
 from ..values.outcome import Failure
 from ..values.source import Source
 from .futures import Desk, Translate, as_it_is
 
-__all__ = ["ENGINE", "Job", "chunks_of", "snapshot", "start"]
+__all__ = ["ENGINE", "Job", "chunks_of", "run_chunk", "snapshot", "start"]
 
 # Where maps are run by the engine; elsewhere, on threads, they are single calls.
 ENGINE = tuple(name for name, backend in TABLE.items() if not backend.shares_memory)
@@ -240,7 +240,7 @@ def _from_engine(job: Job, parts: Generator[Part, None, None]) -> None:
             del given
 
 
-def _from_desk(job: Job, chunks: Iterator[Delayed], desk: Desk, ahead: int) -> None:
+def _from_desk(job: Job, chunks: Iterator[tuple[Any, ...]], desk: Desk, ahead: int) -> None:
     room = threading.Semaphore(ahead)
     try:
         for index, chunk in enumerate(chunks):
@@ -249,7 +249,7 @@ def _from_desk(job: Job, chunks: Iterator[Delayed], desk: Desk, ahead: int) -> N
                 room.release()
                 return
             try:
-                future = desk.here().put(chunk)
+                future = desk.here().put(run_chunk, chunk, {})
             except BaseException:
                 room.release()
                 raise
@@ -263,15 +263,16 @@ def _from_desk(job: Job, chunks: Iterator[Delayed], desk: Desk, ahead: int) -> N
 
 def chunks_of(
     func: Callable[..., Any], rows: Iterator[tuple[Any, ...]], size: int
-) -> Iterator[Delayed]:
-    """Calls that run `size` rows each, and return a list with a Failure for each that raised."""
+) -> Iterator[tuple[Any, ...]]:
+    """Arguments of `run_chunk`, for `size` rows each."""
     begin = 0
     while chunk := list(islice(rows, size)):
-        yield Delayed(_run_chunk, (func, chunk, begin), {})
+        yield func, chunk, begin
         begin += len(chunk)
 
 
-def _run_chunk(func: Callable[..., Any], rows: list[tuple[Any, ...]], begin: int) -> list[Any]:
+def run_chunk(func: Callable[..., Any], rows: list[tuple[Any, ...]], begin: int) -> list[Any]:
+    """Results of `func` for each row; a Failure for each that raised."""
     results: list[Any] = []
     for row in rows:
         try:

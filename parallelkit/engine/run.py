@@ -27,7 +27,7 @@ from ..options import Options, configured, resources
 from ..place import importing, recording
 from ..place.nesting import nesting
 from ..place.sigint import Shield
-from ..values.call import Call, apply_call
+from ..values.call import Call
 from ..values.seeds import draws, fresh, inherited, needs, root
 from ..values.source import LARGEST, LARGEST_LAZY, Sizer, Source
 from .failures import Failures
@@ -204,7 +204,7 @@ def _parts(
     finally:
         source.close()
         cost = source.sizer.cost
-        if cost and call.func is not apply_call:  # where each item is a call of its own
+        if cost and call.inner is not None:  # else each item is a call of its own
             _costs.learn(call.func, cost)
 
 

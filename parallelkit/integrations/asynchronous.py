@@ -16,13 +16,13 @@ from typing import Any
 import multiprocess
 
 from ..background.futures import Desk, in_thread
-from ..background.jobs import ENGINE, Job, chunks_of, snapshot, start
+from ..background.jobs import ENGINE, Job, chunks_of, run_chunk, snapshot, start
 from ..engine import run as engine
 from ..engine.plan import plan
 from ..errors import ParallelError
 from ..options import Resolver
 from ..place.nesting import nesting
-from ..values.call import Call, Delayed
+from ..values.call import Call
 from ..values.outcome import Failure
 from ..values.source import Source
 
@@ -202,7 +202,7 @@ class AsyncPool:
     ) -> Future[Any]:
         """Begin one call."""
         self._check_running()
-        return self._desk.here().put(Delayed(func, tuple(args), kwds or {}))
+        return self._desk.here().put(func, tuple(args), kwds or {})
 
     def _mapping(
         self, func: Callable[..., Any], inputs: Sequence[Iterable[Any]], chunksize: int | None
@@ -222,7 +222,7 @@ class AsyncPool:
         shortest = min(map(len, columns), default=0)
         size = chunksize or max(1, -(-shortest // (4 * planned.workers)))
         chunks = chunks_of(func, zip(*columns, strict=False), size)
-        futures = [self._desk.here().put(chunk) for chunk in chunks]
+        futures = [self._desk.here().put(run_chunk, chunk, {}) for chunk in chunks]
         return lambda: _values(_joined(futures))
 
     def _later(self, mapping: Callable[[], list[Any]]) -> Future[list[Any]]:

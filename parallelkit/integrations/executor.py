@@ -22,7 +22,6 @@ from ..engine.plan import plan
 from ..errors import IN_INITIALIZER, StaysHere, WorkerDied
 from ..options import Resolver
 from ..place.nesting import nesting
-from ..values.call import Delayed
 
 __all__ = ["BrokenPool", "BrokenWorker", "PoolExecutor"]
 
@@ -120,7 +119,7 @@ class PoolExecutor(Executor):
         with self._lock:
             self._check()
             stream = self._desk.here()
-        return stream.put(Delayed(fn, args, kwargs))
+        return stream.put(fn, args, kwargs)
 
     def map(
         self,

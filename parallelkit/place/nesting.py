@@ -29,6 +29,7 @@ __all__ = [
     "in_worker_process",
     "join",
     "nesting",
+    "nesting_level",
     "process_cores",
     "settle",
 ]
@@ -86,6 +87,12 @@ def nesting() -> Nesting:
     place, spare = standing
     more = 0 if spare is None else spare()
     return place if more <= place.cores else Nesting(place.level, more)
+
+
+def nesting_level() -> int:
+    """Level of nested calls at which this code runs; costs less than all of `nesting`."""
+    standing = _here.get() or _process
+    return int(granted() is not None) if standing is None else standing[0].level
 
 
 def foreign_worker() -> bool:

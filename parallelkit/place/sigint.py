@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import _signal  # type: ignore[import-not-found] # `signal` makes enumerations: ten times as long
 import threading
 from types import FrameType, TracebackType
 from typing import Any
@@ -24,13 +24,13 @@ class Shield:
     def __init__(self, needed: bool = True) -> None:
         self._before: Any = None
         self._late: tuple[int, FrameType | None] | None = None
-        if needed and threading.current_thread() is threading.main_thread():
-            handler = signal.getsignal(signal.SIGINT)
+        if needed and threading.get_ident() == threading.main_thread().ident:
+            handler = _signal.getsignal(_signal.SIGINT)
             self._before = handler if callable(handler) else None
 
     def __enter__(self) -> None:
         if self._before is not None:
-            signal.signal(signal.SIGINT, self._note)
+            _signal.signal(_signal.SIGINT, self._note)
 
     def __exit__(
         self,
@@ -39,7 +39,7 @@ class Shield:
         traceback: TracebackType | None,
     ) -> None:
         if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+            _signal.signal(_signal.SIGINT, self._before)
             if self._late is not None:
                 self._before(*self._late)
 

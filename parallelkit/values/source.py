@@ -19,6 +19,7 @@ from typing import Any
 
 __all__ = ["LARGEST_BYTES", "Chunk", "Sizer", "Source", "Table"]
 
+Wakes = Callable[[], None]
 TARGET_SECONDS = 0.015  # of work in a chunk: long beside a message (0.1 ms), short beside a wait
 LEAST_SECONDS = 0.002  # towards the end: such a wait for the last worker costs less than messages
 LARGEST = 32768  # items, where they cost nothing
@@ -163,6 +164,10 @@ class Source:
     wake: Callable[[], object] | None = None  # called when a wait for input is over
     push: Callable[[], object] | None = None  # instead, where the caller may do the work
     deliver: Callable[[Chunk, Any], object] | None = None  # takes outcomes in any thread
+    # Given by a pool whose waiting may be done by whoever waits for a result of an endless source:
+    # called with what tells whether that is there, a list that meanwhile has what ends the wait,
+    # and a time-out.
+    help: Callable[[Callable[[], bool], list[Wakes], float | None], object] | None = None
     _closed = False
     _end = sys.maxsize
 
@@ -205,6 +210,16 @@ class Source:
             self._again = deque(chunk for chunk in self._again if chunk.start < self._end)
 
     @property
+    def hurried(self) -> bool:
+        """Whether somebody is to be told of results who does not wait for them."""
+        return False
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is known, without a look at the input, that `take` gives nothing just now."""
+        return False
+
+    @property
     def finished(self) -> bool:
         """Whether all that will ever come has been taken."""
         return not self._again and (self._closed or self._exhausted())
@@ -216,15 +231,15 @@ class Source:
             return None
         return self.total - self.drawn + sum(chunk.size for chunk in self._again)
 
-    def ahead(self, workers: int, seconds: float) -> bool:
-        """Whether a worker should get a chunk while it has one: where they are shorter than that.
+    def depth(self, workers: int, seconds: float) -> int:
+        """How many chunks a worker may have: two where they are shorter than `seconds`.
 
-        Not near the end, where it could come to wait while another worker has nothing to do.
+        Not near the end, where the second could wait while another worker has nothing to do.
         """
         if not 0.0 < self.sizer.seconds < seconds:
-            return False
+            return 1
         left = self.remaining
-        return left is None or left > 2 * workers
+        return 2 if left is None or left > 2 * workers else 1
 
     def wait(self) -> None:
         """Wait until `take` may give something; for a pool that has nothing else to wait for."""
@@ -232,6 +247,10 @@ class Source:
     def known_empty(self, patience: float | None) -> bool:  # noqa: ARG002 - for inputs that wait
         """Whether the input has no item at all, as far as that shows within `patience` seconds."""
         return self.total == 0
+
+    def elsewhere(self, chunk: Chunk) -> bool:  # noqa: ARG002 - for those that many wait for
+        """Whether an outcome must be delivered by the thread that runs the call."""
+        return True
 
     def consumed(self, items: int) -> None:
         """Tell that the consumer took `items` results."""

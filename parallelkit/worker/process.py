@@ -41,8 +41,10 @@ from .protocol import (
     CONTROL_BYTES,
     ITEM_BEGUN,
     ITEM_OFFSET,
+    LAST_BEGUN,
     NOBODY,
     SPARE_CORES,
+    TAKEN_BACK,
     VERSION,
     Abort,
     Failed,
@@ -58,6 +60,7 @@ from .protocol import (
     Skipped,
     TimedOut,
     Unreadable,
+    bit,
 )
 from .runtime import Runtime, pickled_error
 from .task import Interrupted, Progress, Task
@@ -273,6 +276,8 @@ class Worker:
         opened = 0 if self.link is None else self.link.opened
         watch = self._watching(order)
         self.words[CHUNK_BEGUN] = order.number
+        if order.number > self.words[LAST_BEGUN] and not order.nested:
+            self.words[LAST_BEGUN] = order.number
         environment.change(order.environment)
         if order.call != self.last:
             self.last = order.call
@@ -284,10 +289,12 @@ class Worker:
             fresh = False
         if not fresh:
             self.take()  # the call may have been given up since
+        with self.taking:  # whoever holds a lock has written what it wrote before
+            over = order.call in self.aborted or self.words[TAKEN_BACK] & bit(order.number)
         task = self.runtime.tasks.get(order.task)
         columns: list[tuple[Any, ...]] = []
         try:
-            if task is None or order.call in self.aborted:
+            if task is None or over:
                 self.connection.inbox.done(order.packet)
                 self.connection.send(Skipped(order.number))
                 return

@@ -33,17 +33,26 @@ from ..errors import ParallelError
 from ..place.recording import Traced
 from ..transport.segments import Packet
 
-VERSION = 1  # of all records below together; told by Hello
+VERSION = 2  # of all records below together; told by Hello
 
 # The control block: shared memory of eight-byte fields, by which each side sees at once, and after
 # the worker's death, what it was doing.
 CONTROL_BYTES = 64
 CHUNK_BEGUN, ITEM_OFFSET, ITEM_BEGUN = range(3)  # written by the worker
 SPARE_CORES = 3  # written by the parent: cores for calls that an item makes, beyond its share
+# A chunk that waits behind another one may be taken back. First each side writes, then it reads
+# what the other has written: one of them at least sees both.
+LAST_BEGUN = 4  # written by the worker: the highest number of a chunk that it has begun
+TAKEN_BACK = 5  # written by the parent: a bit for each chunk that is not to be begun any more
 
 # What runs, in ITEM_OFFSET, beside the offset of an item in its chunk.
 WHOLE = (1 << 63) - 1  # something that concerns all of the chunk that has not been answered
 NOBODY = WHOLE - 1  # something after the chunk was answered
+
+
+def bit(number: int) -> int:
+    """Bit of a chunk in TAKEN_BACK; no two chunks that a worker has share one."""
+    return 1 << (number & 63)
 
 
 class Hello(NamedTuple):
@@ -138,7 +147,7 @@ class Replied(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A chunk of a call that was given up, or whose task has failed."""
+    """A chunk that was taken back, or of a call that was given up, or whose task has failed."""
 
     number: int
 

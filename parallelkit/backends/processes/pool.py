@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Generator
+from collections import deque
+from collections.abc import Callable, Generator
 from functools import partial
 from time import perf_counter as clock
 from typing import Any, cast
@@ -17,7 +18,7 @@ from typing import Any, cast
 from ...options import Options
 from ...place.host import default_start_method
 from ...place.recording import record
-from ...place.sigint import held_here
+from ...place.sigint import Shield, held_here
 from ...transport import pickling
 from ...transport.refusals import refusal
 from ...transport.script import script
@@ -29,13 +30,14 @@ from ..base import Done, Setup, Task
 from ..serial import SerialPool
 from . import forkserver
 from .handle import Handle
-from .state import Answer, Call
+from .state import Answer, Call, Waiter
 from .workers import Workers
 
 __all__ = ["ProcessPool", "pool_for", "shutdown"]
 
 TIMEOUT_CHECK = 0.25  # seconds between looks at workers that hold on to the interpreter
 PREFETCH_BELOW = 0.02  # seconds; a longer chunk makes the gap between two of no account
+LOOK_EVERY = 8  # submitted calls after which who submits looks for results
 MOST_METHODS = 64  # sets of arguments whose start method is remembered
 MOST_WARM = 4  # sets of workers that are kept while nobody uses them
 
@@ -66,13 +68,17 @@ class ProcessPool:
                     return
                 call = workers.open(task)
                 call.owner = weakref.ref(owner, partial(workers.orphaned, call))
-                workers.begin(call)  # by now whatever strikes finds the call to be closed
+                workers.begin(
+                    call, source.endless
+                )  # by now whatever strikes finds the call to be closed
             finally:
                 with _lock:
                     workers.handed_out -= 1
             opened = call
             source.wake = lambda: workers.reactor.poke(opened)
             source.push = lambda: self._push(opened, source)
+            if source.endless:
+                source.help = partial(self._help, opened, source)
             self._feed(call, source)
             if source.lazy:  # nobody waits before the first `next`: others shall have workers
                 self._sated(call)
@@ -83,8 +89,9 @@ class ProcessPool:
                     raise end
                 if not call.exhausted or not source.finished:
                     self._feed(call, source)
-                if call.inbox:
-                    done = self._open(call, call.inbox.popleft())
+                if (answer := _next(call.inbox)) is not None:
+                    done = self._open(call, answer)
+                    del answer
                     if workers.scheduler.line:
                         self._sated(call)  # the consumer may keep us waiting
                     yield done
@@ -95,13 +102,17 @@ class ProcessPool:
                     raise call.failed
                 elif not call.assignments and source.finished:
                     return
+                elif source.endless:
+                    workers.attend(call, source.hurried)
+                    if call.timeout is not None:
+                        workers.end_overdue(call)
                 elif call.timeout is None:
                     workers.wait(call)
                 else:
                     workers.wait(call, TIMEOUT_CHECK)
                     workers.end_overdue(call)
         finally:
-            source.wake = source.push = None
+            source.wake = source.push = source.help = None
             if call is not None:
                 workers.close_call(call)
             if workers.broken is not None:
@@ -109,9 +120,60 @@ class ProcessPool:
 
     def _push(self, call: Call, source: Source) -> None:
         """Send what has just been put into `source`, from the thread that put it there."""
+        workers = self._workers
         self._feed(call, source)
+        call.pushed += 1
+        if not call.pushed % LOOK_EVERY and call.assignments:
+            workers.reactor.look(call)
+            self._take_in(call, source)
         if call.inbox:
-            self._workers.reactor.poke(call)
+            workers.reactor.poke(call)
+        elif call.asleep:
+            workers.reactor.rouse(call)
+
+    def _help(
+        self,
+        call: Call,
+        source: Source,
+        done: Callable[[], bool],
+        wakes: list[Callable[[], None]],
+        timeout: float | None,
+    ) -> None:
+        """Wait for one result of a call, and take in what comes for the others meanwhile.
+
+        Each has whoever waits for it, or the call's own thread where it is to be told of in that.
+        """
+        workers = self._workers
+        waiter = Waiter(call, done)
+        if call.inbox:
+            self._take_in(call, source)
+        wake = partial(workers.reactor.rouse, waiter)
+        wakes.append(wake)
+        try:
+            workers.wait(waiter, timeout)
+        finally:
+            wakes.remove(wake)
+        self._take_in(call, source)
+        if call.ready():
+            workers.reactor.rouse(call)
+
+    def _take_in(self, call: Call, source: Source) -> None:
+        """Give results to their owners, and send what there is a worker for now."""
+        kept: list[Answer] = []
+        with Shield():
+            try:
+                while True:
+                    while (answer := _next(call.inbox)) is not None:
+                        if source.elsewhere(answer.chunk):
+                            kept.append(answer)
+                        elif source.deliver is not None:
+                            source.deliver(*self._open(call, answer))
+                    self._feed(call, source)
+                    if not call.inbox:
+                        break
+            except BaseException as error:  # noqa: BLE001 - raised where the call is run
+                call.failed = error
+            call.inbox.extend(kept)
 
     def _sated(self, call: Call) -> None:
         """Let others have a worker: this call wants none for now."""
@@ -122,9 +184,15 @@ class ProcessPool:
         """Send chunks while there are both chunks and workers."""
         with call.feeding:
             call.thread = threading.get_ident()
-            while not source.finished:
+            while not (source.idle or source.finished):
                 if not self._send_chunk(call, source):
                     break
+            else:
+                self._sated(call)  # it may stand in line for what somebody else has taken since
+        if source.endless and call.assignments > 1:
+            out = self._workers.scheduler.relieve(call, source.idle)
+            if out:
+                self._workers.carry_out(out)
         finished = source.finished
         if finished is not call.exhausted:
             self._workers.scheduler.exhausted(call, finished)
@@ -135,7 +203,7 @@ class ProcessPool:
         scheduler = workers.scheduler
         # A chunk in advance hides the way to the worker and back; near the end, and behind a
         # long one, it could come to wait while another worker has nothing to do.
-        worker = scheduler.claim(call, 2 if source.ahead(workers.size, PREFETCH_BELOW) else 1)
+        worker = scheduler.claim(call, source.depth(workers.size, PREFETCH_BELOW))
         if worker is None:
             return False
         chunk = source.take()
@@ -221,6 +289,14 @@ class ProcessPool:
                     del _warm[key]
         if over:
             workers.close()
+
+
+def _next(inbox: deque[Answer]) -> Answer | None:
+    """Take what has come first; other threads may do so as well."""
+    try:
+        return inbox.popleft()
+    except IndexError:
+        return None
 
 
 # --- workers that are kept warm -----------------------------------------------------------------

@@ -12,6 +12,10 @@ there is no thread between a worker's answer and the caller.
 
 A signal handler or a finalizer may make a call in the very thread that drives: that call drives
 in its place until it is done.
+
+The results of one call may be waited for by many, each for a future: whoever of them drives takes
+in what comes for the others. Such a call has a thread of its own, which drives where none of them
+does: it attends.
 """
 
 from __future__ import annotations
@@ -25,11 +29,13 @@ from typing import Any
 
 from ...place.descriptors import identity
 from .handle import Handle
-from .state import Call
+from .state import Call, Waiter
 
 __all__ = ["Reactor"]
 
 LOOK = 2.0  # seconds of silence after which it is seen to that there is something to listen to
+PATIENCE = 0.01  # seconds in which somebody may begin to wait, before a call's own thread drives
+QUIET = 100  # times that, after which it sleeps until it is woken
 
 
 class Reactor:
@@ -48,10 +54,11 @@ class Reactor:
         self.lock = threading.RLock()
         self._on_message = on_message
         self._on_end = on_end
-        self._leader: Call | None = None
+        self._leader: Call | Waiter | None = None
         self._thread = 0  # that of the leader
         self._this_thread = threading.get_ident  # found here even while Python takes modules apart
-        self._waiting: list[Call] = []
+        self._waiting: list[Call | Waiter] = []
+        self._turns = 0  # how often somebody has waited
         self._poll: Any = select.epoll() if hasattr(select, "epoll") else _Poll()
         self._sources: dict[int, tuple[Callable[[Handle], None], Handle]] = {}
         self._wake_in, self._wake_out = socket.socketpair()
@@ -88,9 +95,10 @@ class Reactor:
     def _ends(self, worker: Handle) -> list[tuple[int, Callable[[Handle], None]]]:
         return [(worker.channel.fileno(), self._on_message), (worker.sentinel, self._on_end)]
 
-    def wait(self, call: Call, timeout: float | None = None) -> None:
+    def wait(self, call: Call | Waiter, timeout: float | None = None) -> None:
         """Wait until something may have come for `call`, driving if nobody else does."""
         before = None
+        self._turns += 1
         try:
             with self.lock:
                 me = self._this_thread()
@@ -100,7 +108,7 @@ class Reactor:
                 elif call.wakes is None:
                     call.wakes = SimpleQueue()
                 self._waiting.append(call)
-                if call.inbox or call.poked or call.failed or call.said:
+                if call.ready():
                     return
             if leads:
                 self._drive(timeout)
@@ -109,7 +117,33 @@ class Reactor:
         finally:  # also where Ctrl-C strikes in between
             self.leave(call, before)
 
-    def leave(self, call: Call, before: Call | None = None) -> None:
+    def attend(self, call: Call, hurried: bool) -> None:
+        """Wait for a call on behalf of all who wait for results of it; drive if none of them does.
+
+        Unless somebody is `hurried`, it is left to them for a moment, and for good where nothing
+        is under way.
+        """
+        if call.wakes is None:
+            call.wakes = SimpleQueue()
+        nobody = self._leader is None and self._turns == call.turns
+        call.turns = self._turns
+        call.quiet = 0 if call.assignments else call.quiet + 1
+        try:
+            call.asleep = call.quiet > QUIET
+            if call.ready() or (call.asleep and call.assignments):
+                return
+            if call.assignments and (hurried or nobody):
+                self.wait(call)
+                call.turns = self._turns
+            elif hurried and not call.asleep:
+                self.wait(call, PATIENCE)
+            else:
+                _wait_for(call.wakes, None if call.asleep else PATIENCE)
+        finally:
+            call.asleep = False
+            self.leave(call)
+
+    def leave(self, call: Call | Waiter, before: Call | Waiter | None = None) -> None:
         """See to it that somebody else drives, if there is one, where `call` waits no more.
 
         `before` is who drove in this thread until then.
@@ -131,13 +165,31 @@ class Reactor:
     def poke(self, call: Call) -> None:
         """Have `call` look whether there is something to do for it."""
         call.poked = True
+        call.news += 1
         self.wake(call)
 
     def wake(self, call: Call) -> None:
-        """End the wait of `call`; its own thread, where that drives just now, looks afterwards."""
-        if self._leader is not call:
-            if call.wakes is not None:
-                call.wakes.put(None)
+        """Have somebody look at what has come for `call`: who drives, if that is for the call.
+
+        In this thread he looks afterwards. Else one who waits for a result of it, or the call's own
+        thread.
+        """
+        leader = self._leader
+        if leader is not None and leader.call is call:
+            if self._thread != self._this_thread():
+                self.nudge()
+            return
+        for waiter in list(self._waiting):
+            if waiter.call is call:
+                self.rouse(waiter)
+                return
+        self.rouse(call)
+
+    def rouse(self, waiter: Call | Waiter) -> None:
+        """End the wait of just this one."""
+        if self._leader is not waiter:
+            if waiter.wakes is not None:
+                waiter.wakes.put(None)
         elif self._thread != self._this_thread():
             self.nudge()
 

@@ -14,6 +14,7 @@ returned, and done by the caller when the lock has been given back.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import Any
 
@@ -22,7 +23,17 @@ from ...transport.pickling import Pickled
 from ...transport.segments import Packet
 from ...values.outcome import Lost
 from ...values.source import Chunk
-from ...worker.protocol import CHUNK_BEGUN, ITEM_BEGUN, ITEM_OFFSET, NOBODY, SPARE_CORES, WHOLE
+from ...worker.protocol import (
+    CHUNK_BEGUN,
+    ITEM_BEGUN,
+    ITEM_OFFSET,
+    LAST_BEGUN,
+    NOBODY,
+    SPARE_CORES,
+    TAKEN_BACK,
+    WHOLE,
+    bit,
+)
 from .nested import NestedCalls, is_below
 from .state import (
     Answer,
@@ -42,8 +53,10 @@ from .state import (
 __all__ = ["GRACE", "Scheduler"]
 
 GRACE = 0.2  # seconds for a worker to leave the item of a call that was given up
+LONG = 0.01  # seconds that a worker may be at a chunk while others wait behind it
 MOST_FUTILE = 100  # deaths in a row of workers that have begun nothing, by whatever kills them
 
+_FENCE = threading.Lock()  # by taking it, what was written before is seen by other processors
 _NOT_RUN = ParallelError("not run")
 _TIMED_OUT = TimeoutError("ran too long")
 
@@ -184,7 +197,9 @@ class Scheduler:
 
     def _room_beside(self, call: Call, depth: int) -> WorkerState | None:
         for worker in self.workers:
-            if len(worker.assignments) + len(worker.reserved) >= depth or worker.retired:
+            if len(worker.assignments) + len(worker.reserved) >= depth:
+                continue
+            if worker.retired or worker.long:
                 continue
             for assignment in worker.assignments:
                 if assignment.call is not call:
@@ -209,10 +224,59 @@ class Scheduler:
             worker.reserved.remove(call)
             if worker.dead:
                 return None
-            assignment = Assignment(self._next_number(), call, chunk, nbytes)
+            number = self._next_number()
+            taken, others = worker.words[TAKEN_BACK], worker.assignments
+            if others or taken:
+                while taken & bit(number) or any(bit(x.number) == bit(number) for x in others):
+                    number = self._next_number()
+            else:
+                worker.since = time.monotonic()
+            assignment = Assignment(number, call, chunk, nbytes)
             worker.assignments.append(assignment)
             call.assignments += 1
             return assignment
+
+    def relieve(self, call: Call, empty: bool) -> list[Instruction]:
+        """Take back what waits behind others, where somebody could run it now.
+
+        That is where there is nothing else for an idle worker (`empty`), and where a worker has
+        been long at what it runs: it may even wait for what it has been given in advance.
+        """
+        with self.lock:
+            out: list[Instruction] = []
+            idle = empty and any(
+                w.ready and not (w.assignments or w.reserved or w.retired) for w in self.workers
+            )
+            now = time.monotonic()
+            loaded: WorkerState | None = None
+            for worker in self.workers:
+                waiting = len(worker.assignments) - 1
+                if waiting < 1 or worker.assignments[0].call is not call:
+                    continue
+                if now - worker.since > LONG:
+                    worker.long = True
+                    self._take_back(worker, waiting, out)
+                elif loaded is None or len(loaded.assignments) <= waiting:
+                    loaded = worker
+            if idle and loaded is not None and not out:
+                self._take_back(loaded, len(loaded.assignments) // 2, out)
+            return out
+
+    def _take_back(self, worker: WorkerState, count: int, out: list[Instruction]) -> None:
+        """Take the last chunks from a worker that it has not begun."""
+        for assignment in list(worker.assignments)[-count:]:
+            if assignment.taken_back:
+                continue
+            worker.words[TAKEN_BACK] |= bit(assignment.number)
+            with _FENCE:
+                begun = worker.words[LAST_BEGUN] >= assignment.number
+            if begun:  # and perhaps left out nevertheless: then it says so
+                assignment.taken_back = True
+                continue
+            worker.assignments.remove(assignment)
+            assignment.call.assignments -= 1
+            lost = Lost(_NOT_RUN, started=False)
+            self._give(assignment.call, Answer(assignment.chunk, lost=lost), out)
 
     def sated(self, call: Call) -> list[Instruction]:
         """`call` wants no worker for now: let the next in turn have one."""
@@ -343,8 +407,14 @@ class Scheduler:
     def skipped(self, worker: WorkerState, number: int) -> list[Instruction]:
         """A worker has left out a chunk of a call that is over, or has failed."""
         with self.lock:
-            assignment = worker.assignment(number)
-            return [] if assignment is None else self._close_assignment(worker, assignment, [])
+            worker.words[TAKEN_BACK] &= ~bit(number)
+            assignment, out = worker.assignment(number), list[Instruction]()
+            if assignment is None:
+                return out
+            if assignment.taken_back:
+                lost = Lost(_NOT_RUN, started=False)
+                self._give(assignment.call, Answer(assignment.chunk, lost=lost), out)
+            return self._close_assignment(worker, assignment, out)
 
     def unreadable(
         self, worker: WorkerState, number: int, error: BaseException
@@ -395,6 +465,9 @@ class Scheduler:
     ) -> list[Instruction]:
         """Take a chunk off a worker: it is answered in full, or lost."""
         worker.assignments.remove(assignment)
+        worker.since, worker.long = time.monotonic(), False
+        if assignment.taken_back:
+            worker.words[TAKEN_BACK] &= ~bit(assignment.number)
         call = assignment.call
         call.assignments -= 1
         if not call.assignments and not out:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +37,7 @@ __all__ = [
     "Refuse",
     "Relay",
     "SendNested",
+    "Waiter",
     "Wake",
     "WorkerState",
 ]
@@ -52,6 +53,7 @@ class Assignment:
     nbytes: int
     done: int = 0  # items answered so far
     waits: bool = False  # its item waits, inside of a call of its own; others may run meanwhile
+    taken_back: bool = False  # the worker has been told so, and had perhaps begun before
 
 
 @dataclass(slots=True)
@@ -68,8 +70,32 @@ class Answer:
     lost: Lost | None = None
 
 
+class Waiter:
+    """Who waits for one result of a call that has many owners, such as a future's.
+
+    Parameters
+    ----------
+    call : Call
+    done : callable
+        Tells whether the result is there.
+    """
+
+    __slots__ = ("_done", "_seen", "call", "poked", "wakes")
+
+    def __init__(self, call: Call, done: Callable[[], bool]) -> None:
+        self.call = call
+        self._done = done
+        self._seen = call.news
+        self.wakes: SimpleQueue[None] | None = None
+        self.poked = False
+
+    def ready(self) -> bool:
+        """Whether there is something to do, for itself or for the call."""
+        return self._done() or self.call.news != self._seen
+
+
 class Call:
-    """One call, as long as it runs.
+    """One call, as long as it runs. It waits for itself, as a rule: see `Waiter`.
 
     Parameters
     ----------
@@ -111,12 +137,27 @@ class Call:
         # Made by who waits while another drives. Not an Event, whose lock stays locked for good
         # where Ctrl-C strikes inside it: what is written in C is done or not begun.
         self.wakes: SimpleQueue[None] | None = None
+        self.news = 0  # how often something has come for it, or it was its turn
+        self.pushed = 0  # how often something was submitted to it
+        self.asleep = False  # its own thread waits until it is woken, whatever comes
+        self.quiet = 0  # looks in a row at which nothing had happened to it
+        self.turns = -1  # of the reactor, at the last look
         self.thread = 0  # that which has sent a chunk, or tried to, the last time
         self.feeding = threading.RLock()  # one thread at a time sends its chunks
+
+    @property
+    def call(self) -> Call:
+        """What it waits for."""
+        return self
+
+    def ready(self) -> bool:
+        """Whether there is something to do for it."""
+        return bool(self.inbox or self.poked or self.failed or self.said)
 
     def give(self, answer: Answer) -> Instruction:
         """Take an answer in; return what is to follow."""
         self.inbox.append(answer)
+        self.news += 1
         return Wake(self)
 
 
@@ -151,6 +192,8 @@ class WorkerState:
     dead: bool = False
     spare: bool = False  # its item waits: others may run meanwhile
     given_up: bool = False  # we have ended it, and not what it runs
+    since: float = 0.0  # when it began with what it runs, or thereabouts
+    long: bool = False  # it takes so long that nothing shall wait behind that
     environment: Surroundings | None = None  # what its items find around them now
     # The control block; see `worker.protocol` for its fields.
     words: MutableSequence[int] | memoryview[int] = field(default_factory=lambda: [0] * 8)

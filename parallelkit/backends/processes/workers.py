@@ -85,6 +85,7 @@ from .state import (
     Refuse,
     Relay,
     SendNested,
+    Waiter,
     Wake,
     WorkerState,
 )
@@ -362,11 +363,16 @@ class Workers:
                     self._note("there", worker)
         return call
 
-    def begin(self, call: Call) -> None:
-        """Begin a call; whoever does is to close it, also where this raises."""
+    def begin(self, call: Call, many: bool) -> None:
+        """Begin a call, for whose results `many` threads may wait.
+
+        Whoever does is to close it, also where this raises.
+        """
         thread = threading.get_ident()
         if thread != self._thread:
             self._thread = thread
+            self._threads += 1
+        if many:
             self._threads += 1
         if self._to_close:
             self._close_left()
@@ -468,9 +474,17 @@ class Workers:
             if worker.ready and not worker.dead:
                 interrupt(worker.pid)
 
-    def wait(self, call: Call, timeout: float | None = None) -> None:
+    def wait(self, call: Call | Waiter, timeout: float | None = None) -> None:
         """Wait until something may have come for `call`."""
         self.reactor.wait(call, timeout)
+        self._waited(call.call)
+
+    def attend(self, call: Call, hurried: bool) -> None:
+        """Wait for a call for whose results others wait; see the reactor."""
+        self.reactor.attend(call, hurried)
+        self._waited(call)
+
+    def _waited(self, call: Call) -> None:
         if self.reactor.lost:
             self.lose()
         if call.said or self.scheduler.unclaimed:
