@@ -10,7 +10,7 @@ from collections.abc import Generator
 from typing import Any
 
 from ..place.recording import Traced, called, current, number, record, targets, told
-from ..values.call import Call, apply_call
+from ..values.call import Call
 from ..values.outcome import Lost, Reply
 from ..values.source import Chunk, Source
 from .plan import Plan
@@ -74,7 +74,7 @@ def begun(call: Call, plan: Plan, source: Source) -> Recorded | None:
     traced = Traced(number(), folders)
     item = current.get()
     outer = ("", 0) if item is None else (item.traced.call, item.lap.index)
-    name = "submit" if call.func is apply_call else _name(call)
+    name = "submit" if call.inner is None else _name(call)
     large = [(key, size) for key, value in call.frozen.items() if (size := _nbytes(value)) >= LARGE]
     how = plan.backend, int(plan.workers), plan.level, -1 if source.total is None else source.total
     lazy = source.lazy, source.endless

@@ -29,6 +29,8 @@ FIRST = 16  # items of the first chunks; a worker gives back what takes too long
 GROWTH = 32  # one measurement is trusted so far
 SHORT_SECONDS = 0.004  # of work for each worker: then a call is cut evenly
 MESSAGE_SECONDS = 0.0001  # of work that are not worth another message
+AHEAD_SECONDS = 0.002  # of work that a worker has in advance
+MOST_AHEAD = 8  # chunks
 WINDOW_ITEMS = 64  # per worker, see window()
 WINDOW_CHUNKS = 4
 WINDOW_BYTES = 256 << 20  # of arguments or results that wait, but always an item for each worker
@@ -232,14 +234,19 @@ class Source:
         return self.total - self.drawn + sum(chunk.size for chunk in self._again)
 
     def depth(self, workers: int, seconds: float) -> int:
-        """How many chunks a worker may have: two where they are shorter than `seconds`.
+        """How many chunks a worker may have: more than one where they are shorter than `seconds`.
 
-        Not near the end, where the second could wait while another worker has nothing to do.
+        Very short ones, as a fixed size may make them, fill `AHEAD_SECONDS`. Near the end there is
+        one for each, as the second could wait while another worker has nothing to do.
         """
-        if not 0.0 < self.sizer.seconds < seconds:
+        expected = self.sizer.seconds
+        if not 0.0 < expected < seconds:
             return 1
+        wish = min(MOST_AHEAD, max(2, int(AHEAD_SECONDS / expected)))
         left = self.remaining
-        return 2 if left is None or left > 2 * workers else 1
+        if left is None or left > wish * workers:
+            return wish
+        return 2 if left > 2 * workers else 1
 
     def wait(self) -> None:
         """Wait until `take` may give something; for a pool that has nothing else to wait for."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..place.recording import Here, Traced, called, current, record, told
-from ..values.call import Delayed, apply_call
+from ..values.call import Delayed, apply_call, apply_parts
 from ..values.outcome import Raised
 from ..values.source import Chunk
 
@@ -78,7 +78,8 @@ class Lap:
         From here on calls in this context are the items'.
         """
         current.set(Here(self._traced, self))
-        several = apply_call in (call, getattr(call, "func", None))
+        func = getattr(call, "func", call)
+        several = func is apply_call or func is apply_parts
         items, every, long, clock = self._items, self._every, self._long, _clock
 
         def timed(*args: Any) -> Any:
@@ -117,7 +118,11 @@ class Lap:
 
 def _name(args: tuple[Any, ...]) -> str:
     """Name of the function of an item that brings its own."""
-    return called(args[0].func, args[0].args) if args and isinstance(args[0], Delayed) else ""
+    if not args:
+        return ""
+    if isinstance(args[0], Delayed):
+        return called(args[0].func, args[0].args)
+    return called(args[0], args[1])
 
 
 _looked, _used = 0.0, 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator
@@ -30,6 +31,7 @@ from ..base import Done, Setup, Task
 from ..serial import SerialPool
 from . import forkserver
 from .handle import Handle
+from .scheduler import LONG
 from .state import Answer, Call, Waiter
 from .workers import Workers
 
@@ -189,13 +191,22 @@ class ProcessPool:
                     break
             else:
                 self._sated(call)  # it may stand in line for what somebody else has taken since
-        if source.endless and call.assignments > 1:
-            out = self._workers.scheduler.relieve(call, source.idle)
-            if out:
-                self._workers.carry_out(out)
         finished = source.finished
         if finished is not call.exhausted:
             self._workers.scheduler.exhausted(call, finished)
+        if call.assignments > 1:
+            self._relieve(call, finished or source.idle)
+
+    def _relieve(self, call: Call, empty: bool) -> None:
+        """Take back what waits in vain; a look now and then, while there is more to be sent."""
+        if not empty:
+            now = time.monotonic()
+            if call.assignments <= self._workers.size or now - call.relieved < LONG:
+                return
+            call.relieved = now
+        out = self._workers.scheduler.relieve(call, empty)
+        if out:
+            self._workers.carry_out(out)
 
     def _send_chunk(self, call: Call, source: Source) -> bool:  # noqa: C901 - the way of a chunk
         """Send the next chunk; false if there is no worker, or nothing right now."""
@@ -203,7 +214,8 @@ class ProcessPool:
         scheduler = workers.scheduler
         # A chunk in advance hides the way to the worker and back; near the end, and behind a
         # long one, it could come to wait while another worker has nothing to do.
-        worker = scheduler.claim(call, source.depth(workers.size, PREFETCH_BELOW))
+        depth = source.depth(workers.size, PREFETCH_BELOW)
+        worker = scheduler.claim(call, min(depth, workers.most_ahead))
         if worker is None:
             return False
         chunk = source.take()

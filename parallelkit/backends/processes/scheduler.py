@@ -50,7 +50,7 @@ from .state import (
     WorkerState,
 )
 
-__all__ = ["GRACE", "Scheduler"]
+__all__ = ["GRACE", "LONG", "Scheduler"]
 
 GRACE = 0.2  # seconds for a worker to leave the item of a call that was given up
 LONG = 0.01  # seconds that a worker may be at a chunk while others wait behind it

@@ -138,6 +138,7 @@ class Call:
         # where Ctrl-C strikes inside it: what is written in C is done or not begun.
         self.wakes: SimpleQueue[None] | None = None
         self.news = 0  # how often something has come for it, or it was its turn
+        self.relieved = 0.0  # when it was last looked for chunks that wait in vain
         self.pushed = 0  # how often something was submitted to it
         self.asleep = False  # its own thread waits until it is woken, whatever comes
         self.quiet = 0  # looks in a row at which nothing had happened to it

@@ -39,7 +39,7 @@ from ...transport.refusals import refusal
 from ...transport.script import Sent, script
 from ...transport.segments import Missing, Packet
 from ...values.outcome import Lost
-from ...values.source import Chunk
+from ...values.source import MOST_AHEAD, Chunk
 from ...worker import output
 from ...worker.context import carried
 from ...worker.environment import current
@@ -128,6 +128,8 @@ class Workers:
     ) -> None:
         self.size = size
         self.settings = {**settings, "workers": size}
+        # Chunks for a worker that may end after the first of them are sent in vain.
+        self.most_ahead = MOST_AHEAD if settings["tasks_per_worker"] is None else 2
         self.max_nbytes: int = settings["max_nbytes"]
         self.abandoned: BaseException | None = None  # in a forked child, where locks may be stuck
         self.origin: object = None
