@@ -238,7 +238,9 @@ class _Call:
                 if over or any(f.alone for f in flights.values()):
                     return
                 slots = self._room()
-                twice = source.ahead(slots, AHEAD * max(1.0, self._pace / 10))
+                # What was submitted may wait for what comes later, and could not be taken back.
+                short = AHEAD * max(1.0, self._pace / 10)
+                twice = not source.endless and source.depth(slots, short) > 1
                 if len(flights) >= (2 * slots if twice else slots):
                     return
                 tries = 1
