@@ -63,7 +63,7 @@ test-forked: $(VENV)/.installed-test
 CLUSTERS ?= loky,dask,ray
 comma := ,
 test-clusters: $(VENV)/.installed-clusters
-	$(BIN)/python -m pytest tests/test_clusters.py tests/test_dask.py tests/test_ray.py tests/test_mpi.py
+	$(BIN)/python -m pytest tests/test_clusters.py tests/test_dask.py tests/test_ray.py tests/test_engines.py
 	set -e; for engine in $(subst $(comma), ,$(CLUSTERS)); do \
 	    CLUSTERS=$$engine $(BIN)/python -m pytest -k "$$engine] or $$engine-" $(CONTRACT); done
 

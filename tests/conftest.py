@@ -142,7 +142,8 @@ def nothing_left(temp_folder):
         if not thread.daemon:
             thread.join(10)
             assert not thread.is_alive(), f"{thread} was left behind"
-    shutil.rmtree(temp_folder / "dask-scratch-space", ignore_errors=True)  # Dask keeps it
+    for theirs in ("dask-scratch-space", "ray"):  # which they keep
+        shutil.rmtree(temp_folder / theirs, ignore_errors=True)
     assert sorted(temp_folder.rglob("*")) == []
 
 

@@ -1,0 +1,89 @@
+"""Executors of other packages: each maps, finds the script as it is now, names an item that fails."""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from running import run_script
+
+SCRIPT = """
+import os
+import sys
+
+import parallelkit as pk
+
+{begin}
+
+K = 2
+
+
+def times(x, p):
+    return K * x + p
+
+
+def divide(x):
+    return 6 // (x - 3)
+
+
+if __name__ == "__main__":
+    with make() as executor:
+        pool = pk.Pool(backend=executor)
+        print(pool.map(times, range(4), p=1))
+        K = 5
+        print(pool.map(times, range(4), p=1))
+        print(sum(pool.imap(lambda x: x, range(1000))))
+        print(os.getpid() in pool.map(lambda _: os.getpid(), range(20)))
+        try:
+            pool.map(divide, range(9))
+        except ZeroDivisionError as error:
+            print(error.__notes__[0])
+"""
+PRINTED = """[1, 3, 5, 7]
+[1, 6, 11, 16]
+499500
+False
+in item 3 of the input, called with (3)
+"""
+BEGIN = {
+    "mpi4py": "from mpi4py.futures import MPIPoolExecutor as make",
+    "loky": "from loky import get_reusable_executor\nmake = lambda: get_reusable_executor(2)",
+    "executorlib": (
+        "from executorlib import SingleNodeExecutor\n"
+        "make = lambda: SingleNodeExecutor(max_workers=2, block_allocation=True)"
+    ),
+    "ipyparallel": (
+        "import contextlib, ipyparallel\n"
+        "@contextlib.contextmanager\n"
+        "def make():\n"
+        "    with ipyparallel.Cluster(n=2, log_level=50) as client:\n"
+        "        client.wait_for_engines(2)\n"
+        "        yield client.executor()"
+    ),
+    "distributed": (
+        "import contextlib, distributed\n"
+        "@contextlib.contextmanager\n"
+        "def make():\n"
+        "    with distributed.Client(n_workers=2, dashboard_address='127.0.0.1:0') as client:\n"
+        "        yield client.get_executor()"
+    ),
+}
+
+
+@pytest.mark.parametrize("package", BEGIN)
+def test_an_executor_of(package, tmp_path):
+    """A script with an executor prints what it prints on one machine; under MPI it runs as two ranks."""
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    path = tmp_path / "script.py"
+    path.write_text(SCRIPT.format(begin=BEGIN[package]))
+    words = [path]
+    if package == "mpi4py":
+        launcher = Path(sys.executable).with_name("mpiexec")
+        launcher = launcher if launcher.exists() else shutil.which("mpiexec")
+        if launcher is None:
+            pytest.skip("there is no mpiexec")
+        mpi = (str(launcher), "-n", "2", sys.executable, "-m", "mpi4py.futures", str(path))
+        words = ["-c", f"import subprocess; raise SystemExit(subprocess.run({mpi!r}).returncode)"]
+    assert run_script(words, files=False).out == PRINTED
