@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import sys
 import textwrap
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 from helpers import fail_on, identity, increment, meet
@@ -154,6 +157,61 @@ def test_a_sweep_and_joblib():
             joblib.Parallel()(joblib.delayed(increment)(x) for x in range(5))
     assert trace.summary().items >= 4  # joblib batches its calls
     assert [call.name for call in story_of(trace).calls] == ["identity", "increment"]
+
+
+def pretend_to_be_elsewhere():
+    """In a worker: as if the folder of the trace were on another machine."""
+    from parallelkit.worker import remote
+
+    remote._reachable = lambda _: False
+
+
+def test_workers_on_other_machines(tmp_path):
+    """They send what they note along with their answers; nested calls too, and each has a lane."""
+    with (
+        ProcessPoolExecutor(
+            2, multiprocessing.get_context("spawn"), pretend_to_be_elsewhere
+        ) as executor,
+        pk.trace(tmp_path / "run.json") as trace,
+        pk.Pool(backend=executor) as own,
+    ):
+        assert own.map(spawned, [3, 4]) == [6, 10]
+        own.map(meet, range(2), folder=str(tmp_path), parties=0)
+    story = story_of(trace)
+    assert trace.summary().items == 2 + 3 + 4 + 2
+    calls = [(call.name, call.level, call.index) for call in story.calls]
+    assert sorted(calls) == [
+        ("increment", 2, 0),
+        ("increment", 2, 1),
+        ("meet", 1, 0),
+        ("spawned", 1, 0),
+    ]
+    for chunk in story.chunks:
+        assert story.begin < chunk.taken <= chunk.begin <= chunk.end < story.end
+        assert story.workers[chunk.pid].name.startswith(socket.gethostname())
+    assert len(events(tmp_path / "run.json", "item")) == 11
+
+
+def test_clocks_of_other_machines_are_aligned():
+    """A clock that is an hour ahead is set right by the fastest of its messages."""
+    with pk.trace() as trace:
+        here = time.perf_counter()
+        [folder] = recording.targets()
+        recording.record(
+            (folder,), ("call", "1", "", 0, "f", "", "dask", 1, 1, 2, *(False,) * 2, [], 1, here)
+        )
+        for index, delay in enumerate([0.5, 0.001, 0.2]):
+            ahead = here + 3600
+            ran = ahead, ahead + 0.1, ahead + 0.2, ahead + 0.3
+            items = [(0, ran[1], ran[2], "")]
+            fields = ("ran", "1", index, 1, 1, 0, 1, *ran, 0.0, 0.0, 0, 0, items, [])
+            sent = time.perf_counter() + 3600 - delay  # by the other clock, before it arrived
+            recording.arrived("elsewhere", 7, sent, [((folder,), fields)])
+    chunks = story_of(trace).chunks
+    assert [round(chunk.begin - here, 1) for chunk in chunks] == [0.1] * 3
+    assert [round(chunk.items[0].end - here, 1) for chunk in chunks] == [0.2] * 3
+    [worker] = story_of(trace).workers.values()
+    assert worker.name == "elsewhere 7"
 
 
 def test_what_is_submitted_belongs_to_the_trace_of_that_moment():

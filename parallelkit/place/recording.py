@@ -3,7 +3,8 @@
 A trace has a folder. Each process appends what it notes to a file of its own in there, a record at
 a time, and whoever opened the trace reads them all at the end. So nothing of a trace crosses in
 messages, and what a worker has noted outlives it. All times are by ``time.perf_counter``, which is
-one clock for all processes of a machine.
+one clock for all processes of a machine. A worker on another machine sends its records along with
+its answers, and the time of its own clock.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from .nesting import nesting
 __all__ = [
     "Here",
     "Traced",
+    "arrived",
     "begin",
     "called",
+    "collect",
     "current",
     "end",
     "forget",
@@ -61,10 +64,13 @@ class Here(NamedTuple):
     lap: Any  # what measures its chunk, and knows which item runs
 
 
+Records = list[tuple[tuple[str, ...], tuple[Any, ...]]]  # and the folders that they are for
+
 _begun: set[str] = set()  # folders of the traces that this process has open
 _with_main: list[str] = []  # those of the main thread, which hold for all threads
 _with_here: ContextVar[tuple[str, ...]] = ContextVar("parallelkit_traces", default=())
 current: ContextVar[Here | None] = ContextVar("parallelkit_traced_item", default=None)
+_far: ContextVar[Records | None] = ContextVar("parallelkit_records", default=None)
 _numbers = itertools.count(1)
 _lock = threading.RLock()
 _files: dict[str, list[int]] = {}  # by folder: descriptor, and bytes that may still be written
@@ -166,6 +172,10 @@ def note(*fields: Any) -> None:
 
 def record(folders: tuple[str, ...], fields: tuple[Any, ...]) -> None:
     """Append a record of plain values to this process's file in each of `folders`."""
+    far = _far.get()
+    if far is not None:
+        far.append((folders, fields))
+        return
     try:
         data = marshal.dumps(fields)
     except ValueError:  # something that is not what it should be: no reason for a call to fail
@@ -181,6 +191,25 @@ def record(folders: tuple[str, ...], fields: tuple[Any, ...]) -> None:
                 os.write(opened[0], _full() if full else data)
             except OSError:  # a full disk: the trace has what came before
                 opened[1] = 0
+
+
+def collect() -> Records:
+    """In a worker on another machine: keep what is noted in this context, to be sent along."""
+    global on
+    on = True
+    kept: Records = []
+    _far.set(kept)
+    return kept
+
+
+def arrived(host: str, pid: int, now: float, records: Records) -> None:
+    """Note what a worker on another machine has kept; `now` was its clock when it sent that.
+
+    How far its clock is ahead of this one is known up to the time that the message took.
+    """
+    behind = time.perf_counter() - now
+    for folders, fields in records:
+        record(folders, ("far", host, pid, behind, fields))
 
 
 def _full() -> bytes:

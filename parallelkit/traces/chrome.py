@@ -255,7 +255,7 @@ def _names(story: Story) -> Iterator[Event]:
         if pid == story.pid:
             continue
         worker = story.workers.get(pid)
-        name = f"process {pid}" if worker is None else f"worker {worker.rank}"
+        name = f"process {pid}" if worker is None else worker.name or f"worker {worker.rank}"
         yield named("process_name", pid, 0, {"name": name})
         order = len(pids) if worker is None else worker.rank
         yield named("process_sort_index", pid, 0, {"sort_index": order})

@@ -100,6 +100,8 @@ def _place(pid: int, worker: Worker | None, pools: list[int], story: Story) -> t
 def _name(pid: int, worker: Worker | None, pools: list[int], story: Story) -> str:
     if worker is None:
         return "this process" if pid == story.pid else f"process {pid}"
+    if worker.name:
+        return worker.name
     if len(pools) < 2 or worker.pool not in pools:
         return f"worker {worker.rank}"
     return f"pool {pools.index(worker.pool) + 1}, worker {worker.rank}"

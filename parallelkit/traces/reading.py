@@ -13,6 +13,8 @@ from .story import Call, Chunk, Event, Item, Story, Worker
 
 __all__ = ["read"]
 
+FIRST_FAR = 10**9  # numbers for processes of other machines, whose own may be those of others here
+
 Records = list[tuple[int, tuple[Any, ...]]]  # and the process of each
 
 
@@ -21,9 +23,13 @@ def read(folder: str, begin: float, end: float) -> Story:
     records: Records = []
     for pid, some in recording.read(folder):
         records += [(pid, one) for one in some]
+    records, names = _aligned(records)
     calls = _calls(records, end)
     workers, events = _workers(records)
     _chunks(records, calls, workers, end)
+    for pid, name in names.items():
+        if pid in workers:
+            workers[pid].name = name
     _losses(records, calls, events)
     events += _unsent(records, calls)
     for call in calls.values():
@@ -39,6 +45,50 @@ def read(folder: str, begin: float, end: float) -> Story:
     events.sort(key=lambda event: event.time)
     story.until = min((record[2] for _, record in records if record[0] == "full"), default=None)
     return story
+
+
+# Where records that come from other machines have times, by their kind.
+_TIMES = {
+    "call": (-1,),
+    "over": (2,),
+    "task": (3, 4),
+    "begun": (5,),
+    "ran": (7, 8, 9, 10),
+    "lost": (6,),
+    "raised": (5,),
+}
+
+
+def _aligned(records: Records) -> tuple[Records, dict[int, str]]:
+    """Records of other machines as if they were of this one, and names for their processes.
+
+    How far a clock is behind is known up to the time of a message: the shortest of them counts.
+    """
+    behind: dict[str, float] = {}
+    for _, (kind, *rest) in records:
+        if kind == "far":
+            behind[rest[0]] = min(behind.get(rest[0], rest[2]), rest[2])
+    if not behind:
+        return records, {}
+    aligned: Records = []
+    numbers: dict[tuple[str, int], int] = {}
+    for pid, one in records:
+        if one[0] != "far":
+            aligned.append((pid, one))
+            continue
+        _, host, theirs, _, fields = one
+        number = numbers.setdefault((host, theirs), FIRST_FAR + len(numbers))
+        aligned.append((number, _shifted(fields, behind[host])))
+    return aligned, {number: f"{host} {pid}" for (host, pid), number in numbers.items()}
+
+
+def _shifted(fields: tuple[Any, ...], seconds: float) -> tuple[Any, ...]:
+    moved = list(fields)
+    for place in _TIMES.get(fields[0], ()):
+        moved[place] += seconds
+    if fields[0] == "ran":
+        moved[15] = [(n, b + seconds, e + seconds, name) for n, b, e, name in moved[15]]
+    return tuple(moved)
 
 
 def _calls(records: Records, end: float) -> dict[str, Call]:
@@ -128,6 +178,7 @@ def _chunks(
         chunks.append(lost)
     chunks.sort(key=lambda chunk: chunk.begin)
     last: dict[int, Chunk] = {}
+    strangers = 0  # workers that are not of a pool of this process
     for chunk in chunks:
         chunk.previous = last.get(chunk.pid)
         last[chunk.pid] = chunk
@@ -136,7 +187,8 @@ def _chunks(
         if worker is not None and worker.ready is not None:  # the caller saw that a little later
             worker.ready = min(worker.ready, chunk.taken)
         if chunk.pid not in workers and chunk.pid != os.getpid():  # of a pool that a child has
-            workers[chunk.pid] = Worker(chunk.pid, chunk.rank, 0)
+            strangers += 1
+            workers[chunk.pid] = Worker(chunk.pid, strangers - 1, 0)
     _ways(records, calls)
 
 

@@ -166,6 +166,7 @@ class Worker:
     ready: float | None = None
     ended: float | None = None
     obituary: str = ""
+    name: str = ""  # of one on another machine
     replaces: int = 0  # the process that had this rank before
 
 

@@ -20,11 +20,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType, FunctionType
 from typing import Any
 
+from ..place import recording
 from ..transport import pickling
 from . import printing
 from .named import Named, find, named
 
 __all__ = [
+    "NOTED",
     "Filter",
     "filters",
     "forward",
@@ -49,6 +51,7 @@ __all__ = [
 Filter = tuple[Any, str, Named, str, int]
 
 LOG, WARNING, SAID = "log", "warning", "said"
+NOTED = "noted"  # for a trace, on another machine
 _listeners: dict[int, Callable[..., Any]] = {}  # by number: what hears what items say to it
 _to_parent: Callable[[str, tuple[Any, ...]], None] | None = None  # in a worker
 
@@ -331,6 +334,9 @@ def retell(kind: str, fields: tuple[Any, ...]) -> None:
     """
     if kind in printing.NAMES:
         printing.say(kind, *fields)
+        return
+    if kind == NOTED:
+        recording.arrived(*fields)
         return
     if kind == SAID:
         number, *said = fields

@@ -33,13 +33,13 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from ..errors import IN_INITIALIZER
-from ..place import blas, nesting
+from ..place import blas, nesting, recording
 from ..place.foreign import granted
 from ..place.host import cpu_count
 from ..place.nesting import Nesting
@@ -619,7 +619,7 @@ def _run(
             return failed, Parcel.of(pickled_error(error))
     cores = _share()
     task.places, task.cores, task.budget = [Nesting(1, cores)], cores, order.budget
-    task.traced = _traced(order.traced)
+    task.traced = None if order.traced is None else Traced(*order.traced)
     with _stage.lock:
         context = guest.context.copy()
     reply, said = context.run(_items, task, chunk, guest.own)
@@ -632,11 +632,9 @@ def _run(
     return "done", Parcel.of(pickled), reply.seconds, said
 
 
-def _traced(told: tuple[Any, ...] | None) -> Traced | None:
-    """Where to note how long items take; nowhere on another machine than the caller's."""
-    if told is None or not all(map(os.path.isdir, told[1])):
-        return None
-    return Traced(*told)
+def _reachable(folders: Iterable[str]) -> bool:
+    """Whether what is noted can be left here: on the caller's machine, and not on another one."""
+    return all(map(os.path.isdir, folders))
 
 
 def _items(task: Any, chunk: Chunk, own: bool) -> tuple[Reply, list[Any]]:
@@ -644,8 +642,14 @@ def _items(task: Any, chunk: Chunk, own: bool) -> tuple[Reply, list[Any]]:
     said = _Said(chunk.start, progress)
     if not own:
         _saying.set(said)
+    noted = None
+    if task.traced is not None and not _reachable(task.traced.folders):
+        noted = recording.collect()
     cores = task.places[0].cores
     threads = task.blas_threads or cores
     with blas.lent(threads, cores), _alone if task.alone else nullcontext():
         reply = task.run(chunk, 0, progress=progress, spare=_spare)
+    if noted:
+        now = time.perf_counter()
+        said.messages.append((output.NOTED, (socket.gethostname(), os.getpid(), now, noted)))
     return reply, said.messages
