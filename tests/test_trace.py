@@ -93,6 +93,26 @@ def test_every_item_once(pool, tmp_path):
     assert (summary.calls, summary.items, summary.failed, summary.died) == (1, 20, 0, 0)
 
 
+def test_spans_of_a_thread_lie_inside_one_another(pool, tmp_path):
+    """In no thread do two spans overlap in part: tools that draw stacks, as speedscope, refuse that."""
+    path = tmp_path / "run.json"
+    with pk.trace(path):
+        pool(on_error="return").map(spawned, [*range(6), "none"])
+        pool(chunksize=7).map(increment, range(100))
+    threads = {}
+    for event in events(path):
+        if event["ph"] == "X":
+            span = event["ts"], -event["dur"], event["name"]
+            threads.setdefault((event["pid"], event["tid"]), []).append(span)
+    for spans in threads.values():
+        open_ = []
+        for begin, minus, name in sorted(spans):
+            while open_ and open_[-1][0] <= begin:
+                open_.pop()
+            assert not open_ or begin - minus <= open_[-1][0], (name, open_[-1])
+            open_.append((begin - minus, name))
+
+
 def test_the_way_of_a_chunk(process_pool):
     """A chunk is pickled, sent, taken, run, answered and read, in this order, by one clock."""
     with pk.trace() as trace:
