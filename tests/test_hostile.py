@@ -75,11 +75,27 @@ every_way(pk.Pool())
 try:
     pk.Pool(60).map(abs, range(100))
     raise SystemExit("60 workers on 64 descriptors?")
-except (OSError, pk.ParallelError):
-    pass
+except pk.ParallelError as error:
+    assert "ulimit -n" in str(error), error
 every_way(pk.Pool())
 """
     hostile(limit, LARGE, too_many)
+
+
+def test_means_that_are_not_there(hostile):
+    """Without the means to start a worker an error of ours names the limit; later the same pool works."""
+    hostile("""
+import resource
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (12, hard))
+try:
+    pk.map(abs, [-1, -2])
+    raise SystemExit("a call with 12 descriptors?")
+except pk.ParallelError as error:
+    assert "ulimit -n: 12" in str(error), error
+resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+every_way(pk.Pool())
+""")
 
 
 def test_descriptors_run_out_later(hostile):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import signal
 
 import psutil
@@ -219,11 +220,24 @@ def test_python_ends_and_leaves_nothing(script, option, ending):
         assert ran.err == ""
 
 
+STAY = """import subprocess, time
+def start_and_stay(seconds):
+    child = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    print(os.getpid(), child.pid, flush=True)
+    open("begun", "w").close()
+    time.sleep(seconds)
+results = pool.imap(start_and_stay, [600])
+while not os.path.exists("begun"):
+    time.sleep(0.01)
+os.kill(os.getpid(), 9)
+"""
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals")
 def test_workers_do_not_outlive_a_killed_parent(script, start_method):
-    """A parent that is killed takes its workers along."""
+    """A parent that is killed takes its workers along, and what their items have started."""
     source = START.replace("OPTION", f"start_method={start_method!r}")
-    ran = script(source + "os.kill(os.getpid(), 9)\n", code=-9, files=False)
-    numbers = json.loads(ran.out.splitlines()[0])
-    assert numbers
+    ran = script(source + STAY, code=-9, files=False)
+    numbers = [int(n) for n in re.findall(r"\d+", ran.out)]
+    assert len(numbers) >= 3
     wait_until(lambda: ended(numbers), f"the end of {[n for n in numbers if psutil.pid_exists(n)]}")

@@ -24,7 +24,7 @@ from ..backends import TABLE, end_all, prepare
 from ..backends.base import Done, Pool, Setup
 from ..backends.serial import SerialPool
 from ..options import Options, configured, resources
-from ..place import importing, recording
+from ..place import importing, limits, recording
 from ..place.nesting import nesting
 from ..place.sigint import Shield
 from ..values.call import Call
@@ -264,8 +264,11 @@ def _pool(options: Options, plan_: Plan) -> Pool:
     if sys.is_finalizing():  # a finalizer calls, when no thread can be started any more
         importlib.import_module(_TASK)
         return SerialPool(Setup(None, ()))
-    backend = _backends.get(plan_.backend) or _first_of(plan_.backend, options)
-    made: Pool = backend.pool_for(options, plan_.workers, plan_.level, plan_.wished)
+    try:
+        backend = _backends.get(plan_.backend) or _first_of(plan_.backend, options)
+        made: Pool = backend.pool_for(options, plan_.workers, plan_.level, plan_.wished)
+    except (OSError, RuntimeError, MemoryError) as error:
+        limits.explain(error)
     return made
 
 

@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ParallelError
+from ..place import limits
 from .pickling import Pickled
 
 if TYPE_CHECKING:
@@ -249,14 +250,9 @@ class Missing(ParallelError, KeyError):
     def __str__(self) -> str:
         return (
             "a large argument or result was lost: too many files are open in the process that was "
-            f"to take it (ulimit -n: {_most_descriptors()} at most); close some, or raise the limit"
+            f"to take it, or it has too little memory{limits.told(limits.OF_SEGMENTS)}; close "
+            "some, or raise the limit"
         )
-
-
-def _most_descriptors() -> int:
-    import resource
-
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 class Inbox:

@@ -31,7 +31,7 @@ import warnings
 from collections import deque
 
 from ...errors import ParallelError
-from ...place import forksafe
+from ...place import forksafe, limits
 from ...place.descriptors import identity, keep
 from . import launch
 
@@ -163,7 +163,12 @@ class _Server:
             ours.close()
             os.close(status)
             self.clear_stock()  # of the same server
-        raise ParallelError("the fork server could not start a worker")
+            if self._process is not None:  # it may have fewer means than this process by now
+                limits.like_ours(self._process.pid)
+        raise ParallelError(
+            "the fork server could not start a worker: the system gives it too few processes, open "
+            f"files or memory{limits.told()}; use fewer workers (workers=), or raise the limits"
+        )
 
     def _answer(self, status: int) -> int | None:
         """Id of a worker that was asked for, or None where the server has not started it."""

@@ -33,7 +33,7 @@ from ...errors import ParallelError
 from ...place.descriptors import identity
 from ...worker.bootstrap import live
 from ...worker.ending import PATIENCE, forget_exit_handlers, kill_with_children
-from . import forkserver, launch
+from . import forkserver, launch, warden
 
 __all__ = ["Host"]
 
@@ -282,7 +282,7 @@ class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
 
     def _launch(self, process: _Process) -> None:
         process.connect()
-        process.life = _life()
+        process.life = warden.life()
         self.sentinel, process.end = os.pipe()
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
         try:
@@ -296,6 +296,7 @@ class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
                     os._exit(code)
         finally:
             os.close(process.end)
+        warden.watch(self.pid)
 
 
 class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
@@ -330,13 +331,14 @@ class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
         self.sentinel, end = os.pipe()  # the worker's end of it is closed when it ends
         end = launch.apart(end)
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
-        fds = process.theirs.fileno(), end, _life()
+        fds = process.theirs.fileno(), end, warden.life()
         try:
             code = f"from parallelkit.worker.bootstrap import spawned; spawned{fds}"
             started = launch.run(code, fds)
             self.pid, started.returncode = started.pid, 0  # its end is waited for here
         finally:
             os.close(end)
+        warden.watch(self.pid)
 
 
 _POPEN = {
@@ -347,27 +349,10 @@ _POPEN = {
 }
 
 
-_line: tuple[int, int] | None = None  # a pipe; nobody else has the end to write to
-_line_identity: Any = None
-
-
-def _life() -> int:
-    """Return the reading end of a pipe that is closed when this process ends."""
-    global _line, _line_identity
-    if _line is None or identity(_line[0]) != _line_identity:
-        one, other = os.pipe()
-        _line = launch.apart(one), launch.apart(other)
-        _line_identity = identity(_line[0])
-    return _line[0]
-
-
 def _after_fork() -> None:
     """In a forked child: the thread that holds the lock may not exist here."""
-    global _starting, _line
+    global _starting
     _starting = threading.RLock()
-    if _line is not None:
-        os.close(_line[1])  # a worker needs the other one, which is harmless elsewhere
-        _line = None
 
 
 def end() -> None:

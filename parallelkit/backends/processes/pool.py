@@ -29,7 +29,7 @@ from ...worker.environment import current
 from ...worker.inherited import only_inherited
 from ..base import Done, Setup, Task
 from ..serial import SerialPool
-from . import forkserver
+from . import forkserver, warden
 from .handle import Handle
 from .scheduler import LONG
 from .state import Answer, Call, Waiter
@@ -391,6 +391,7 @@ def shutdown() -> None:
     with _lock:
         if not _warm:
             forkserver.shutdown()
+            warden.shutdown()
 
 
 def _after_fork() -> None:
