@@ -24,6 +24,7 @@ import pickle
 from typing import Any
 
 __all__ = [
+    "INHERITED",
     "IN_INITIALIZER",
     "LeftBehind",
     "ParallelError",
@@ -98,6 +99,12 @@ class RemoteTraceback(Exception):
 
     def __str__(self) -> str:
         return f"\n\n{self.args[0]}"
+
+
+INHERITED = (
+    "what multiprocessing shares goes to workers by inheritance: give it to Pool(initializer=, "
+    "initargs=) without start_method=, or use what a multiprocessing.Manager() makes"
+)
 
 
 class StaysHere(TypeError):

@@ -356,3 +356,19 @@ def test_what_multiprocessing_shares(make):
         assert list(own.map(count, range(20))) == [True] * 20
     assert given[1].value == 40
     assert sorted(given[2].get() for _ in range(40)) == sorted([*range(20)] * 2)
+
+
+@pytest.mark.parametrize("name", ["Lock", "Event", "Queue", "SimpleQueue", "Condition", "Pipe"])
+def test_what_multiprocessing_shares_as_an_argument(process_pool, name):
+    """What only a fork can share is refused as an argument or keyword, in a line that says how it is shared."""
+    shared = getattr(multiprocessing, name)()
+    if name == "Pipe":
+        shared = shared[0]
+    for call in (
+        lambda: process_pool().map(repr, [shared]),
+        lambda: process_pool().map(lambda x, shared: x, [1], shared=shared),
+    ):
+        with pytest.raises(pk.TransportError, match=r"initargs=\).*Manager") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+        assert "._" not in str(caught.value)  # nothing of its insides

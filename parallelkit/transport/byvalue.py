@@ -43,7 +43,7 @@ from typing import Any, ClassVar, Protocol
 import cloudpickle
 from cloudpickle import cloudpickle as _cp
 
-from ..errors import StaysHere
+from ..errors import INHERITED, StaysHere
 from ..place.nesting import in_worker_process
 from . import exceptions, rebuild
 from .mirror import MAIN, current, source_lines, space_key, tokens
@@ -138,6 +138,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return own(self, obj)
         if kind.__name__ == "ufunc" and kind.__module__ == "numpy":
             return _ufunc(obj)
+        if kind.__name__ == "Connection" and kind.__module__.endswith(".connection"):
+            raise StaysHere(INHERITED)  # its number is another descriptor elsewhere
         if kind in self.dispatch_table or _never_by_dill(kind):
             if self.by_dill and kind not in self.dispatch_table:
                 return self._if_refused(obj)
@@ -691,7 +693,7 @@ def _lock(_: ByValuePickler, lock: Any) -> Any:
     if not free:
         raise StaysHere(
             f"a {kind.__name__} that is held at this moment keeps nobody in another process out; "
-            "give a multiprocessing.Lock by initargs= or as a frozen keyword instead"
+            "give a multiprocessing.Lock by initargs= instead"
         )
     return threading.Lock if kind is _thread.LockType else threading.RLock, ()
 

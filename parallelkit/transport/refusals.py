@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from types import CodeType
 
-from ..errors import StaysHere, TransportError
+from ..errors import INHERITED, StaysHere, TransportError
 from . import pickling
 from .byvalue import class_attributes, global_names, is_reachable
 from .mirror import current
@@ -21,6 +21,8 @@ def refusal(what: str, obj: object, error: BaseException) -> TransportError:
     reason: BaseException = error
     while isinstance(reason, Unsendable) and reason.__cause__ is not None:
         reason = reason.__cause__
+    if isinstance(reason, RuntimeError) and "through inheritance" in str(reason):
+        reason = StaysHere(INHERITED)
     stays = isinstance(reason, StaysHere)
     path, culprit = _culprit(obj, what, shallow=stays)
     where = "" if culprit is obj else f" because of {path} (a {type(culprit).__name__})"

@@ -11,6 +11,7 @@ import sys
 import weakref
 from typing import Any
 
+from ..errors import StaysHere
 from ..transport import pickling
 
 __all__ = ["Inherited", "only_inherited"]
@@ -50,7 +51,7 @@ def only_inherited(args: tuple[Any, ...]) -> bool:
         return False
     try:
         pickling.dumps(args)
-    except RuntimeError as error:
+    except (RuntimeError, StaysHere) as error:
         return "inheritance" in str(error)
     except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything; told elsewhere
         pass
@@ -60,5 +61,5 @@ def only_inherited(args: tuple[Any, ...]) -> bool:
 _SYNCHRONIZED = [
     f"{package}.{module}"
     for package in ("multiprocessing", "multiprocess")
-    for module in ("synchronize", "sharedctypes", "queues", "heap")
+    for module in ("synchronize", "sharedctypes", "queues", "heap", "connection")
 ]
