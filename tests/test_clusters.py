@@ -4,6 +4,8 @@ import concurrent.futures
 import os
 import pickle
 import signal
+import threading
+import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import engines
@@ -158,6 +160,26 @@ def test_no_future_is_left(executor, end):
         next(results)
         results.close()
     wait_until(lambda: not executor._pending_work_items, "the futures that were under way")
+
+
+def test_ctrl_c(executor, folder):
+    """It ends the call at once; what had not begun is cancelled, and the workers are free soon."""
+
+    def interrupt():
+        wait_until(lambda: os.listdir(folder), "an item that runs")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        pk.Pool(backend=executor, chunksize=1).map(slow, range(1000), folder=folder)
+    wait_until(lambda: not executor._pending_work_items, "the futures that were under way")
+    assert len(os.listdir(folder)) < 100
+
+
+def slow(x, folder):
+    time.sleep(0.01)
+    mark(folder, x)
+    return x
 
 
 def test_several_calls_at_a_time(executor):

@@ -154,6 +154,23 @@ def test_an_iterator_that_is_dropped(on_dask, cluster):
     results.close()
 
 
+def test_ctrl_c(on_dask, folder):
+    """It ends the call at once; what had not begun is cancelled."""
+
+    def slow(x, folder):
+        time.sleep(0.01)
+        mark(folder, x)
+
+    def interrupt():
+        wait_until(lambda: os.listdir(folder), "an item that runs")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        on_dask(chunksize=1).map(slow, range(1000), folder=folder)
+    assert len(os.listdir(folder)) < 100
+
+
 # ---- clusters that are lost ----------------------------------------------------------------------
 
 
@@ -187,18 +204,20 @@ def scheduler_and_workers(workers, threads=1):
         told.unlink(missing_ok=True)
 
 
-def test_the_scheduler_is_lost(monkeypatch):
-    """The call ends with an error that names it, and soon."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_scheduler_is_lost(monkeypatch, how):
+    """Whether it is gone or silent, the call ends with an error that names it, and soon."""
     monkeypatch.setattr("parallelkit.backends.dask.CONNECT", 1)
+    monkeypatch.setattr("parallelkit.backends.dask.SILENT", 2)
     with scheduler_and_workers(1) as (address, begun, _):
         pool = pk.Pool(backend="dask", address=address, chunksize=1)
         results = pool.imap(increment, range(1_000_000))
         assert next(results) == 1
-        begun[0].kill()
+        begun[0].send_signal(how)
         with pytest.raises(pk.ParallelError, match=f"Dask .scheduler {address}. was lost"):
             for _ in results:
                 pass
-        with pytest.raises(pk.ParallelError, match="no Dask scheduler answers"):
+        with pytest.raises(pk.ParallelError, match=r"no Dask scheduler answers|was lost"):
             pool.map(increment, [1])
         pk.shutdown()
 
@@ -228,6 +247,15 @@ def test_workers_come_and_go(folder):
         assert ended([gone])
         client.close()
         pk.shutdown()
+
+
+@pytest.mark.parametrize("name", ["dask", "ray"])
+def test_an_engine_that_is_not_installed(monkeypatch, name):
+    """The error names the command."""
+    for module in ("distributed", "ray"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(pk.ParallelError, match=rf"pip install 'parallelkit\[{name}\]'"):
+        pk.Pool(backend=name).map(increment, [1])
 
 
 def test_an_address_where_nobody_is(monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from running import run_script
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "anywhere.py"
 SCRIPT = """
 import os
 import sys
@@ -69,6 +70,15 @@ BEGIN = {
         "        yield client.get_executor()"
     ),
 }
+
+
+@pytest.mark.parametrize("where", ["process", "thread", "executor", "dask"])
+def test_the_example_runs_anywhere(where):
+    """One option says where, and the result is the same to the last digit."""
+    if where == "dask" and importlib.util.find_spec("distributed") is None:
+        pytest.skip("distributed is not installed")
+    ran = run_script([EXAMPLE, where, "--batches", "10"], files=False)
+    assert ran.out.startswith("pi is about 3.140920\n")
 
 
 @pytest.mark.parametrize("package", BEGIN)

@@ -27,6 +27,8 @@ __all__ = ["DaskCluster", "pool_for", "prepare", "reach", "shutdown"]
 
 PACE = 10.0  # how much longer a message takes than to a process of ours
 CONNECT = 10.0  # seconds for a scheduler to answer
+SILENT = 60.0  # seconds that it may take to answer
+LOOK = 0.9  # seconds between questions which workers there are
 GONE = 5.0  # seconds without a scheduler after which it counts as lost
 
 
@@ -51,7 +53,7 @@ class DaskCluster:
     def slots(self) -> int:
         """Threads of all workers."""
         try:
-            return sum(self._client.nthreads().values())
+            return sum(_workers(self._client).values())
         except Exception as error:
             raise self._lost() from error
 
@@ -94,11 +96,7 @@ class DaskCluster:
         return outcomes
 
     def cancel(self, futures: Sequence[Any]) -> None:
-        """Give up calls; what runs ends by itself, and its result is dropped."""
-        try:
-            self._client.cancel(list(futures), force=True)
-        except Exception:  # noqa: BLE001 - a scheduler that is gone has forgotten them
-            pass
+        """Give up calls: nobody wants them any more. What runs ends, and its result is dropped."""
         for future in futures:
             future.release()
 
@@ -155,6 +153,7 @@ def _missing(name: str) -> ParallelError:
 _lock = threading.RLock()
 _clients: dict[str, Any] = {}  # by address, those of ours
 _ours: list[Any] = []  # the LocalCluster that was started here, and its client
+_seen: dict[int, tuple[Any, float, dict[str, int]]] = {}  # by the id of a client
 _checked: dict[int, tuple[Any, frozenset[str]]] = {}  # by the id of a client: workers looked at
 
 
@@ -178,9 +177,16 @@ def _client(options: Options) -> Any:
                 client = _clients[options.address] = _connected(distributed, options.address)
             return client
         try:
-            return distributed.get_client(timeout=0)
+            client = distributed.get_client(timeout=0)
         except ValueError:  # there is none
             pass
+        else:
+            if client.asynchronous:
+                raise ParallelError(
+                    "the Dask client that is there is asynchronous, and would wait for itself; "
+                    "give address= for one of our own"
+                )
+            return client
         if not _ours or _ours[0].status != "running":
             _ours[:] = _started(distributed)
         return _ours[0]
@@ -215,6 +221,7 @@ def shutdown() -> None:
         _clients.clear()
         _ours.clear()
         _checked.clear()
+        _seen.clear()
     for one in (*clients, *ours):
         try:
             one.close(timeout=5)
@@ -229,6 +236,7 @@ def _after_fork() -> None:
     _clients.clear()
     _ours.clear()
     _checked.clear()
+    _seen.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -238,11 +246,21 @@ if hasattr(os, "register_at_fork"):
 # --- what the workers have -----------------------------------------------------------------------
 
 
+def _workers(client: Any) -> dict[str, int]:
+    """Workers and their threads, as they were within the last second."""
+    now = time.monotonic()
+    known = _seen.get(id(client))
+    if known is None or known[0] is not client or now - known[1] > LOOK:
+        found = client.sync(client.scheduler.ncores, workers=None, callback_timeout=SILENT)
+        _seen[id(client)] = known = client, now, dict(found)
+    return known[2]
+
+
 def _check(client: Any, options: Options) -> None:
     """Raise if workers have other versions than this process, or no parallelkit."""
     known = _checked.get(id(client))
     before = known[1] if known is not None and known[0] is client else frozenset()
-    workers = frozenset(client.nthreads())
+    workers = frozenset(_workers(client))
     if workers <= before:
         return
     if options.upload:

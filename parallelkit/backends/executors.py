@@ -17,7 +17,7 @@ from .futures import AGAIN, FuturesPool
 
 __all__ = ["ExecutorCluster", "pool_for", "prepare", "reach"]
 
-NEAR = 2.0  # how much longer a message takes than to a process of ours
+NEAR = 1.0  # how much longer a message takes than to a process of ours, where that counts
 FAR = 10.0
 
 

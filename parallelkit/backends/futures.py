@@ -235,7 +235,7 @@ class _Call:
                 flight.tries = tries
             else:
                 over = source.finished and not self._again
-                if over or any(f.alone for f in flights.values()):
+                if over or (len(flights) == 1 and next(iter(flights.values())).alone):
                     return
                 slots = self._room()
                 # What was submitted may wait for what comes later, and could not be taken back.
