@@ -181,6 +181,21 @@ GOALS = (
     Goal("cold script", "the fastest fork-safe one", ahead(1, "cold", among=fork_safe)),
     Goal("cold script", "at most 0.75 × joblib's", ahead(1 / 0.75, "cold", among=only("joblib"))),
     Goal(
+        "first call of a script, numpy imported",
+        "at most 1.2 × multiprocessing.Pool, which forks",
+        ahead(1 / 1.2, "first-call", among=only("pool")),
+    ),
+    Goal(
+        "first call of a function of scikit-learn",
+        "a tenth of joblib's",
+        ahead(10, "first-call-library", among=only("joblib")),
+    ),
+    Goal(
+        "the same after OpenMP was used",
+        "at most 1.2 × multiprocessing.Pool (forkserver)",
+        ahead(1 / 1.2, "first-call-openmp", among=only("pool")),
+    ),
+    Goal(
         "threads, per item",
         "not above ThreadPoolExecutor",
         ahead(1, "threads", among=only("thread-executor")),
