@@ -279,14 +279,14 @@ def _trio(module: Any) -> None:
 def _forkserver(module: Any) -> None:
     _kept.append(module._forkserver)
     module._forkserver = new = type(module._forkserver)()
-    for name in (
-        "ensure_running",
-        "get_inherited_fds",
-        "connect_to_new_process",
-        "set_forkserver_preload",
-    ):
-        if hasattr(module, name):
-            setattr(module, name, getattr(new, name))
+    for name in _OF_FORKSERVER:
+        setattr(module, name, getattr(new, name))
+
+
+_OF_FORKSERVER = (
+    *("ensure_running", "get_inherited_fds"),
+    *("connect_to_new_process", "set_forkserver_preload"),
+)
 
 
 def _loky(module: Any) -> None:
@@ -327,13 +327,10 @@ def _pyplot(module: Any) -> None:
 
 def _faulthandler(module: Any) -> None:
     """It would write to a descriptor of the caller's."""
+    wanted = "faulthandler" in sys._xoptions or os.environ.get("PYTHONFAULTHANDLER")
     if module.is_enabled():
         module.disable()
-        if (
-            "faulthandler" in sys._xoptions
-            or os.environ.get("PYTHONFAULTHANDLER")
-            or sys.flags.dev_mode
-        ):
+        if wanted or sys.flags.dev_mode:  # a new interpreter would have it
             module.enable(file=2)
 
 
