@@ -12,13 +12,13 @@ The thread alone waits for workers, inputs and room; what runs in the event loop
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import threading
 from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 from ..engine import run as engine
@@ -27,6 +27,7 @@ from ..errors import ParallelError
 from ..options import Options
 from ..values.call import Call
 from ..values.source import Source
+from .runner import begin
 
 __all__ = ["AsyncResults"]
 
@@ -109,13 +110,7 @@ class _Pump:
         self.changed = asyncio.Event()
 
     def start(self, call: Call, options: Options) -> None:
-        context = contextvars.copy_context()
-        threading.Thread(
-            target=context.run,
-            args=(self._run, call, options),
-            name="parallelkit-aimap",
-            daemon=True,
-        ).start()
+        begin("aimap", partial(self._run, call, options))
 
     def stop(self) -> None:
         """Let the thread come to its end."""

@@ -37,6 +37,7 @@ from ..place.sigint import Shield
 from ..values.call import Call, apply_parts
 from ..values.outcome import Failure, Lost, Reply
 from ..values.source import Chunk, Sizer, Source
+from .runner import begin
 
 __all__ = ["Desk", "Submissions", "Translate", "as_it_is", "in_thread"]
 
@@ -125,7 +126,7 @@ def in_thread(func: Callable[[], Any], *, limited: bool) -> Future[Any]:
     if limited:
         _Line.here().put(work)
     else:
-        _start(work)
+        begin("amap", work)
     return future
 
 
@@ -148,7 +149,7 @@ class _Line:
         """Run `work` when there is a thread for it."""
         with self._lock:
             if self._threads < process_cores():
-                _start(self._serve)  # it looks when it has the lock
+                begin("amap", self._serve)  # it looks when it has the lock
                 self._threads += 1
             self._waiting.append(work)
 
@@ -161,10 +162,6 @@ class _Line:
                 work = self._waiting.popleft()
             work()
             del work
-
-
-def _start(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name="parallelkit-amap", daemon=True).start()
 
 
 class SubmittedFuture(Future[Any]):
@@ -283,11 +280,7 @@ class Submissions(Source):
         self._begun = False  # whether it is known how this is run
         self._beginning = threading.Lock()  # held until then
         self._beginning.acquire()
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(
-            target=context.run, args=(self._serve,), name="parallelkit-submit", daemon=True
-        )
-        self._thread.start()
+        self._thread = begin("submit", self._serve)
 
     @property
     def alive(self) -> bool:

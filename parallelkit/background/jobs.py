@@ -12,7 +12,6 @@ promise the opposite: what was asked for is done, whether or not somebody looks.
 
 from __future__ import annotations
 
-import contextvars
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
@@ -33,6 +32,7 @@ from ..values.call import Call
 from ..values.outcome import Failure
 from ..values.source import Source
 from .futures import Desk, Translate, as_it_is
+from .runner import begin
 
 __all__ = ["ENGINE", "Job", "chunks_of", "run_chunk", "snapshot", "start"]
 
@@ -146,11 +146,7 @@ class Job:
 
     def begin(self, work: Callable[[], None]) -> None:
         """Let `work` give the results, in a thread and in a copy of this context."""
-        context = contextvars.copy_context()
-        self._thread = threading.Thread(
-            target=context.run, args=(self._run, work), name="parallelkit-job", daemon=True
-        )
-        self._thread.start()
+        self._thread = begin("job", partial(self._run, work))
 
     def _run(self, work: Callable[[], None]) -> None:
         error: BaseException | None = None
