@@ -96,6 +96,8 @@ def work_for_long(peer, say):
 
 
 def child(scenario, name):
+    # Whoever started this may ignore SIGINT, as a shell does for what it runs in the background; that is inherited.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
@@ -215,6 +217,19 @@ def run(scenarios, names, tell):
     return records
 
 
+def suspicious(records):
+    """Scenarios in which all libraries hang, or none starts: that tells of the measurement, not of them."""
+    outcomes = {}
+    for record in records:
+        outcomes.setdefault(record["scenario"], []).append(str(record.get("outcome") or ""))
+    bad = ("hangs", "did not start")
+    return [
+        name
+        for name, told in outcomes.items()
+        if len(told) > 1 and any(all(one.startswith(how) for one in told) for how in bad)
+    ]
+
+
 def quickly(quick, names, tell):
     """For the whole benchmark: all scenarios, or when it has to be quick, only a killed worker, with few libraries."""
     try:
@@ -239,6 +254,11 @@ def table(records):
         cells = [record["scenario"], peers.ALL[record["peer"]].title]
         cells += [_shown(record.get(column)) for column in COLUMNS]
         lines.append("| " + " | ".join(cells) + " |")
+    for scenario in suspicious(records):
+        lines += [
+            "",
+            f"**{scenario}: all fail in the same way, so it is the measurement that is at fault.**",
+        ]
     return "\n".join(lines)
 
 

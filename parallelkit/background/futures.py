@@ -342,8 +342,10 @@ class Submissions(Source):
         self._attended.add(future)
         if Future.done(future):  # at this moment
             self._attended.discard(future)
+        # Who calls this may hold the locks of many futures, so nothing here may wait for one; where
+        # the pool's own threads do the waiting, there is nobody to wake.
         wake = self.wake
-        if wake is not None and not hurried:
+        if self.help is not None and wake is not None and not hurried:
             wake()
 
     def settled(self, future: SubmittedFuture) -> None:
