@@ -222,6 +222,31 @@ def test_the_scheduler_is_lost(monkeypatch, how):
         pk.shutdown()
 
 
+BARE = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+sys.path[:] = [entry for entry in sys.path if entry != PATH]
+from distributed.cli.dask_worker import main
+sys.exit(main())
+"""
+
+
+def test_workers_without_parallelkit():
+    """It is told before anything runs; by upload= they get it."""
+    with scheduler_and_workers(0) as (address, begun, _):
+        source = BARE.replace("PATH", repr(str(Path(pk.__file__).parents[1])))
+        words = (address, "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
+        command = [sys.executable, "-P", "-c", source, *words]
+        begun.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        with distributed.Client(address, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+        with pytest.raises(pk.ParallelError, match=r"have no parallelkit: .*upload=True"):
+            pk.Pool(backend="dask", address=address).map(increment, [1])
+        sent = pk.Pool(backend="dask", address=address, upload=True)
+        assert sent.map(lambda x: x + 1, range(4)) == [1, 2, 3, 4]
+        pk.shutdown()
+
+
 def test_workers_come_and_go(folder):
     """One that joins in the middle gets work; one that leaves costs none. A share is its threads."""
     with scheduler_and_workers(1, threads=2) as (address, begun, worker):

@@ -6,7 +6,6 @@ chunk that needs them runs there. All that is kept of a call are its futures, un
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from ..errors import ParallelError
 from ..options import Options
 from ..place.host import cpu_count
 from ..worker.remote import Parcel, made_with, own_version
-from .futures import AGAIN, DIED, FuturesPool
+from .futures import AGAIN, DIED, FuturesPool, is_missing
 
 __all__ = ["DaskCluster", "pool_for", "prepare", "reach", "shutdown"]
 
@@ -115,7 +114,7 @@ class DaskCluster:
         kind = type(error).__name__
         if kind == "KilledWorker":
             return DIED
-        if isinstance(error, ImportError) and (error.name or "").startswith("parallelkit"):
+        if is_missing(error):
             return _missing(self.name)
         if self._client.status != "running":
             return self._lost()
@@ -264,11 +263,11 @@ def _check(client: Any, options: Options) -> None:
     if workers <= before:
         return
     if options.upload:
-        client.upload_file(_package())
+        _upload(client)
     found = client.run(_versions, workers=list(workers - before), on_error="return")
     mine = _versions()
     for address, theirs in found.items():
-        if isinstance(theirs, ImportError) and (theirs.name or "").startswith("parallelkit"):
+        if isinstance(theirs, BaseException) and is_missing(theirs):
             raise _missing(f"Dask (worker {address})")
         if isinstance(theirs, BaseException):
             raise ParallelError(
@@ -290,15 +289,15 @@ def _versions() -> dict[str, str]:
     return dict(made_with())
 
 
-@functools.cache
-def _package() -> str:
-    """Pack this package into a file that workers can import from."""
+def _upload(client: Any) -> None:
+    """Send this package to all workers, also to those that come later."""
     root = Path(sys.modules["parallelkit"].__path__[0])
-    target = Path(tempfile.mkdtemp(prefix="parallelkit-")) / "parallelkit.zip"
-    with zipfile.ZipFile(target, "w") as file:
-        for path in sorted(root.rglob("*.py")):
-            file.write(path, Path("parallelkit") / path.relative_to(root))
-    return str(target)
+    with tempfile.TemporaryDirectory(prefix="parallelkit-") as folder:
+        target = Path(folder) / "parallelkit.zip"
+        with zipfile.ZipFile(target, "w") as file:
+            for path in sorted(root.rglob("*.py")):
+                file.write(path, Path("parallelkit") / path.relative_to(root))
+        client.upload_file(str(target))
 
 
 # --- the backend ---------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from ..worker.environment import current
 from ..worker.remote import Order, Parcel
 from .base import Done, Setup, Task
 
-__all__ = ["AGAIN", "DIED", "Cluster", "FuturesPool"]
+__all__ = ["AGAIN", "DIED", "Cluster", "FuturesPool", "is_missing"]
 
 log = logging.getLogger("parallelkit")
 
@@ -430,6 +430,8 @@ class _There(_Call):
     def open(self) -> None:
         """Pickle the task."""
         task, options = self._task, self._options
+        # The place is found where the work arrives: what it would be here is of no account.
+        task.places, task.cores = [task.places[0]._replace(cores=1)], 1
         self._head = remote.head()
         self._name = getattr(task.func, "__name__", None) or type(task.func).__name__
         try:
@@ -499,13 +501,14 @@ class _There(_Call):
             *(self._key, chunk.start, chunk.size, flight.needs, self._settings),
             *(self._setup_key, BUDGET * self._pace, self._task.traced and tuple(self._task.traced)),
         )
-        news, state = self._news_for(flight, held), self._state
-        if not flight.lacked and isinstance(state, Parcel) and state.nbytes > SMALL:
-            state = None  # who has not got it says so
+        news, state, setup = self._news_for(flight, held), self._state, self._setup
+        if not flight.lacked:  # who has not got what is large says so
+            state = None if isinstance(state, Parcel) and state.nbytes > SMALL else state
+            setup = None if setup is not None and setup.nbytes > SMALL else setup
         return self._cluster.submit(
             self._name,
             remote.run,
-            *(self._head, tuple(order), flight.columns, news, state, self._setup),
+            *(self._head, tuple(order), flight.columns, news, state, setup),
         )
 
     def _news_for(self, flight: _Flight, held: tuple[int, ...]) -> Any:
@@ -560,17 +563,30 @@ class _There(_Call):
         flight.future.add_done_callback(lambda _: self.inbox.put(number))
 
     def _failed(self, flight: _Flight, error: BaseException) -> None:
-        if isinstance(error, ImportError) and (error.name or "").startswith("parallelkit"):
-            raise ParallelError(
-                f"the workers of {self._cluster.name} have no parallelkit, or another version of "
-                f"it ({error}); run there: pip install parallelkit=={remote.own_version()}"
-            ) from error
+        if is_missing(error):
+            verdict = self._cluster.verdict(error)  # which may know of a better way
+            if isinstance(verdict, BaseException) and "pip install" in str(verdict):
+                raise verdict from error
+            raise self._missing(error) from error
         super()._failed(flight, error)
+
+    def _missing(self, error: BaseException) -> ParallelError:
+        return ParallelError(
+            f"the workers of {self._cluster.name} have no parallelkit, or another version of "
+            f"it ({error}); run there: pip install parallelkit=={remote.own_version()}"
+        )
 
     def _lost_by_chance(self, flight: _Flight, error: BaseException) -> None:
         if self._state is not self._parcel and not self._cluster.there(self._state):
             self._state = self._sent(self._parcel)
         super()._lost_by_chance(flight, error)
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether an error says that there is no parallelkit, or one that lacks a module."""
+    if isinstance(error, ImportError) and (error.name or "").startswith("parallelkit"):
+        return True
+    return "No module named 'parallelkit" in str(error)  # of which an engine has kept the text
 
 
 def _ready(pickled: Pickled) -> Pickled:

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ParallelError
 from ..options import Options
 from ..worker.remote import Parcel, own_version
-from .futures import AGAIN, DIED, FuturesPool
+from .futures import AGAIN, DIED, FuturesPool, is_missing
 
 __all__ = ["RayCluster", "pool_for", "prepare", "reach", "shutdown"]
 
@@ -34,7 +34,6 @@ class RayCluster:
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
-        self._tasks: dict[Callable[..., Any], Any] = {}
         self._refs: dict[int, Any] = {}  # by the id of a future
 
     def slots(self) -> int:
@@ -54,9 +53,9 @@ class RayCluster:
 
     def submit(self, name: str, func: Callable[..., Any], *args: Any) -> Any:
         """Start a call as a task of one CPU, under a name that the dashboard shows."""
-        task = self._tasks.get(func)
-        if task is None:
-            task = self._tasks[func] = self._ray.remote(num_cpus=1, max_retries=0)(func)
+        task = _tasks.get(func)
+        if task is None:  # Ray keeps what is made here for its life: so once only
+            task = _tasks[func] = self._ray.remote(num_cpus=1, max_retries=0)(func)
         ref = task.options(name=name).remote(*args)
         future = ref.future()
         self._refs[id(future)] = ref
@@ -94,7 +93,7 @@ class RayCluster:
     def verdict(self, error: BaseException) -> str | BaseException:
         """What an error of a task, or of a submission, says."""
         cause = getattr(error, "cause", None) or error
-        if isinstance(cause, ImportError) and (cause.name or "").startswith("parallelkit"):
+        if is_missing(error) or is_missing(cause):
             return ParallelError(
                 "the workers of Ray have no parallelkit, or another version of it; run there: "
                 f"pip install parallelkit=={own_version()}"
@@ -114,6 +113,7 @@ class RayCluster:
         return ParallelError(f"Ray has been shut down or was lost, with what ran there{told}")
 
 
+_tasks: dict[Callable[..., Any], Any] = {}
 _lock = threading.RLock()
 _ours = False  # whether Ray was initialised here
 

@@ -605,7 +605,8 @@ def _run(
     failed = "unlearnt"
     try:
         with _stage.lock:
-            if guest.lacks(order, news, state):
+            unset = order.setup and order.setup not in guest.initialized
+            if guest.lacks(order, news, state) or (unset and setup is None):
                 return "lacks", tuple(guest.held)
             task = copy.copy(guest.runtime.tasks[order.key])
         failed = "unset"
