@@ -214,6 +214,20 @@ def test_a_second_ctrl_c_during_clean_up(program, start_method):
 # ---- what Ctrl-C must not cut in two -----------------------------------------------------------
 
 
+HANDLERS = {
+    "Ctrl-C": """
+Struck = KeyboardInterrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+""",
+    "an alarm": """
+class Struck(Exception):
+    pass
+def strike(*_):
+    raise Struck
+signal.signal(signal.SIGALRM, strike)
+""",
+}
 STRUCK = """
 import signal, threading
 import parallelkit as pk
@@ -224,16 +238,15 @@ def others():
         got.append(pool.map(abs, [-1, -2, -3]))
 thread = threading.Thread(target=others)
 thread.start()
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+HANDLERS
 struck = 0
 for microseconds in range(200, 10_200, 500):
-    # Again and again: Python ignores what is raised in the callback of a weak reference.
-    signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6, 0.2)
     try:
+        # Again and again: Python ignores what is raised in the callback of a weak reference.
+        signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6, 0.2)
         while True:  # this thread drives, as often as not
             pool.map(abs, [-4, -5])
-    except KeyboardInterrupt:
+    except Struck:
         signal.setitimer(signal.ITIMER_REAL, 0)
         struck += 1
 over.set()
@@ -242,12 +255,14 @@ print(struck, thread.is_alive(), bool(got), all(each == [1, 2, 3] for each in go
 """
 
 
-def test_ctrl_c_while_replies_are_read_for_another_thread(script, start_method):
+@pytest.mark.parametrize("kind", HANDLERS)
+def test_an_interrupt_while_replies_are_read_for_another_thread(script, start_method, kind):
     """Who drives may be struck at any moment; what was for others arrives all the same.
 
     In a program of its own: pytest's plugins have callbacks, in which Python only reports an interrupt.
     """
-    ran = script(STRUCK.replace("METHOD", repr(start_method)))
+    source = STRUCK.replace("HANDLERS", HANDLERS[kind])
+    ran = script(source.replace("METHOD", repr(start_method)))
     assert ran.out == "20 False True True [4, 5]\n"
 
 
@@ -256,16 +271,15 @@ import signal
 import parallelkit as pk
 pool = pk.Pool(2, start_method=METHOD)
 assert pool.submit(abs, -4).result() == 4
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+HANDLERS
 struck, lost, futures = 0, 0, []
 for microseconds in range(200, 10_200, 250):
-    signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6, 0.2)
     try:
+        signal.setitimer(signal.ITIMER_REAL, microseconds / 1e6, 0.2)
         while True:
             futures = [pool.submit(abs, -i) for i in range(3)]
             assert [future.result() for future in futures] == [0, 1, 2]
-    except KeyboardInterrupt:
+    except Struck:
         signal.setitimer(signal.ITIMER_REAL, 0)
         struck += 1
         lost += [future.result(60) for future in futures] != list(range(len(futures)))
@@ -273,9 +287,11 @@ print(struck, lost, pool.submit(abs, -4).result(60))
 """
 
 
-def test_ctrl_c_while_calls_are_submitted_and_waited_for(script, start_method):
-    """Every future that somebody has got is settled, wherever in between Ctrl-C comes."""
-    ran = script(STRUCK_SUBMITTING.replace("METHOD", repr(start_method)))
+@pytest.mark.parametrize("kind", HANDLERS)
+def test_an_interrupt_while_calls_are_submitted_and_waited_for(script, start_method, kind):
+    """Every future that somebody has got is settled, wherever in between an interrupt comes."""
+    source = STRUCK_SUBMITTING.replace("HANDLERS", HANDLERS[kind])
+    ran = script(source.replace("METHOD", repr(start_method)))
     assert ran.out == "40 0 4\n"
 
 

@@ -439,7 +439,10 @@ class _There(_Call):
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            raise task.refusal(error) from error
+            told = task.refusal(error)
+            if told is error:
+                raise
+            raise told from error
         self._refuse_shared(pickled, "a keyword or the function")
         self._plan = pickled.needs or None
         state = Parcel.of(pickled)

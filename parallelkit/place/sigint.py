@@ -1,17 +1,31 @@
-"""Ctrl-C held back for a moment, where it would leave something half done that others wait for."""
+"""Ctrl-C, and what other signal handlers raise, held back for a moment where it would do harm.
+
+What it would leave half done is what others wait for.
+"""
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found] # `signal` makes enumerations: ten times as long
+import _signal  # type: ignore[import-not-found]  # `signal` makes an enum of each number
+import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 __all__ = ["Shield", "held_here"]
 
+# Those by which programs interrupt themselves or are asked to end.
+_HELD = [
+    int(getattr(signal, name))
+    for name in (
+        *("SIGINT", "SIGALRM", "SIGTERM", "SIGUSR1", "SIGUSR2"),
+        *("SIGHUP", "SIGVTALRM", "SIGPROF", "SIGQUIT", "SIGBREAK"),
+    )
+    if hasattr(signal, name)
+]
+
 
 class Shield:
-    """SIGINT that comes within the block is handled at its end; in the main thread alone.
+    """Signals that come within the block are handled at its end; in the main thread alone.
 
     (Other threads are never interrupted.) Not for blocks that wait.
 
@@ -21,16 +35,20 @@ class Shield:
         Without need nothing is done: it takes a few microseconds.
     """
 
+    __slots__ = ("_before", "_late")
+
     def __init__(self, needed: bool = True) -> None:
-        self._before: Any = None
-        self._late: tuple[int, FrameType | None] | None = None
-        if needed and threading.get_ident() == threading.main_thread().ident:
-            handler = _signal.getsignal(_signal.SIGINT)
-            self._before = handler if callable(handler) else None
+        self._before: dict[int, Any] = {}
+        self._late: dict[int, FrameType | None] = {}
+        if needed and threading.current_thread() is threading.main_thread():
+            for number in _HELD:
+                handler = _signal.getsignal(number)
+                if callable(handler):
+                    self._before[number] = handler
 
     def __enter__(self) -> None:
-        if self._before is not None:
-            _signal.signal(_signal.SIGINT, self._note)
+        for number in self._before:
+            _signal.signal(number, self._note)
 
     def __exit__(
         self,
@@ -38,13 +56,18 @@ class Shield:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._before is not None:
-            _signal.signal(_signal.SIGINT, self._before)
-            if self._late is not None:
-                self._before(*self._late)
+        for number, handler in self._before.items():
+            _signal.signal(number, handler)
+        while self._late:
+            number = min(self._late)  # Ctrl-C before the others
+            try:
+                self._before[number](number, self._late.pop(number))
+            except BaseException:
+                self.__exit__(None, None, None)  # the others are told all the same
+                raise
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._late = number, frame
+        self._late[number] = frame
 
 
 def held_here(lock: Any) -> bool:

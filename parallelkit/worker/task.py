@@ -253,13 +253,20 @@ class Task:
         return functools.partial(self.func, **self.frozen) if self.frozen else self.func
 
     def refusal(self, error: BaseException) -> BaseException:
-        """Error that names what of the task could not be pickled."""
+        """Error that names what of the task could not be pickled; `error` itself if all can be.
+
+        Then it comes from elsewhere: a signal handler has raised it meanwhile.
+        """
         for name, value in self.frozen.items():
             try:
                 check(value)
             except Exception as problem:  # noqa: BLE001 - a user's __reduce__ may raise anything
                 return refusal(f"keyword {name!r}", value, problem)
-        return refusal(f"function {self.func!r}", self.func, error)
+        try:
+            check(self.state(()))
+        except Exception:  # noqa: BLE001
+            return refusal(f"function {self.func!r}", self.func, error)
+        return error
 
     def _inherited(self, place: Nesting) -> Mapping[str, Any]:
         """What is configured holds below too; a number of workers only within the share."""

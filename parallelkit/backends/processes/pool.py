@@ -21,7 +21,7 @@ from ...place.host import default_start_method
 from ...place.recording import record
 from ...place.sigint import Shield, held_here
 from ...transport import pickling
-from ...transport.refusals import refusal
+from ...transport.refusals import check, refusal
 from ...transport.script import script
 from ...values.outcome import Lost, Reply
 from ...values.source import Source
@@ -230,7 +230,7 @@ class ProcessPool:
                 pickled = script.ready(pickled)
         except BaseException as error:
             scheduler.release(call, worker)
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt) or not _is_refused(chunk.columns):
                 source.put_back(chunk)
                 raise
             if chunk.size == 1:
@@ -264,8 +264,12 @@ class ProcessPool:
             values, raised = pickling.loads(*inbox.unpack(answer.packet, copy=True))
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
-            return chunk.part(0, answer.count), Lost(error)
+        except BaseException as error:
+            try:
+                pickling.loads(*inbox.unpack(answer.packet, copy=True))
+            except BaseException:  # noqa: BLE001
+                return chunk.part(0, answer.count), Lost(error)
+            raise  # by a signal handler
         finally:
             inbox.done(answer.packet)
         if call.traced is not None:
@@ -309,6 +313,15 @@ def _next(inbox: deque[Answer]) -> Answer | None:
         return inbox.popleft()
     except IndexError:
         return None
+
+
+def _is_refused(columns: Any) -> bool:
+    """Whether something cannot be pickled; else a signal handler has raised what was raised."""
+    try:
+        check(columns)
+    except BaseException:  # noqa: BLE001 - a user's __reduce__ may raise anything
+        return True
+    return False
 
 
 # --- workers that are kept warm -----------------------------------------------------------------

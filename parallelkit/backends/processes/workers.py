@@ -353,7 +353,10 @@ class Workers:
                 prepared = self.tasks.prepare(script.ready(pickled), task.may_be_kept())
                 self.tasks.keep(task, variables, prepared, pickled.needs)
         except Exception as error:
-            raise task.refusal(error) from error
+            told = task.refusal(error)
+            if told is error:
+                raise
+            raise told from error
         call = Call(0, prepared, current(), task.timeout, task.cores)
         if task.traced is not None:
             call.traced = traced = task.traced
