@@ -12,6 +12,8 @@ import contextvars
 import threading
 from collections.abc import Callable
 
+from ..place import limits
+
 __all__ = ["begin"]
 
 
@@ -20,11 +22,11 @@ def begin(name: str, work: Callable[[], object]) -> threading.Thread:
 
     Raises
     ------
-    RuntimeError
+    ParallelError
         If no thread can be started.
     """
     thread = threading.Thread(
         target=contextvars.copy_context().run, args=(work,), name=f"parallelkit-{name}", daemon=True
     )
-    thread.start()
+    limits.start(thread)
     return thread

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from ..place import limits
 from ..values.source import Chunk, Sizer, Source, Table
 
 __all__ = ["Inline", "Stream", "source_of"]
@@ -61,7 +62,7 @@ class Stream(_Drawn):
             name="parallelkit-feeder",
             daemon=True,
         )
-        self._feeder.start()
+        limits.start(self._feeder)
 
     def consumed(self, items: int) -> None:
         """Tell that the consumer took `items` results, and let the feeder draw as many more."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import sys
+import threading
 from typing import NoReturn
 
 from ..errors import ParallelError
 
-__all__ = ["OF_SEGMENTS", "explain", "like_ours", "refused", "told"]
+__all__ = ["OF_SEGMENTS", "explain", "like_ours", "refused", "start", "told"]
 
 _OPEN, _PROCESSES, _MEMORY = "open files", "processes and threads", "memory"
 OF_SEGMENTS = [_OPEN, _MEMORY]
@@ -27,6 +28,14 @@ def explain(error: BaseException) -> NoReturn:
     if kind is None:
         raise error
     raise refused(kind) from error
+
+
+def start(thread: threading.Thread) -> None:
+    """Start a thread; where there are no more of them, the error says so."""
+    try:
+        thread.start()
+    except RuntimeError as error:
+        explain(error)
 
 
 def refused(kind: str) -> ParallelError:
