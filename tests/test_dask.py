@@ -253,24 +253,26 @@ def test_workers_come_and_go(folder):
         pool = pk.Pool(backend="dask", address=address, chunksize=1)
         assert pool.map(lambda _: pk.nesting().cores, [1]) == [2]
 
-        def place(x, gate):
-            wait_for(gate)
+        def place(x, folder):
+            mark(folder, os.getpid())
+            wait_for(folder / "gate")
             return os.getpid()
 
-        results = pool.uimap(place, range(60), gate=folder / "gate")
+        def open_gate():
+            wait_until(lambda: len(os.listdir(folder)) == 2, "a second worker")
+            (folder / "gate").touch()
+
+        results = pool.uimap(place, range(30), folder=folder)
         worker()
-        client = distributed.Client(address, set_as_default=False)
-        client.wait_for_workers(2, timeout=60)
-        threading.Timer(2, (folder / "gate").touch).start()  # when more than two have been sent
+        threading.Thread(target=open_gate).start()
         pids = set(results)
         assert len(pids) == 2
         gone = begun[1].pid
-        results = pool.uimap(identity, range(2000))
+        results = pool.uimap(identity, range(300))
         next(results)
         begun[1].kill()
-        assert len(list(results)) == 1999
+        assert len(list(results)) == 299
         assert ended([gone])
-        client.close()
         pk.shutdown()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from typing import Any
 
 from ..errors import ParallelError
@@ -18,6 +19,7 @@ from .futures import AGAIN, DIED, FuturesPool, is_missing
 
 __all__ = ["RayCluster", "pool_for", "prepare", "reach", "shutdown"]
 
+ENDING = 3.0  # seconds for what was cancelled to end
 PACE = 10.0  # how much longer a message takes than to a process of ours
 
 
@@ -59,6 +61,8 @@ class RayCluster:
         ref = task.options(name=name).remote(*args)
         future = ref.future()
         self._refs[id(future)] = ref
+        _under_way.add(future)
+        future.add_done_callback(_under_way.discard)
         return future
 
     def collect(self, futures: Sequence[Any]) -> list[Any]:
@@ -113,6 +117,7 @@ class RayCluster:
         return ParallelError(f"Ray has been shut down or was lost, with what ran there{told}")
 
 
+_under_way: set[Any] = set()  # futures
 _tasks: dict[Callable[..., Any], Any] = {}
 _lock = threading.RLock()
 _ours = False  # whether Ray was initialised here
@@ -157,6 +162,8 @@ def shutdown() -> None:
     with _lock:
         if _ours:
             _ours = False
+            # Ray may crash where it ends while somebody still waits for a result of it.
+            wait(list(_under_way), timeout=ENDING)
             _ray().shutdown()
 
 
