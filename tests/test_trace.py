@@ -223,7 +223,7 @@ def test_clocks_of_other_machines_are_aligned():
         for index, delay in enumerate([0.5, 0.001, 0.2]):
             ahead = here + 3600
             ran = ahead, ahead + 0.1, ahead + 0.2, ahead + 0.3
-            items = [(0, ran[1], ran[2], "")]
+            items = [(0, ran[1], ran[2], "", 1)]
             fields = ("ran", "1", index, 1, 1, 0, 1, *ran, 0.0, 0.0, 0, 0, items, [])
             sent = time.perf_counter() + 3600 - delay  # by the other clock, before it arrived
             recording.arrived("elsewhere", 7, sent, [((folder,), fields)])
@@ -249,9 +249,15 @@ def test_many_short_items_are_sampled():
     """Of many items some are told, sums are of all, and the file stays small."""
     with pk.trace() as trace:
         pk.Pool(2).map(identity, range(300_000))
-    told = sum(len(chunk.items) for chunk in story_of(trace).chunks)
+    story = story_of(trace)
     assert trace.summary().items == 300_000
-    assert 0 < told < 20_000
+    assert 0 < sum(len(chunk.items) for chunk in story.chunks) < 20_000
+    for chunk in story.chunks:
+        moments = [moment for item in chunk.items for moment in (item.begin, item.end)]
+        assert moments == sorted(moments)
+        indexes = [index for i in chunk.items for index in (i.index, i.index + i.count)]
+        assert indexes == sorted(indexes)
+        assert chunk.start <= indexes[0] <= indexes[-1] <= chunk.start + chunk.size
 
 
 def test_a_trace_that_is_full_says_so(monkeypatch):

@@ -164,8 +164,11 @@ class _Told:
 
     def item(self, chunk: Chunk, item: Item) -> Event:
         """One item."""
-        name = f"{item.name or chunk.call.name}[{item.index}]"
+        last = f":{item.index + item.count}" if item.count > 1 else ""
+        name = f"{item.name or chunk.call.name}[{item.index}{last}]"
         args: dict[str, Any] = {"index": item.index, "level": chunk.call.level}
+        if item.count > 1:
+            args["items"] = item.count
         args["attempt"] = chunk.attempts
         if item.failed:
             args["failed"] = item.failed
@@ -239,7 +242,7 @@ def _items(story: Story) -> Iterator[tuple[Chunk, Any]]:
     """Items to be told, the longest of them where they are too many."""
     pairs = [(chunk, item) for chunk in story.chunks for item in chunk.items]
     if len(pairs) > MOST_ITEMS:
-        pairs.sort(key=lambda pair: (not pair[1].failed, -pair[1].seconds))
+        pairs.sort(key=lambda pair: (not pair[1].failed, pair[1].begin - pair[1].end))
         del pairs[MOST_ITEMS:]
     return iter(sorted(pairs, key=lambda pair: pair[1].begin))
 

@@ -115,12 +115,12 @@ def _bars(chunk: Chunk, makers: set[tuple[int, int]]) -> list[Bar]:
         where = item.begin, item.end, name, item.index, count, call.level, outer
         return Bar(*where, item.failed, chunk)
 
-    if chunk.done > len(chunk.items):  # some of many: the rest as one bar, the long ones on it
+    if chunk.done > sum(item.count for item in chunk.items):  # some of many: the rest as one bar
         whole = bar(Item(chunk.start, chunk.begin, chunk.end, "", ""), chunk.done)
         least = chunk.seconds / 10
-        told = [item for item in chunk.items if item.failed or item.seconds > least]
-        return [whole, *(bar(item, 1) for item in told)]
-    return [bar(item, 1) for item in chunk.items]
+        told = [item for item in chunk.items if item.failed or item.end - item.begin > least]
+        return [whole, *(bar(item, item.count) for item in told)]  # and the long ones on it
+    return [bar(item, item.count) for item in chunk.items]
 
 
 def names(calls: Sequence[Call], of: Sequence[Lane]) -> list[str]:

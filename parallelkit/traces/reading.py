@@ -87,7 +87,7 @@ def _shifted(fields: tuple[Any, ...], seconds: float) -> tuple[Any, ...]:
     for place in _TIMES.get(fields[0], ()):
         moved[place] += seconds
     if fields[0] == "ran":
-        moved[15] = [(n, b + seconds, e + seconds, name) for n, b, e, name in moved[15]]
+        moved[15] = [(n, b + seconds, e + seconds, *more) for n, b, e, *more in moved[15]]
     return tuple(moved)
 
 
@@ -199,7 +199,10 @@ def _chunk(call: Call, pid: int, fields: list[Any]) -> Chunk:
     chunk = Chunk(call, start, size, pid, tid, begin, end, 1, done, rank, taken, answered)
     chunk.thread_seconds, chunk.process_seconds = thread_seconds, process_seconds
     chunk.memory, chunk.answer_nbytes = memory, nbytes
-    chunk.items = [Item(start + n, b, e, name, why.pop(n, "")) for n, b, e, name in items]
+    chunk.items = [
+        Item(start + n, b, e, name, why.pop(n, "") if count == 1 else "", count)
+        for n, b, e, name, count in items
+    ]
     chunk.items += [Item(start + n, end, end, "", text) for n, text in why.items()]
     return chunk
 

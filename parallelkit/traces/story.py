@@ -17,18 +17,19 @@ __all__ = ["Call", "Chunk", "Event", "Item", "Story", "Worker"]
 
 @dataclass(slots=True)
 class Item:
-    """One item of a chunk."""
+    """One item of a chunk, or some that follow one another."""
 
     index: int
     begin: float
     end: float
     name: str  # of its function, where each item has its own
     failed: str  # what it raised, or how it was lost; empty where it is well
+    count: int = 1  # of items, where several short ones were measured together
 
     @property
     def seconds(self) -> float:
-        """How long it ran."""
-        return self.end - self.begin
+        """How long one of it ran."""
+        return (self.end - self.begin) / self.count
 
 
 @dataclass(eq=False)

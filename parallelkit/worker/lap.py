@@ -56,8 +56,9 @@ class Lap:
         self._size = chunk.size
         self._rank = rank
         self._taken = taken
-        self._items: list[tuple[int, float, float, str]] = []
-        self._done = 0
+        self._items: list[tuple[int, float, float, str, int]] = []
+        self._values: list[Any] = []
+        self._batched = False
         self._failed: list[tuple[int, str]] = []
         many = _told[0] == traced.folders and _told[1] > MANY
         self._every = -(-chunk.size // (FEW if many else MOST_ITEMS))
@@ -65,19 +66,25 @@ class Lap:
         here = chunk.start, chunk.size, threading.get_native_id()
         record(traced.folders, ("begun", traced.call, *here, _clock()))
         self._thread_seconds, self._process_seconds = _thread_time(), _process_time()
-        self._begin = self._end = _clock()
+        self._begin = self._end = self._last = _clock()
 
     @property
     def index(self) -> int:
         """Index of the item that runs."""
-        return self._start + self._done
+        return self._start + len(self._values)
 
-    def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """Return `call` with the time of each item taken.
+    def around(self, call: Callable[..., Any], values: list[Any], batch: int) -> Callable[..., Any]:
+        """Return `call` with the time of each item taken; `values` are the results so far.
 
-        From here on calls in this context are the items'.
+        Very short items run `batch` at a time, and are measured so; see `some`. From here on calls
+        in this context are the items'.
         """
         current.set(Here(self._traced, self))
+        self._values = values
+        if batch > 1:
+            self._batched = True
+            self._every = -(-self._every // batch)
+            return call
         func = getattr(call, "func", call)
         several = func is apply_call or func is apply_parts
         items, every, long, clock = self._items, self._every, self._long, _clock
@@ -88,12 +95,18 @@ class Lap:
                 return call(*args)
             finally:
                 end = clock()
-                done = self._done
-                self._done = done + 1
+                done = len(values)
                 if not done % every or end - begin > long:
-                    items.append((done, begin, end, _name(args) if several else ""))
+                    items.append((done, begin, end, _name(args) if several else "", 1))
 
         return timed
+
+    def some(self, done: int, count: int, now: float) -> None:
+        """`count` items have run after the first `done`, by `now`."""
+        if self._batched:
+            if not (done // count) % self._every or now - self._last > self._long:
+                self._items.append((done, self._last, now, "", count))
+            self._last = now
 
     def ran(self, raised: Sequence[Raised]) -> None:
         """The items have run, or what was to be run of them."""
@@ -107,7 +120,7 @@ class Lap:
 
     def answered(self, nbytes: int) -> None:
         """Write down all of it; what came of the items is pickled, if it has to be."""
-        where = self._start, self._size, self._done, self._rank, threading.get_native_id()
+        where = self._start, self._size, len(self._values), self._rank, threading.get_native_id()
         times = self._taken, self._begin, self._end, _clock()
         cost = self._thread_seconds, self._process_seconds, _memory(), nbytes
         traced = self._traced

@@ -188,7 +188,7 @@ class Task:
         assert self.traced is not None
         return Lap(self.traced, chunk, rank, taken)
 
-    def _run(  # noqa: C901 - the one loop over items
+    def _run(  # noqa: C901, PLR0912 - the one loop over items
         self,
         chunk: Chunk,
         rank: int,
@@ -204,8 +204,6 @@ class Task:
         context.enter(self.variables, apart=put_back is not None)
         columns, size = chunk.columns, chunk.size
         call = self._callable(chunk.start)
-        if lap is not None:
-            call = lap.around(call)
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
         apply = _apply if len(columns) == 1 else _apply_row
         values, raised, mark = progress.values, progress.raised, progress.mark
@@ -214,11 +212,14 @@ class Task:
         looked = begin
         # A look at the clock for each item; in a large chunk, whose items are short, for a few.
         batch = 1 if mark is not None or self.alters else max(1, size // UNCHECKED)
+        if lap is not None:
+            call = lap.around(call, values, batch)
         around = contextvars.copy_context()
         with seeds.kept() if self.alone else _NOTHING:
             while len(values) < size:
                 if mark is not None:
                     mark(len(values))
+                before = len(values)
                 own = around.copy()
                 some = islice(items, min(batch, size - len(values)))
                 try:
@@ -233,6 +234,8 @@ class Task:
                 if not self.alters and _differ(own, around):
                     self.alters, batch = True, 1
                 now = time.perf_counter()
+                if lap is not None:
+                    lap.some(before, len(values) - before, now)
                 if now - begin > budget or (stop is not None and stop()):
                     break
                 if put_back is not None and (self.alters or now - looked > LOOK):
