@@ -48,7 +48,7 @@ class trace:  # noqa: N801 - used like a function, as `with` blocks are
     -----
     Workers note what they do in files of a temporary folder, which ends with the block. An item
     takes about half a microsecond more, and a message some thirty. Of a message with more than 64
-    items some are recorded one by one; sums are of all items.
+    items some are recorded one by one, or some together; sums are of all items.
 
     Examples
     --------
