@@ -12,6 +12,7 @@ HEADINGS = {
     "temporaries": "Workers that keep their memory",
     "schedule": "Schedules",
     "nested": "Nested calls",
+    "samplers": "Samplers and optimisers of others",
     "threads": "Threads",
     "reference": "The reference table: what the lock costs",
     "memory": "Memory",

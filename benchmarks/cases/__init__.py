@@ -7,6 +7,7 @@ from benchmarks.cases import (
     nested,
     overhead,
     reference,
+    samplers,
     schedule,
     start,
 )
@@ -44,6 +45,7 @@ ALL = {
         nested.Uneven,
         nested.Pure,
         nested.Call,
+        *samplers.CASES,
         overhead.Threads,
         reference.Numpy,
         reference.Python,
