@@ -6,6 +6,7 @@ numbers as the library does without a pool. The packages are in the extra ``benc
 
 import importlib.util
 import logging
+import random
 import warnings
 
 from benchmarks import work
@@ -92,6 +93,7 @@ class Zeus(Sampled):
 
         logging.disable(logging.INFO)
         try:
+            random.seed(3)
             np.random.seed(3)  # noqa: NPY002
             sampler = zeus.EnsembleSampler(16, 5, work.log_probability, pool=pool, verbose=False)
             sampler.run_mcmc(self.start, self.size.steps, progress=False)
@@ -126,7 +128,7 @@ class Dynesty(Sampled):
 
     def check(self, result):
         # With a queue of proposals the library takes other points than without.
-        assert len(result) == self.size.steps + 50, "wrong number of points"
+        assert len(result) >= self.size.steps + 50, "points are missing"
 
 
 class Evolution(Sampled):
