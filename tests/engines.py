@@ -7,6 +7,7 @@ executor, which stands for all, and what is an engine's own in `test_dask`, `tes
 import contextlib
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor
 
 WANTED = [name for name in os.environ.get("CLUSTERS", "").split(",") if name]
@@ -50,6 +51,7 @@ def end():
     while _running:
         _, engine = _running.popitem()
         for process in list((getattr(engine, "_processes", None) or {}).values()):
-            process.kill()  # one that is stuck would be waited for
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)  # one that is stuck would be waited for
         with contextlib.suppress(Exception):
             engine.shutdown(wait=True)

@@ -59,7 +59,9 @@ class DaskCluster:
     def put(self, parcel: Parcel) -> Any:
         """Scatter."""
         try:
-            return self._client.scatter(parcel, hash=False, direct=None)
+            if not _workers(self._client):
+                return None  # it would wait for one
+            return self._client.scatter(parcel, hash=False)
         except Exception:  # noqa: BLE001 - no worker yet, or none any more: then it goes along
             return None
 

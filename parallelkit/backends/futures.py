@@ -116,6 +116,7 @@ class _Flight:
         "chunk",
         "columns",
         "future",
+        "held",
         "lacked",
         "nbytes",
         "needs",
@@ -129,6 +130,7 @@ class _Flight:
         self.columns: Any = None
         self.plans: list[Any] = []
         self.needs: tuple[int, ...] = ()
+        self.held: tuple[int, ...] = ()  # what its worker had, when it lacked something
         self.lacked = 0
         self.nbytes = 0
         self.tries = 1
@@ -281,10 +283,13 @@ class _Call:
         self._flights[number] = flight
         try:
             flight.future = self._start(flight)
-        except BaseException as error:
+        except Exception as error:
             del self._flights[number]
             verdict = self._cluster.verdict(error)
-            raise (verdict if isinstance(verdict, BaseException) else error) from error
+            if isinstance(verdict, BaseException):
+                raise verdict from error
+            self._lost_by_chance(flight, error)
+            return
         flight.future.add_done_callback(lambda _: self.inbox.put(number))
 
     def _prepare(self, flight: _Flight) -> bool:
@@ -498,13 +503,13 @@ class _There(_Call):
         flight.columns = (self._cluster.put(columns) or columns) if large else columns
         return True
 
-    def _start(self, flight: _Flight, held: tuple[int, ...] = ()) -> Any:
+    def _start(self, flight: _Flight) -> Any:
         chunk = flight.chunk
         order = Order(
             *(self._key, chunk.start, chunk.size, flight.needs, self._settings),
             *(self._setup_key, BUDGET * self._pace, self._task.traced and tuple(self._task.traced)),
         )
-        news, state, setup = self._news_for(flight, held), self._state, self._setup
+        news, state, setup = self._news_for(flight), self._state, self._setup
         if not flight.lacked:  # who has not got what is large says so
             state = None if isinstance(state, Parcel) and state.nbytes > SMALL else state
             setup = None if setup is not None and setup.nbytes > SMALL else setup
@@ -514,11 +519,11 @@ class _There(_Call):
             *(self._head, tuple(order), flight.columns, news, state, setup),
         )
 
-    def _news_for(self, flight: _Flight, held: tuple[int, ...]) -> Any:
+    def _news_for(self, flight: _Flight) -> Any:
         if not flight.needs:
             return None
         if flight.lacked:
-            versions, pickled = script.news_without(frozenset(held), flight.plans)
+            versions, pickled = script.news_without(frozenset(flight.held), flight.plans)
             return versions, Parcel.of(pickled), flight.lacked > 2
         if self._news is None or not self._news[0] >= frozenset(flight.needs):
             versions, pickled = script.news_without((), flight.plans)
@@ -560,10 +565,8 @@ class _There(_Call):
     def _lacks(self, flight: _Flight, held: tuple[int, ...]) -> None:
         """Send an order again, with what its worker has not got."""
         flight.lacked += 1
-        number = next(self._numbers)
-        self._flights[number] = flight
-        flight.future = self._start(flight, held)
-        flight.future.add_done_callback(lambda _: self.inbox.put(number))
+        flight.held = held
+        self._launch(flight)
 
     def _failed(self, flight: _Flight, error: BaseException) -> None:
         if is_missing(error):
