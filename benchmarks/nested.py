@@ -16,10 +16,12 @@ import signal
 import statistics
 import sys
 import time
+from functools import partial
 
 import numpy as np
 
 import parallelkit as pk
+from parallelkit import options
 
 WORKERS = 2
 LIMIT = 10  # seconds, for one run of a contestant
@@ -37,6 +39,14 @@ def leaf(seed):
         np.add(b, 1, out=b)
         np.sqrt(b, out=a)
     return float(a[-1])
+
+
+def spin(seed):
+    """The same in pure Python, which threads cannot run side by side."""
+    total = 0
+    for i in range(45_000):
+        total += i & seed
+    return float(total)
 
 
 def tree(*widths):
@@ -72,6 +82,12 @@ def leaves(node):
 
 def by_parallelkit(node):
     return leaf(node) if isinstance(node, int) else sum(pk.map(by_parallelkit, node))
+
+
+def by_kind(node, kind):
+    if isinstance(node, int):
+        return kind(node)
+    return sum(pk.map(by_kind, node, kind=kind))
 
 
 def by_joblib(node):
@@ -128,10 +144,10 @@ class ByHand:
         for process in self._processes:
             process.start()
 
-    def __call__(self, node):
+    def __call__(self, node, kind=leaf):
         seeds = leaves(node)
         for i, pipe in enumerate(self._ours):
-            pipe.send(seeds[i::WORKERS])
+            pipe.send((kind, seeds[i::WORKERS]))
         return sum(pipe.recv() for pipe in self._ours)
 
     def close(self):
@@ -141,7 +157,8 @@ class ByHand:
 
 def _serve(pipe):
     while True:
-        pipe.send(sum(map(leaf, pipe.recv())))
+        kind, seeds = pipe.recv()
+        pipe.send(sum(map(kind, seeds)))
 
 
 # ---- measuring ---------------------------------------------------------------------------------------------------
@@ -230,6 +247,45 @@ def shapes(rounds):
             ideal = found.pop("hand")
             shares = " | ".join(f"{100 * ideal / seconds:.0f}" for seconds in found.values())
             yield f"| {name} | {1000 * ideal:.0f} | {shares} |"
+    finally:
+        by_hand.close()
+
+
+# ---- uneven outer calls ------------------------------------------------------------------------------------------
+
+UNEVEN = {
+    "4 and 36": tree((4, 36)),
+    "8 of 4 and one of 36": tree((*(4,) * 8, 36)),
+    "8 × 16": tree(8, 16),
+    "2 × 64": tree(2, 64),
+    "4 × 4 × 8": tree(4, 4, 8),
+}
+NESTED = tuple(name for name in ("thread", "auto", "process") if name in options.NESTED)
+
+
+def uneven(rounds):
+    """Cores that fall free while an inner call runs: who uses them."""
+    yield "### Uneven outer calls, % of the ideal (by hand)"
+    yield "| tasks | shape | by hand, ms |" + "".join(f" nested={name} |" for name in NESTED)
+    yield "|---|---|---:|" + "---:|" * len(NESTED)
+    by_hand = ByHand()
+    try:
+        for kind, (name, node) in itertools.product((leaf, spin), UNEVEN.items()):
+            expected = by_hand(node, kind)
+
+            def ours(nested, node=node, kind=kind):
+                with pk.Pool(workers=WORKERS, nested=nested) as pool:
+                    return sum(pool.map(by_kind, node, kind=kind))
+
+            def check(result, expected=expected):
+                assert abs(result - expected) < 1e-6 * abs(expected), "wrong results"
+
+            contestants = {"hand": lambda node=node, kind=kind: by_hand(node, kind)}
+            contestants |= {nested: partial(ours, nested) for nested in NESTED}
+            found = medians(contestants, rounds, check)
+            shares = "".join(f" {100 * found['hand'] / found[nested]:.0f} |" for nested in NESTED)
+            what = "numpy" if kind is leaf else "pure Python"
+            yield f"| {what} | {name} | {1000 * found['hand']:.0f} |{shares}"
     finally:
         by_hand.close()
 
@@ -374,20 +430,26 @@ def validation(rounds):
             yield f"| {name} | more than {LIMIT} | |"
 
 
-PARTS = {"shapes": shapes, "trivial": trivial, "quicksort": recursion, "validation": validation}
+PARTS = {
+    "shapes": shapes,
+    "uneven": uneven,
+    "trivial": trivial,
+    "quicksort": recursion,
+    "validation": validation,
+}
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.nested", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="three rounds in place of five")
     parser.add_argument("--only", choices=PARTS, action="append", help="may be repeated")
-    options = parser.parse_args(argv)
+    chosen = parser.parse_args(argv)
     cores = pk.cpu_count()
     print(
         f"{cores} cores, {WORKERS} workers, CPython {sys.version.split()[0]}, numpy {np.__version__}\n"
     )
-    for part in options.only or PARTS:
-        for line in PARTS[part](3 if options.quick else 5):
+    for part in chosen.only or PARTS:
+        for line in PARTS[part](3 if chosen.quick else 5):
             print(line, flush=True)
         print()
     for pool in _outer:

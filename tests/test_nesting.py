@@ -4,9 +4,10 @@ import itertools
 import os
 import threading
 import time
+from random import Random
 
 import pytest
-from helpers import divide, identity, increment, meet, pid, place
+from helpers import divide, identity, increment, mark, meet, pid, place, wait_for
 
 import parallelkit as pk
 from parallelkit.place import blas
@@ -295,6 +296,120 @@ def test_the_tail_of_one_call_is_not_lent_to_the_next(concurrent_pool, monkeypat
     own = concurrent_pool(workers=2, chunksize=1)
     own.map(cores_at_the_end, range(3))
     assert sorted(own.map(cores_in_the_middle, range(6), folder=str(tmp_path))[:2]) == [2, 3]
+
+
+def grows(x, folder):
+    """An inner call that begins on one core; its other items must meet to get on."""
+    if not x:
+        wait_for(os.path.join(folder, "begun"))
+        return [0]
+    with pk.Pool(chunksize=1) as own:
+        return own.map(waits_for_cores, range(40), folder=folder)
+
+
+def waits_for_cores(y, folder):
+    if y == 0:
+        mark(folder, "begun")
+        while pk.nesting().cores < 2:  # a time limit ends a test that fails
+            time.sleep(0.001)
+    elif y in (1, 2):
+        meet(y, folder, 2)
+    return y
+
+
+def test_a_call_that_runs_uses_cores_that_fall_free(concurrent_pool, monkeypatch, tmp_path):
+    """An inner call that began in place goes on with threads when the other outer item is done."""
+    if concurrent_pool.elsewhere:
+        pytest.skip("other engines do not lend the cores of idle workers")
+    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: 2)
+    own = concurrent_pool(workers=2, chunksize=1)
+    expected = [[0], list(range(40))]
+    assert own.map(grows, range(2), folder=str(tmp_path)) == expected
+
+
+def gives_back(y, folder):
+    """Thread of an item that began when the other call was there; before that two threads meet."""
+    there = os.path.exists(os.path.join(folder, "other"))
+    if y < 2:
+        meet(y, folder, 2)
+        mark(folder, "grown")
+    wait_for(os.path.join(folder, "other" if y >= 2 else "grown"))
+    if y == 39:
+        mark(folder, "over")
+    return threading.get_ident() if there else None
+
+
+def grown(x, folder):
+    if not x:  # the other item has a share of one for good, and this one's core when it is done
+        return []
+    while pk.nesting().cores < 2:  # a time limit ends a test that fails
+        time.sleep(0.001)
+    with pk.Pool(chunksize=1) as own:
+        return own.map(gives_back, range(40), folder=folder)
+
+
+def other_call(_, folder):
+    mark(folder, "other")
+    wait_for(os.path.join(folder, "over"))
+
+
+def test_a_call_that_runs_gives_cores_back(process_pool, monkeypatch, tmp_path):
+    """When a new outer call begins, the inner call that had its core goes on with one thread."""
+    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: 2)
+    own, folder = process_pool(workers=2, chunksize=1), str(tmp_path)
+    first = own.amap(grown, range(2), folder=folder)
+    wait_for(os.path.join(folder, "grown"))
+    own.map(other_call, [0], folder=folder)
+    assert len({thread for thread in first.result()[1] if thread}) == 1
+
+
+BUDGET = 3
+
+
+def random_tree(random, depth):
+    """A tree of calls: how each runs, and its children; an int stands for a leaf."""
+    if depth == 0 or random.random() < 0.2:
+        return random.randrange(1000)
+    options = random.choice(
+        [{}, {"backend": "thread"}, {"backend": "process"}, {"backend": "serial"}]
+    )
+    return options, [random_tree(random, depth - 1) for _ in range(random.randrange(5))]
+
+
+def total_of(tree):
+    return tree if isinstance(tree, int) else sum(map(total_of, tree[1]))
+
+
+def walk(tree):
+    """The sum of a tree, and when its leaves ran."""
+    if isinstance(tree, int):
+        begin = time.monotonic()
+        time.sleep(0.0003)
+        return tree, [(begin, time.monotonic())]
+    options, children = tree
+    with pk.Pool(**options) as own:
+        found = own.map(walk, children)
+    return sum(value for value, _ in found), [one for _, times in found for one in times]
+
+
+@pytest.mark.parametrize("backend", ["process", "thread"])
+def test_random_trees_keep_the_budget(backend, monkeypatch):
+    """Whatever the tree and the mix of backends: a loop's sum, and no more leaves at a time than cores."""
+    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: BUDGET)
+    random = Random(backend)
+    for _ in range(15):
+        children = [random_tree(random, 3) for _ in range(5)]
+        with pk.Pool(BUDGET, backend=backend) as own:
+            found = own.map(walk, children)
+        assert sum(value for value, _ in found) == sum(map(total_of, children))
+        events = [
+            (at, step)
+            for _, times in found
+            for pair in times
+            for at, step in zip(pair, (1, -1), strict=True)
+        ]
+        running = itertools.accumulate(step for _, step in sorted(events))
+        assert max(running, default=0) <= BUDGET
 
 
 class Library:

@@ -11,6 +11,10 @@ A call of n threads engages n - 1 helpers and works along; it never waits for wo
 does, so calls nested to any depth cannot lock each other out, and n threads are busy, not n + 1.
 At the top level a lazy call engages n helpers and only collects: it has a consumer to serve. So
 does an endless one, whose helpers are its own, since its items may wait for those of another.
+
+A call in an item whose number of threads nobody asked for has as many as there are cores for it at
+each moment (`place.nesting.room`): between items the caller sees that there are more and engages
+further helpers, and a helper sees that its core is somebody else's now, and leaves.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from typing import Any
 from ..options import Options
 from ..place import blas
 from ..place.importing import whole
-from ..place.nesting import process_cores
+from ..place.nesting import process_cores, room
 from ..place.sigint import Shield
 from ..values.source import Chunk, Source
 from .base import Done, Setup, Task
@@ -63,31 +67,32 @@ class ThreadPool:
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in threads, this one included where that serves."""
         helping = self._level > 1 or not (source.lazy or source.endless)
-        helpers = self._workers - helping
+        follows = self._level > 1 and not (self._wished or source.endless)
+        cores = room() if follows else None
+        workers = self._workers if cores is None else max(self._workers, cores())
+        helpers = workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)
         own = source.endless if self._level == 1 else self._wished
-        engaged = self._workers - helping if self._wished or own else helpers
-        engaged_threads = None
+        engaged = workers - helping if self._wished or own else helpers
+        staff = _Staff(self._level, self._wished, own)
         if helpers > 0:
             try:
-                engaged_threads = _engage(self._level, engaged, self._wished, own)
+                staff.engage(engaged)
             except RuntimeError:  # Python is ending, and starts no thread any more (3.12)
                 helping, helpers = True, 0
-        hand_out = _nobody if engaged_threads is None else engaged_threads.put
         least = min(range(self._workers), key=task.threads)
         here = helping and not source.endless
         lent = blas.lent(task.threads(least), task.place(least).cores, here=here)
         ranks = range(helping, helping + helpers)
-        job = _Job(task, source, ranks, hand_out, self._setup, lent if source.endless else None)
+        job = _Job(task, source, ranks, staff, self._setup, lent, cores)
         try:
             # An endless call takes its share of BLAS threads only while it has something to run.
             with nullcontext() if source.endless else lent:
                 yield from self._collect(job, source, helping)
         finally:
             job.close()
-            if engaged_threads is not None:
-                engaged_threads.dismiss(engaged)
+            staff.dismiss()
 
     def _collect(
         self, job: _Job, source: Source, helping: bool
@@ -122,7 +127,8 @@ class _Job:
 
     A helper that finds no chunk leaves for other calls; it is engaged again when there may be
     one. So a call whose consumer has paused holds no thread that another call waits for. `lent` is
-    the share that it takes only while items of it run.
+    its share of BLAS threads, which an endless one takes only while items of it run. `room` tells
+    how many threads may work on it at the moment, where that changes.
     """
 
     def __init__(
@@ -130,19 +136,23 @@ class _Job:
         task: Task,
         source: Source,
         ranks: range,
-        hand_out: Callable[[Callable[[], None]], None],
+        staff: _Staff,
         setup: Setup,
-        lent: blas.lent | None,
+        lent: blas.lent,
+        room: Callable[[], int] | None,
     ) -> None:
         self._task = task
         self._source = source
         self._ranks = ranks
         self._idle_ranks = list(reversed(ranks))
-        self._hand_out = hand_out
+        self._staff = staff
+        self._room = room
+        self._seen = ranks.stop  # how many might work when helpers were engaged
         self._setup = setup
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
-        self._lent = lent
+        self._lent = lent if source.endless else None
+        self._share = lent
         self._borrowers = 0  # threads that run an item at this moment
         self._running: set[int] = set()  # ranks
         self._stopped = False
@@ -151,9 +161,48 @@ class _Job:
 
     def engage(self) -> None:
         """Let all helpers look for chunks."""
+        if self._room is not None and self._room() != self._seen:
+            self._follow(self._room())
         with self._lock:
+            waiting: list[int] = []
             while self._idle_ranks and not self._stopped and not self._source.finished:
-                self._hand_out(partial(self._help, self._idle_ranks.pop()))
+                rank = self._idle_ranks.pop()
+                if self._left_out(rank):
+                    waiting.append(rank)
+                else:
+                    self._staff.put(partial(self._help, rank))
+            self._idle_ranks += waiting
+
+    def _follow(self, cores: int) -> None:
+        """Have as many threads as there are cores now, and give libraries what is left for each."""
+        self._seen = cores
+        total = self._source.total
+        stop = cores if total is None else min(cores, total)
+        with self._lock:
+            more = range(self._ranks.stop, stop)
+        if more:
+            try:
+                self._staff.engage(len(more), cores - 1)
+            except RuntimeError:  # Python is ending, see above
+                self._room = None
+                return
+            with self._lock:
+                self._ranks = range(self._ranks.start, stop)
+                self._idle_ranks[:0] = reversed(more)
+        if self._task.blas_threads is None:
+            each = max(1, cores // (stop or 1))
+            self._share.change(each, each)
+
+    def _left_out(self, rank: int) -> bool:
+        """Whether the core of this thread is somebody else's at the moment."""
+        return rank > 0 and self._room is not None and rank >= self._room()
+
+    def _to_stop(self, rank: int) -> bool:
+        """Whether a thread is to hand in what it has, between two items."""
+        if self._stopped or self._room is None:
+            return self._stopped
+        cores = self._room()
+        return cores > self._seen if rank == 0 else rank >= cores
 
     def help_out(self) -> bool:
         """Run one chunk in the thread of the caller, if there is one."""
@@ -175,7 +224,8 @@ class _Job:
     def step(self, rank: int) -> bool:
         """Run one chunk, if there is one."""
         with self._lock:
-            chunk = None if self._stopped else self._source.take()
+            none = self._stopped or self._left_out(rank)
+            chunk = None if none else self._source.take()
             if chunk is None:
                 if rank in self._ranks:
                     self._idle_ranks.append(rank)
@@ -184,7 +234,10 @@ class _Job:
         try:
             self._borrow()
             try:
-                blas.hold(self._task.threads(rank))  # also what has been loaded since
+                threads = self._task.threads(rank)
+                if self._room is not None and self._task.blas_threads is None:
+                    threads = max(threads, self._spare(rank))
+                blas.hold(threads)  # also what has been loaded since
                 done = self._run(chunk, rank)
             finally:
                 self._give_back()  # who gets the result may set what libraries use, at once
@@ -218,17 +271,25 @@ class _Job:
 
     def _run(self, chunk: Chunk, rank: int) -> Done:
         reply = self._task.run(
-            chunk, rank, stop=lambda: self._stopped, spare=partial(self._spare, rank)
+            chunk, rank, stop=partial(self._to_stop, rank), spare=partial(self._spare, rank)
         )
         return chunk, reply
 
     def _spare(self, rank: int) -> int:
         """Cores of the thread `rank` when some of the others will get nothing to do any more."""
         with self._lock:
-            if not self._source.finished or rank not in self._running:
+            if rank not in self._running:
                 return 0
-            base, extra = divmod(self._task.cores, len(self._running))
-            return base + (sorted(self._running).index(rank) < extra)
+            cores, total = self._task.cores, self._source.total
+            if self._room is not None:
+                cores = self._room()
+            if self._source.finished:
+                base, extra = divmod(cores, len(self._running))
+                return base + (sorted(self._running).index(rank) < extra)
+            if self._room is None or not total:
+                return 0
+            base, extra = divmod(cores, min(cores, total))
+            return base + (rank < extra)
 
     def over(self) -> bool:
         """Whether nothing runs and nothing will."""
@@ -252,6 +313,37 @@ class _Job:
 
 
 # --- helpers ------------------------------------------------------------------------------------
+
+
+class _Staff:
+    """The helpers that one call has engaged.
+
+    Parameters
+    ----------
+    level : int
+    wished : bool
+    own : bool
+        See `_engage`.
+    """
+
+    def __init__(self, level: int, wished: bool, own: bool) -> None:
+        self._of = level, wished, own
+        self._engaged: list[tuple[_Helpers, int]] = []
+
+    def engage(self, threads: int, most: int = 0) -> None:
+        """Have so many threads more; a level has `most` for all its calls, or its usual number."""
+        level, wished, own = self._of
+        self._engaged.append((_engage(level, threads, wished, own, most), threads))
+
+    def put(self, work: Callable[[], None]) -> None:
+        """Let one of them run `work`."""
+        self._engaged[-1][0].put(work)
+
+    def dismiss(self) -> None:
+        """Be in need of them no more."""
+        while self._engaged:
+            helpers, threads = self._engaged.pop()
+            helpers.dismiss(threads)
 
 
 class _Helpers:
@@ -338,7 +430,7 @@ _owned: list[_Helpers] = []
 _idle: defaultdict[int, list[_Helpers]] = defaultdict(list)  # of the owned ones, by their number
 
 
-def _engage(level: int, threads: int, wished: bool, own: bool) -> _Helpers:
+def _engage(level: int, threads: int, wished: bool, own: bool, most: int = 0) -> _Helpers:
     """Helpers of a level: those that its calls share, or some for one call alone."""
     with _lock:
         if own and _idle[threads]:
@@ -349,12 +441,8 @@ def _engage(level: int, threads: int, wished: bool, own: bool) -> _Helpers:
         else:
             key = level, threads if wished else 0
             helpers = _shared.get(key) or _shared.setdefault(key, _Helpers(level, own))
-        helpers.engage(threads, threads if wished or own else process_cores() - 1)
+        helpers.engage(threads, threads if wished or own else max(most, process_cores() - 1))
         return helpers
-
-
-def _nobody(work: Callable[[], None]) -> None:
-    """Stand for helpers where none are needed: there are no ranks to give work to."""
 
 
 def shutdown() -> None:

@@ -10,7 +10,7 @@ a process worker                       threads, with this worker's share of the 
 a worker of another library            threads, with the share that is known (see `foreign`)
 the same, ``Pool(backend="process")``  processes, where such a worker may have children
 a thread of ours                       threads at the next level with the share that is left
-a share of one, no wish for workers    runs in place
+a share of one, no wish for workers    runs in place; goes on with threads when there are more cores
 ``workers=`` given                     honoured at every level
 ``backend="process"`` below a worker   threads all the same
 the same, with ``nested="process"``    idle workers of the outer pool, and the caller itself
@@ -30,7 +30,7 @@ from ..errors import ParallelError
 from ..options import Options
 from ..place import host
 from ..place.foreign import may_have_children
-from ..place.nesting import Nesting, fellows, foreign_worker
+from ..place.nesting import Nesting, fellows, for_good, foreign_worker
 
 __all__ = ["Plan", "plan"]
 
@@ -53,7 +53,7 @@ class Plan:
     level : int
         Nesting level of the call's items.
     cores : int
-        What the call has to share out among its workers.
+        What the call has for good, to share out among its workers.
     wished : bool
         Whether somebody asked for that number of workers, or it is just the share.
     pace : float
@@ -112,11 +112,15 @@ def plan(  # noqa: C901 - the rule table
         log.debug("a call with a seed, whose function has no parameter rng, runs in place")
         backend = "serial"
     workers = _workers(options.workers, here.cores)
+    cores = here.cores
     if backend == "serial":
         workers = 1
-    elif backend == "thread" and workers == 1:
-        backend = "serial"
-    return Plan(backend, workers, here.level + 1, here.cores, options.workers is not None)
+    elif backend == "thread":
+        if workers == 1:
+            backend = "serial"
+        if not options.workers:  # what it has beyond that, it asks for while it runs
+            cores = min(cores, for_good() or cores)
+    return Plan(backend, workers, here.level + 1, cores, options.workers is not None)
 
 
 def _there(backend: str, options: Options, here: Nesting, takes_rng: bool) -> Plan:

@@ -72,6 +72,13 @@ class lent:  # noqa: N801 - reads as the block that it is
         self.threads, self.cores = threads, cores
         self._of_thread = _of_thread() if here else None
 
+    def change(self, threads: int, cores: int) -> None:
+        """Make it another share, within the block."""
+        if (threads, cores) != (self.threads, self.cores):
+            self.threads, self.cores = threads, cores
+            with _lock:
+                _of_process.changed(self, _libraries())
+
     def __enter__(self) -> None:
         libraries = _libraries()
         with _lock:
@@ -140,6 +147,11 @@ class _OfProcess:
             self._environment = _environment()
         self._lent[one] = None
         self._enforce(libraries)
+
+    def changed(self, one: lent, libraries: list[Any]) -> None:
+        """Hold to the least share of all, of which one has changed."""
+        if one in self._lent:
+            self._enforce(libraries)
 
     def leave(self, one: lent, libraries: list[Any]) -> None:
         """Hold to the least of the others, or to what was there before all."""

@@ -5,8 +5,9 @@ worker of ours enters the place that its task names: a thread by a context varia
 good, so that threads which a user's function starts by itself find it too.
 
 A place has its share of the cores for good, and at times more: when an outer call has no item
-left for some of its workers, those that still run may use the cores of the idle ones. Who stands
-there asks for it when it makes a call.
+left for some of its workers, those that still run may use the cores of the idle ones, until
+another call needs them. A call that is made there asks when it begins, and again between its items
+(`room`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import NamedTuple
 
 from .foreign import granted
@@ -25,12 +27,14 @@ __all__ = [
     "be_guest",
     "enter",
     "fellows",
+    "for_good",
     "foreign_worker",
     "in_worker_process",
     "join",
     "nesting",
     "nesting_level",
     "process_cores",
+    "room",
     "settle",
 ]
 
@@ -93,6 +97,24 @@ def nesting_level() -> int:
     """Level of nested calls at which this code runs; costs less than all of `nesting`."""
     standing = _here.get() or _process
     return int(granted() is not None) if standing is None else standing[0].level
+
+
+def for_good() -> int | None:
+    """Cores that nobody takes back from who stands here; None where that is not known."""
+    standing = _here.get() or _process
+    return None if standing is None else standing[0].cores
+
+
+def room() -> Callable[[], int] | None:
+    """What tells at any time how many cores are there for this place; None if always as many."""
+    place, spare = _here.get() or _process or (None, None)
+    if place is None or spare is None:
+        return None
+    return partial(_most, place.cores, spare)
+
+
+def _most(least: int, spare: Spare) -> int:
+    return max(least, spare())
 
 
 def foreign_worker() -> bool:

@@ -193,6 +193,8 @@ class Scheduler:
             if line:
                 line.popleft()
             found.reserved.append(call)
+            if self._shared_out:
+                self._share_out()  # its cores are its own again before it begins
             return found
 
     def _room_beside(self, call: Call, depth: int) -> WorkerState | None:
@@ -294,6 +296,8 @@ class Scheduler:
         if self.line:
             return [Poke(self.line[0])]
         if self._nested.open:
+            if self._shared_out:
+                self._share_out()
             return [*self._nested.grant()]
         return []
 
@@ -306,8 +310,7 @@ class Scheduler:
     def _share_out(self) -> None:
         """At the end of all calls, let workers that still run use the cores of those that do not.
 
-        The items see it when they make a call. What was handed out so is not taken back from
-        inner calls that run when a new outer call begins.
+        Calls that items make see it when they begin, and between their own items.
         """
         tail, cores = True, 0
         for call in self.calls.values():
@@ -318,7 +321,8 @@ class Scheduler:
         if not (tail or self._shared_out):
             return  # as with nearly every chunk, and without a look at each worker
         busy = [worker for worker in self.workers if worker.assignments or worker.reserved]
-        tail = tail and len(busy) < self.size
+        # Who has nothing to do helps the calls that seek helpers; then its core is its own.
+        tail = tail and len(busy) < self.size and not self._nested.open
         if not (tail or self._shared_out):
             return
         self._shared_out = tail
