@@ -221,9 +221,15 @@ def _variables() -> dict[str, str | None]:
         name: value for name, value in now.items() if _started_with.get(name) != value
     }
     changed |= dict.fromkeys(_started_with.keys() - now.keys())
-    return {name: value for name, value in changed.items() if name not in blas.VARIABLES}
+    return {
+        name: value
+        for name, value in changed.items()
+        if name not in blas.VARIABLES and not name.startswith(_ENGINES_OWN)
+    }
 
 
+# By these an engine tells its worker who it is, which is another one than the caller.
+_ENGINES_OWN = ("RAY_", "DASK_", "OMPI_", "PMI", "SLURM_", "CUDA_VISIBLE_DEVICES")
 _started_with: dict[str, str] | None = None
 
 
