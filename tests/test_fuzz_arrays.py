@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import parallelkit as pk
-from parallelkit.transport import pickling
+from parallelkit.transport import pickling, script  # noqa: F401 (by which classes of a script go)
 
 DTYPES = [
     "?", "i1", "u2", "i4", ">i4", "i8", "f2", "f4", "f8", ">f8", "g", "c8", ">c16",
