@@ -9,6 +9,7 @@
 # make fuzz   random programs and arrays beside what they must give, for ten minutes each (FUZZ=seconds)
 # make test-clusters
 #             the whole contract on Dask, Ray, loky and under MPI (CLUSTERS=dask,ray: on these)
+# make test-libraries   a real call of each library that takes a pool of ours
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
 #             the tests that others have written for what we stand in for
@@ -21,7 +22,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-forked test-clusters fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest test-forked test-clusters test-libraries fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -66,6 +67,9 @@ test-clusters: $(VENV)/.installed-clusters
 	$(BIN)/python -m pytest tests/test_clusters.py tests/test_dask.py tests/test_ray.py tests/test_engines.py
 	set -e; for engine in $(subst $(comma), ,$(CLUSTERS)); do \
 	    CLUSTERS=$$engine $(BIN)/python -m pytest -k "$$engine] or $$engine-" $(CONTRACT); done
+
+test-libraries: $(VENV)/.installed-libraries
+	$(BIN)/python -m pytest tests/test_libraries.py
 
 CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library limits nesting \
     options progress seeds settings telling transport)
