@@ -50,8 +50,9 @@ class Pool:
         ``"dask"`` and ``"ray"`` run items on a cluster, and so does any executor of
         `concurrent.futures`; see *Beyond one machine* in the documentation.
     **options
-        ``progress``, ``on_error``, ``timeout``, ``retries``, ``retry_on``, ``chunksize``,
-        ``start_method``, ``initializer``, ``initargs``, ``tasks_per_worker``, ``memory_limit``,
+        ``progress``, ``on_error``, ``timeout``, ``retries``, ``retry_on``, ``retry_wait``,
+        ``chunksize``, ``start_method``, ``initializer``, ``initargs``, ``finalizer``,
+        ``devices``, ``tasks_per_worker``, ``memory_limit``,
         ``max_nbytes``, ``temp_folder``, ``strict``, ``seed``, ``nested``, ``blas_threads``,
         ``prefer``, ``library``, ``address``, ``upload``; see *Options* in the documentation.
         What is not given, or is ``pk.UNSET``, comes from :class:`configure`, from

@@ -74,10 +74,13 @@ class Options:
     timeout: float | None = None
     retries: int = 0
     retry_on: tuple[type[BaseException], ...] = ()
+    retry_wait: float = 0.0
     chunksize: int | None = None
     start_method: str | None = None
     initializer: Callable[..., object] | None = None
     initargs: tuple[Any, ...] = ()
+    finalizer: Callable[[], object] | None = None
+    devices: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None
     tasks_per_worker: int | None = None
     memory_limit: int | None = None
     max_nbytes: int = 65536
@@ -92,7 +95,7 @@ class Options:
     upload: bool = False
     named: bool = False  # no option: whether the pool itself was given its backend
 
-    def __post_init__(self) -> None:  # noqa: C901 - a check for each option
+    def __post_init__(self) -> None:  # noqa: C901, PLR0912 - a check for each option
         _whole("workers", self.workers, none=True)
         if self.workers == 0:
             raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
@@ -120,16 +123,19 @@ class Options:
             raise TypeError(f"address must be text such as 'tcp://...', not {self.address!r}")
         _flag("upload", self.upload)
         for name, why in cannot(self.backend).items():
-            if getattr(self, name) != _DEFAULTS[name] and self.backend not in HERE:
+            if getattr(self, name) == _DEFAULTS[name]:
+                continue
+            if self.backend in ("thread", "serial"):
+                raise ValueError(f"{name}= needs backend='process', not {self.backend!r}: {why}")
+            if self.backend not in HERE:
                 raise ValueError(f"{name}= cannot be had with backend={_told(self.backend)}: {why}")
-        if self.timeout is not None and self.backend in ("thread", "serial"):
-            raise ValueError(
-                f"timeout= needs backend='process', not {self.backend!r}: "
-                "a thread cannot be ended from outside, a process can"
-            )
         if self.initializer is not None and not callable(self.initializer):
             raise TypeError(f"initializer must be callable, not {self.initializer!r}")
         object.__setattr__(self, "initargs", _tuple("initargs", self.initargs))
+        if self.finalizer is not None and not callable(self.finalizer):
+            raise TypeError(f"finalizer must be callable, not {self.finalizer!r}")
+        object.__setattr__(self, "devices", _devices(self.devices))
+        _waiting("retry_wait", self.retry_wait)
         _flag("strict", self.strict)
         _folder("temp_folder", self.temp_folder)
         object.__setattr__(self, "retry_on", _exceptions("retry_on", self.retry_on))
@@ -151,6 +157,8 @@ _NOT_OURS = {
     "tasks_per_worker": "its workers are not ours to replace; let the engine do it",
     "start_method": "its workers have been started by the engine",
     "temp_folder": "nothing is put into files there",
+    "finalizer": "its workers are not ours to end",
+    "devices": "the engine gives its workers their devices",
     "nested": "calls that items make run on threads, with the share of their worker",
 }
 
@@ -158,7 +166,11 @@ _NOT_OURS = {
 def cannot(backend: object) -> dict[str, str]:
     """Options that a backend cannot do, each with what to do instead."""
     if backend in ("thread", "serial"):
-        return {"timeout": "a thread cannot be ended from outside, a process can"}
+        return {
+            "timeout": "a thread cannot be ended from outside, a process can",
+            "finalizer": "threads are shared, and end with the program",
+            "devices": "the variables are those of a whole process",
+        }
     unable = {} if isinstance(backend, str) and backend in HERE else dict(_NOT_OURS)
     if backend not in ("dask", "ray"):
         unable["address"] = "an address is that of a cluster: of backend='dask' or 'ray'"
@@ -404,6 +416,7 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "on_error": str,
     "timeout": float,
     "retries": int,
+    "retry_wait": float,
     "chunksize": int,
     "start_method": str,
     "tasks_per_worker": int,
@@ -526,3 +539,30 @@ def _one_of(name: str, value: object, known: tuple[str, ...]) -> None:
         near = difflib.get_close_matches(str(value), known, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown {name} {value!r}{hint} (one of {', '.join(map(repr, known))})")
+
+
+def _waiting(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+        raise ValueError(f"{name} must be a number of seconds from 0 on, not {value!r}")
+
+
+class Devices(tuple[tuple[str, tuple[str, ...]], ...]):
+    """Variables that tell a worker its device: their names, and values for one after the other."""
+
+    __slots__ = ()
+
+
+def _devices(value: Any) -> Devices | None:
+    if value is None or isinstance(value, Devices):
+        return value
+    named = value if isinstance(value, Mapping) else {"CUDA_VISIBLE_DEVICES": value}
+    found = []
+    for name, ones in named.items():
+        good = isinstance(name, str) and name and not {"=", "\0"} & {*name}
+        if not good or isinstance(ones, (str, bytes)) or not isinstance(ones, Sequence) or not ones:
+            raise ValueError(
+                "devices must be a list such as [0, 1], or a dictionary of such lists by the name "
+                f"of an environment variable, not {value!r}"
+            )
+        found.append((name, tuple(str(one) for one in ones)))
+    return Devices(found)

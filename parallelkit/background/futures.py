@@ -418,7 +418,9 @@ class Submissions(Source):
     @property
     def finished(self) -> bool:
         """Whether nothing more will come."""
-        return self._closed and not self._again and (bool(self.aborted) or not self._queue)
+        if self.aborted is not None:
+            return self._closed and not self._again
+        return self._closed and not (self._again or self._later or self._queue)
 
     def _serve(self) -> None:
         call = Call(apply_parts, ((),), {})
@@ -436,6 +438,7 @@ class Submissions(Source):
                     del outcome  # while this waits, what is done belongs to the caller alone
         except BaseException as problem:  # noqa: BLE001 - told to every future that waits
             error = self._translate(problem)
+        self.end()
         with self._ending:
             self._ended = error
         self._begin()

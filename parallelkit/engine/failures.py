@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import reprlib
 import traceback
 from collections.abc import Mapping
@@ -16,6 +17,9 @@ from ..values.source import Chunk, Source
 from .ordering import Part
 
 __all__ = ["Failures"]
+
+LONGEST_WAIT = 86_400.0  # seconds
+_jitter = random.Random()  # noqa: S311 - not the module's own, whose numbers are the user's
 
 
 class Failures:
@@ -67,7 +71,7 @@ class Failures:
         again: tuple[type[BaseException], ...] = (WorkerDied, *self._options.retry_on)
         wanted = any(isinstance(one, again) for one in (error, lost.reason))
         if wanted and chunk.attempts <= self._options.retries:
-            self._source.put_back(replace(chunk, attempts=chunk.attempts + 1))
+            self._try_again(chunk)
             return []
         text = "".join(traceback.format_exception(error))
         return [self._failed(chunk, 0, error, text)]
@@ -85,14 +89,24 @@ class Failures:
             if isinstance(raised.exception, self._options.retry_on) and (
                 chunk.attempts <= self._options.retries
             ):
-                item = chunk.part(at, at + 1)
-                self._source.put_back(replace(item, attempts=chunk.attempts + 1))
+                self._try_again(chunk.part(at, at + 1))
             else:
                 parts.append(self._failed(chunk, at, raised.exception, raised.traceback, raised))
         if begin < chunk.size:
             values = reply.values[begin:]
             parts.append(Part(chunk.start + begin, len(values), values, None, chunk.attempts))
         return parts
+
+    def _try_again(self, item: Chunk) -> None:
+        """Give an item back, after a wait twice as long each time, and a bit."""
+        again = replace(item, attempts=item.attempts + 1)
+        wait = self._options.retry_wait * 2 ** min(item.attempts - 1, 30)
+        if wait:
+            # Those that have failed together shall not come together again.
+            wait = min(wait * _jitter.uniform(1, 1.25), LONGEST_WAIT)
+            self._source.put_back_later(wait, again)
+        else:
+            self._source.put_back(again)
 
     def _failed(
         self,

@@ -202,7 +202,7 @@ def _parts(
         finally:
             opened.close()
     finally:
-        source.close()
+        source.end()
         cost = source.sizer.cost
         if cost and call.inner is not None:  # else each item is a call of its own
             _costs.learn(call.func, cost)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -177,6 +178,7 @@ class Source:
         self.sizer = sizer
         self.lazy = lazy
         self._again: deque[Chunk] = deque()
+        self._later: dict[int, threading.Timer] = {}  # by the first item of what is given back
         self._lock = threading.Lock()
 
     def take(self) -> Chunk | None:
@@ -204,8 +206,30 @@ class Source:
         with self._lock:
             self._again.extendleft(chunk for chunk in reversed(chunks) if chunk.start < self._end)
 
+    def put_back_later(self, seconds: float, chunk: Chunk) -> None:
+        """Give a chunk back after a while."""
+        if self.wake is None:  # the pool would not learn of it: it has nothing else to wait for
+            time.sleep(seconds)
+            self.put_back(chunk)
+            return
+        timer = threading.Timer(seconds, self._put_back_now, (chunk,))
+        timer.daemon = True
+        self._later[chunk.start] = timer
+        timer.start()
+
+    def _put_back_now(self, chunk: Chunk) -> None:
+        self.put_back(chunk)
+        self._later.pop(chunk.start, None)
+        wake = self.wake
+        if wake is not None:
+            wake()
+
     def cut(self, index: int) -> None:
         """Give no item from `index` on any more; those before it are still wanted."""
+        for start, timer in list(self._later.items()):
+            if start >= index:
+                timer.cancel()
+                self._later.pop(start, None)
         with self._lock:
             self._end = min(self._end, index)
             self._closed = True
@@ -224,7 +248,9 @@ class Source:
     @property
     def finished(self) -> bool:
         """Whether all that will ever come has been taken."""
-        return not self._again and (self._closed or self._exhausted())
+        if self._again or (self._later and self.aborted is None):
+            return False
+        return self._closed or self._exhausted()
 
     @property
     def remaining(self) -> int | None:
@@ -266,6 +292,13 @@ class Source:
     def close(self) -> None:
         """Draw no more."""
         self._closed = True
+
+    def end(self) -> None:
+        """The call is over: nothing comes back any more."""
+        self.close()
+        for timer in list(self._later.values()):
+            timer.cancel()
+        self._later.clear()
 
     def abort(self, error: BaseException) -> None:
         """Ask the pool that runs this to end with `error`."""

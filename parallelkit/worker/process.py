@@ -20,8 +20,9 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +84,7 @@ def serve(channel: Channel, end: int | None = None) -> None:
     except Closed:
         pass
     finally:
+        _this.finalize()
         _flush()
 
 
@@ -94,6 +96,7 @@ def _after_fork() -> None:
     if _this is not None:
         _this.connection.channel.close()
         _this.connection.channel = _Nobody()
+        _this.finalizer = None
         if _this.end is not None:
             os.close(_this.end)
             _this.end = None
@@ -169,6 +172,8 @@ class Worker:
         self.item_limit: float | None = None  # seconds that the item that runs may take
         self.last = 0  # call whose chunk was the last to begin
         self.outside = contextvars.copy_context()  # of any item
+        self.finalizer: Callable[[], object] | None = None
+        self.ready = False  # whether the initializer is done
 
     def run(self) -> None:
         """Do what is asked for, until the parent hangs up."""
@@ -232,8 +237,13 @@ class Worker:
                     f"the parent speaks version {hello.version} of the protocol, this worker "
                     f"{VERSION}: both must import the same version of parallelkit"
                 )
+            if settings["devices"]:
+                for name, ones in settings["devices"]:
+                    os.environ[name] = ones[(parentage[0] - 1) % len(ones)]
+                environment.keep_own()
             packet = hello.initializer
-            initializer, initargs = pickling.loads(*connection.inbox.unpack(packet, copy=True))
+            users = pickling.loads(*connection.inbox.unpack(packet, copy=True))
+            initializer, initargs, self.finalizer = users
             environment.keep_imported()
             if initializer is not None:
                 initializer(*initargs)
@@ -243,7 +253,19 @@ class Worker:
             self._send_error(Failed, 0, error)
             connection.channel.wait()  # until the parent hangs up; an end would be a respawn loop
             raise Closed from None
+        self.ready = True
         connection.send(Ready())
+
+    def finalize(self) -> None:
+        """Call the user's finalizer, at the end of a worker that has lived."""
+        finalizer, self.finalizer = self.finalizer, None
+        if finalizer is None or not self.ready:
+            return
+        printing.set_by_parent((False, False))
+        try:
+            finalizer()
+        except Exception:  # noqa: BLE001 - the parent, who would log it, listens no more
+            traceback.print_exc()
 
     # --- messages ----------------------------------------------------------------------------
 

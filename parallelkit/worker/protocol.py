@@ -59,7 +59,7 @@ class Hello(NamedTuple):
     """The first message: what holds for a worker's life."""
 
     version: int
-    initializer: Packet  # of (initializer, initargs)
+    initializer: Packet  # of (initializer, initargs, finalizer)
     environment: tuple[Any, ...]
     settings: dict[str, Any]
     origin: tuple[Any, ...]  # argv, temporary folder, standard modules, parentage

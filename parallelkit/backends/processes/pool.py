@@ -340,6 +340,7 @@ def pool_for(options: Options, workers: int, level: int, wished: bool) -> Proces
     start_method = options.start_method or _default_for(options.initargs)
     key = (
         *(workers, start_method, id(options.initializer), tuple(map(id, options.initargs))),
+        *(id(options.finalizer), options.devices),
         *(options.tasks_per_worker, options.memory_limit),
         *(options.max_nbytes, options.temp_folder),
     )
@@ -381,12 +382,14 @@ def _start(
         name: getattr(options, name)
         for name in ("tasks_per_worker", "memory_limit", "max_nbytes", "temp_folder")
     }
+    settings["devices"] = None if options.devices is None else tuple(options.devices)
+    users = options.initializer, options.initargs, options.finalizer
     try:
-        workers = Workers(size, start_method, options.initializer, options.initargs, settings)
+        workers = Workers(size, start_method, users, settings)
     finally:
         forkserver.clear_stock()
     # The key holds ids: keep what they are of alive.
-    workers.origin = options.initializer, options.initargs
+    workers.origin = users
     idle = [k for k, other in _warm.items() if other.idle]
     for k in idle[: max(0, len(_warm) + 1 - MOST_WARM)]:
         _warm.pop(k).close()

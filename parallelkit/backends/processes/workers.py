@@ -107,10 +107,11 @@ class Workers:
     ----------
     size : int
     start_method : str
-    initializer, initargs
-        Run in each worker before its first item.
+    users : tuple
+        The user's initializer and its arguments, run in each worker before its first item, and the
+        finalizer, run in each that ends in an orderly way.
     settings : Mapping
-        ``tasks_per_worker``, ``memory_limit``, ``max_nbytes`` and ``temp_folder``.
+        ``tasks_per_worker``, ``memory_limit``, ``max_nbytes``, ``temp_folder`` and ``devices``.
 
     Raises
     ------
@@ -122,10 +123,10 @@ class Workers:
         self,
         size: int,
         start_method: str,
-        initializer: Callable[..., object] | None,
-        initargs: tuple[Any, ...],
+        users: tuple[Callable[..., object] | None, tuple[Any, ...], Callable[[], object] | None],
         settings: Mapping[str, Any],
     ) -> None:
+        initializer, initargs, finalizer = users
         self.size = size
         self.settings = {**settings, "workers": size}
         # Chunks for a worker that may end after the first of them are sent in vain.
@@ -149,10 +150,10 @@ class Workers:
             inherits = start_method == "fork" and only_inherited(initargs)
             self._inherited = Inherited(initargs) if inherits else initargs  # kept for successors
             self._sent = Sent()  # what a new worker has of the script
-            hello = script.addressed((initializer, self._inherited), self._sent)
+            hello = script.addressed((initializer, self._inherited, finalizer), self._sent)
         except Exception as error:
             self._let_go()
-            raise refusal("initializer or initargs", (initializer, initargs), error) from error
+            raise refusal("initializer, initargs or finalizer", users, error) from error
         self._hello, segment = self.tasks.outbox.pack(hello)
         self._hello_fds = [] if segment is None else [segment.fd]
         self._hello_fds += [memory.fd for memory in hello.shared]
