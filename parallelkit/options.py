@@ -39,7 +39,7 @@ log = logging.getLogger("parallelkit")
 
 BACKENDS = ("process", "thread", "serial", "auto", "dask", "ray")
 ON_ERROR = ("raise", "return", "skip")
-NESTED = ("thread", "process")
+NESTED = ("thread", "auto", "process")
 # What says where and on how much a call runs, not what comes of it.
 RESOURCES = frozenset(
     (

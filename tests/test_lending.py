@@ -5,12 +5,14 @@ import itertools
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
 from helpers import increment, meet, pid, record, wait_until
 
 import parallelkit as pk
+from parallelkit.backends import locked
 
 
 @pytest.fixture
@@ -421,6 +423,51 @@ def test_seeded_nests_do_not_depend_on_who_runs_them(nested_pool):
     with pk.Pool(backend="serial", seed=3) as alone:
         expected = alone.map(draws, range(6))
     assert nested_pool(seed=3).map(draws, range(6)) == expected
+
+
+def on_threads_that_wait(x, folder):
+    """The processes of inner items whose function is known to be kept waiting by the lock."""
+    if x:
+        return None
+    locked.Lock(meet).learn(1.0, 0.5, 500)
+    while pk.nesting().cores < 2:  # a time limit ends a test that fails
+        time.sleep(0.001)
+    return meeting(x, folder)
+
+
+def test_threads_that_wait_for_the_lock_hand_their_items_over(process_pool, tmp_path):
+    """With nested="auto" two inner items run in two processes, where threads are known not to help."""
+    own = process_pool(nested="auto", chunksize=1, workers=2)
+    found = own.map(on_threads_that_wait, range(2), folder=str(tmp_path))[0]
+    assert len(set(found)) == 2
+
+
+def test_seeded_nests_are_the_same_wherever_they_go_on(process_pool):
+    """With nested="auto" seeded inner items draw what they draw in a loop."""
+    with pk.Pool(backend="serial", seed=3) as alone:
+        expected = alone.map(draws, range(6))
+    assert process_pool(nested="auto", chunksize=1, seed=3).map(draws, range(6)) == expected
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "computed", "sleeps", "waits"),
+    [
+        (0.1, 0.05, 20, True),
+        (0.1, 0.095, 20, False),  # side by side
+        (0.1, 0.05, 0, False),  # another program has the core
+        (0.1, 0.001, 20, False),  # a network, a disk
+        (0.001, 0.0005, 1, False),  # not seen for long enough
+    ],
+)
+def test_who_waits_for_the_lock(elapsed, computed, sleeps, waits):
+    """Threads wait for it that compute for a part of the time, and go to sleep often."""
+
+    def func():
+        pass
+
+    lock = locked.Lock(func)
+    lock.learn(elapsed, computed, sleeps)
+    assert lock.found is locked.Lock(func).known is waits
 
 
 def test_an_unknown_way_of_nesting_is_refused():

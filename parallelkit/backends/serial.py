@@ -30,21 +30,29 @@ class SerialPool:
         Threads of numerical libraries within an item; by default as many as there are outside.
     grown : Pool, optional
         Where to go on when there are more cores: threads.
+    helped : Pool, optional
+        The same for items that have `random` to themselves: other processes.
     """
 
     def __init__(
-        self, setup: Setup, blas_threads: int | None = None, grown: Pool | None = None
+        self,
+        setup: Setup,
+        blas_threads: int | None = None,
+        grown: Pool | None = None,
+        helped: Pool | None = None,
     ) -> None:
         self._setup = setup
         self._blas_threads = blas_threads
         self._grown = grown
+        self._helped = helped
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source`; one item at a time where the consumer is lazy."""
         self._setup()
         context = contextvars.copy_context()  # what items set is gone afterwards, as anywhere
-        # Threads may take from a table as they like. Seeded items have `random` to themselves.
-        grown = None if task.alone or source.total is None else self._grown
+        grown = self._helped if task.alone else self._grown
+        if source.total is None:  # an iterator that the caller draws from
+            grown = None
         cores = None if grown is None else room()
         more = None if cores is None else partial(_more, cores)
         yield None
@@ -79,12 +87,13 @@ def _more(cores: Callable[[], int]) -> bool:
 def pool_for(options: Options, workers: int, level: int, wished: bool) -> SerialPool:  # noqa: ARG001 - as all backends
     """Pool for one call."""
     setup = Setup(options.initializer, options.initargs)
-    grown = None
+    grown = helped = None
     if level > 1 and options.workers is None and options.backend != "serial":
         from . import threads  # nobody else needs it here
 
-        grown = threads.ThreadPool(1, level, setup, wished=False)
-    return SerialPool(setup, options.blas_threads, grown)
+        helped = threads.helped_by(options, setup)
+        grown = threads.ThreadPool(1, level, setup, wished=False, helped=helped)
+    return SerialPool(setup, options.blas_threads, grown, helped)
 
 
 def prepare(options: Options) -> None:

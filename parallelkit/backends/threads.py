@@ -14,7 +14,9 @@ does an endless one, whose helpers are its own, since its items may wait for tho
 
 A call in an item whose number of threads nobody asked for has as many as there are cores for it at
 each moment (`place.nesting.room`): between items the caller sees that there are more and engages
-further helpers, and a helper sees that its core is somebody else's now, and leaves.
+further helpers, and a helper sees that its core is somebody else's now, and leaves. Where threads
+wait for the interpreter lock, which `locked` finds out, and ``nested="auto"`` allows it, what is
+left of the items is handed to idle workers of the outer pool (`helpers`).
 """
 
 from __future__ import annotations
@@ -34,12 +36,13 @@ from typing import Any
 from ..options import Options
 from ..place import blas
 from ..place.importing import whole
-from ..place.nesting import process_cores, room
+from ..place.nesting import fellows, process_cores, room
 from ..place.sigint import Shield
 from ..values.source import Chunk, Source
-from .base import Done, Setup, Task
+from . import locked
+from .base import Done, Pool, Setup, Task
 
-__all__ = ["ThreadPool", "pool_for", "prepare", "shutdown"]
+__all__ = ["ThreadPool", "helped_by", "pool_for", "prepare", "shutdown"]
 
 
 class ThreadPool:
@@ -56,9 +59,19 @@ class ThreadPool:
         Whether somebody asked for that many. Within an item such a call has helpers to itself;
         otherwise calls of a level share them, so that a thousand calls at a time make no more
         threads than there are cores.
+    helped : Pool, optional
+        Where to go on when threads turn out to wait for the interpreter lock.
     """
 
-    def __init__(self, workers: int, level: int, setup: Setup, wished: bool) -> None:
+    def __init__(
+        self,
+        workers: int,
+        level: int,
+        setup: Setup,
+        wished: bool,
+        helped: Pool | None = None,
+    ) -> None:
+        self._helped = helped
         self._workers = workers
         self._level = level
         self._setup = setup
@@ -66,6 +79,24 @@ class ThreadPool:
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source` in threads, this one included where that serves."""
+        helped = None if source.endless else self._helped
+        if helped is None:
+            yield from self._run(task, source, None)
+            return
+        lock = locked.Lock(task.func)
+        if not lock.known:
+            yield from self._run(task, source, lock)
+            if source.finished:
+                return
+        going = helped.run(task, source)
+        begun = next(going)
+        if lock.known:
+            yield begun
+        yield from going
+
+    def _run(
+        self, task: Task, source: Source, lock: locked.Lock | None
+    ) -> Generator[Done | None, None, None]:
         helping = self._level > 1 or not (source.lazy or source.endless)
         follows = self._level > 1 and not (self._wished or source.endless)
         cores = room() if follows else None
@@ -85,7 +116,7 @@ class ThreadPool:
         here = helping and not source.endless
         lent = blas.lent(task.threads(least), task.place(least).cores, here=here)
         ranks = range(helping, helping + helpers)
-        job = _Job(task, source, ranks, staff, self._setup, lent, cores)
+        job = _Job(task, source, ranks, staff, self._setup, lent, cores, lock)
         try:
             # An endless call takes its share of BLAS threads only while it has something to run.
             with nullcontext() if source.endless else lent:
@@ -140,7 +171,9 @@ class _Job:
         setup: Setup,
         lent: blas.lent,
         room: Callable[[], int] | None,
+        lock: locked.Lock | None,
     ) -> None:
+        self._interpreter = lock
         self._task = task
         self._source = source
         self._ranks = ranks
@@ -165,7 +198,8 @@ class _Job:
             self._follow(self._room())
         with self._lock:
             waiting: list[int] = []
-            while self._idle_ranks and not self._stopped and not self._source.finished:
+            stopped = self._stopped or self._to_be_handed_over()
+            while self._idle_ranks and not stopped and not self._source.finished:
                 rank = self._idle_ranks.pop()
                 if self._left_out(rank):
                     waiting.append(rank)
@@ -199,8 +233,8 @@ class _Job:
 
     def _to_stop(self, rank: int) -> bool:
         """Whether a thread is to hand in what it has, between two items."""
-        if self._stopped or self._room is None:
-            return self._stopped
+        if self._stopped or self._room is None or self._to_be_handed_over():
+            return self._stopped or self._to_be_handed_over()
         cores = self._room()
         return cores > self._seen if rank == 0 else rank >= cores
 
@@ -224,7 +258,7 @@ class _Job:
     def step(self, rank: int) -> bool:
         """Run one chunk, if there is one."""
         with self._lock:
-            none = self._stopped or self._left_out(rank)
+            none = self._stopped or self._left_out(rank) or self._to_be_handed_over()
             chunk = None if none else self._source.take()
             if chunk is None:
                 if rank in self._ranks:
@@ -270,10 +304,11 @@ class _Job:
                 self._lent.__exit__(None, None, None)
 
     def _run(self, chunk: Chunk, rank: int) -> Done:
-        reply = self._task.run(
-            chunk, rank, stop=partial(self._to_stop, rank), spare=partial(self._spare, rank)
-        )
-        return chunk, reply
+        stop, spare = partial(self._to_stop, rank), partial(self._spare, rank)
+        if self._interpreter is None:
+            return chunk, self._task.run(chunk, rank, stop=stop, spare=spare)
+        with self._interpreter.measured(lambda: len(self._running)):
+            return chunk, self._task.run(chunk, rank, stop=stop, spare=spare)
 
     def _spare(self, rank: int) -> int:
         """Cores of the thread `rank` when some of the others will get nothing to do any more."""
@@ -292,9 +327,14 @@ class _Job:
             return base + (rank < extra)
 
     def over(self) -> bool:
-        """Whether nothing runs and nothing will."""
+        """Whether nothing runs and nothing will, here."""
         with self._lock:
-            return self._source.finished and not self._running and self.finished.empty()
+            over = self._source.finished or self._to_be_handed_over()
+            return over and not self._running and self.finished.empty()
+
+    def _to_be_handed_over(self) -> bool:
+        """Whether threads wait for the interpreter lock, and other processes are to go on."""
+        return self._interpreter is not None and self._interpreter.found
 
     def _nudge(self) -> None:
         self.engage()
@@ -471,7 +511,17 @@ if hasattr(os, "register_at_fork"):
 
 def pool_for(options: Options, workers: int, level: int, wished: bool) -> ThreadPool:
     """Pool for one call."""
-    return ThreadPool(workers, level, Setup(options.initializer, options.initargs), wished)
+    setup = Setup(options.initializer, options.initargs)
+    return ThreadPool(workers, level, setup, wished, None if wished else helped_by(options, setup))
+
+
+def helped_by(options: Options, setup: Setup) -> Pool | None:
+    """Idle workers of the outer pool, where ``nested="auto"`` says that they may help."""
+    if options.nested != "auto" or (workers := fellows()) < 2:
+        return None
+    from .helpers import OuterPool  # what it imports is a worker's
+
+    return OuterPool(workers, setup)
 
 
 def prepare(options: Options) -> None:
