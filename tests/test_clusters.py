@@ -187,3 +187,29 @@ def test_several_calls_at_a_time(executor):
     pool = pk.Pool(backend=executor)
     futures = [pool.amap(add, range(100), [n] * 100) for n in range(8)]
     assert [f.result(60) for f in futures] == [list(range(n, n + 100)) for n in range(8)]
+
+
+ANEW = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+import parallelkit as pk
+
+
+class Config:
+    rate = 1
+
+
+fork = multiprocessing.get_context("fork")
+pk.configure(workers=2, backend=ProcessPoolExecutor(2, mp_context=fork))
+for _ in range(60):
+    assert pk.map(lambda x: x * Config.rate, range(8)) == [x * Config.rate for x in range(8)]
+    Config.method = lambda self: "new"
+    assert pk.map(lambda c: c.method(), [Config()]) == ["new"]
+    old, Config = Config, type("Config", (), {"rate": 30})
+    assert [type(r) for r in pk.map(lambda c: c(), [old, Config])] == [old, Config]
+"""
+
+
+def test_classes_that_are_defined_anew(script):
+    """Whichever worker an order lands on, and whatever that one has of the script: it gets what it lacks."""
+    script(ANEW)

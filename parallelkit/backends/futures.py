@@ -496,7 +496,6 @@ class _There(_Call):
             self._settings = remote.settings(current())
         plans = [self._plan, self._setup_plan, pickled.needs or None]
         flight.plans = [plan for plan in plans if plan is not None]
-        flight.needs = tuple(frozenset[int]().union(*(plan.versions for plan in flight.plans)))
         columns = Parcel.of(pickled)
         flight.nbytes = columns.nbytes
         large = columns.nbytes > LARGE
@@ -505,6 +504,8 @@ class _There(_Call):
 
     def _start(self, flight: _Flight) -> Any:
         chunk = flight.chunk
+        # As it is now: another chunk may have found out more of the same parts of the script.
+        flight.needs = tuple(frozenset[int]().union(*(plan.versions for plan in flight.plans)))
         order = Order(
             *(self._key, chunk.start, chunk.size, flight.needs, self._settings),
             *(self._setup_key, BUDGET * self._pace, self._task.traced and tuple(self._task.traced)),

@@ -596,7 +596,7 @@ class Prepared:
         """Look whether something has changed."""
         script, changed = self._script, not self.units or self._around
         for unit in self.units[: self._required]:
-            if unit.refresh(script):
+            if unit.refresh(script) or unit.version > self.stamp:  # another call may have seen it
                 changed = True
         if script.look_at_modules():
             changed = True
@@ -859,7 +859,9 @@ class Script:
                     if unit.version and unit.version not in held:
                         missing[unit] = 0
             versions = frozenset(unit.version for unit in missing)
-            return versions, self._pickled_news(missing, tuple(self._gone))
+            there = {unit.token for unit in self._local.values()}  # lost, and used again
+            gone = tuple(token for token in self._gone if token not in there)
+            return versions, self._pickled_news(missing, gone)
 
     def _gone_since(self, sent: Sent) -> tuple[str, ...]:
         if sent.deaths == self._deaths:

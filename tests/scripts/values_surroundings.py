@@ -66,6 +66,16 @@ def a_class_defined_anew():
     assert [type(r) for r in pk.map(lambda c: c(), [old, Config])] == [old, Config]
 
 
+@case
+def what_another_call_has_seen_before():
+    global Config
+    pool = pk.Pool(chunksize=1)
+    for rate in range(4):
+        assert pool.map(lambda _: Config.rate, ITEMS) == [Config.rate] * 8  # noqa: B023 - a global
+        old, Config = Config, type("Config", (), {"rate": rate})
+        assert pool.map(lambda c: c.rate, [old]) == [old.rate]
+
+
 @contextlib.contextmanager
 def module_in_a_new_folder(name, source):
     """A folder with a module; afterwards it is gone, with the byte code that a worker may have written."""
