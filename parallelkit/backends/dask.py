@@ -155,7 +155,7 @@ _lock = threading.RLock()
 _clients: dict[str, Any] = {}  # by address, those of ours
 _ours: list[Any] = []  # the LocalCluster that was started here, and its client
 _seen: dict[int, tuple[Any, float, dict[str, int]]] = {}  # by the id of a client
-_checked: dict[int, tuple[Any, frozenset[str]]] = {}  # by the id of a client: workers looked at
+_checked: dict[int, Any] = {}  # clients whose workers were looked at, by their id
 
 
 def _distributed() -> Any:
@@ -258,24 +258,21 @@ def _workers(client: Any) -> dict[str, int]:
 
 
 def _check(client: Any, options: Options) -> None:
-    """Raise if workers have other versions than this process, or no parallelkit."""
-    known = _checked.get(id(client))
-    before = known[1] if known is not None and known[0] is client else frozenset()
-    workers = frozenset(_workers(client))
-    if workers <= before:
+    """Raise if workers have other versions than this process, or no parallelkit.
+
+    Once for a client: those that come later tell it with their first chunk.
+    """
+    if _checked.get(id(client)) is client or not _workers(client):
         return
     if options.upload:
         _upload(client)
-    found = client.run(_versions, workers=list(workers - before), on_error="return")
+    found = client.run(_versions, on_error="return")
     mine = _versions()
     for address, theirs in found.items():
         if isinstance(theirs, BaseException) and is_missing(theirs):
             raise _missing(f"Dask (worker {address})")
         if isinstance(theirs, BaseException):
-            raise ParallelError(
-                f"the Dask worker {address} cannot tell its versions: "
-                f"{type(theirs).__name__}: {theirs}. Caller and workers must have the same Python"
-            )
+            continue  # it has gone at this moment
         for name, version in mine.items():
             if theirs[name] != version:
                 raise ParallelError(
@@ -283,7 +280,7 @@ def _check(client: Any, options: Options) -> None:
                     f"{version}: caller and workers must have the same versions, since functions "
                     "travel as code"
                 )
-    _checked[id(client)] = client, before | workers
+    _checked[id(client)] = client
 
 
 def _versions() -> dict[str, str]:
