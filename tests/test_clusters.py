@@ -21,6 +21,8 @@ REFUSED = {
     "memory_limit": "1GB",
     "tasks_per_worker": 5,
     "start_method": "spawn",
+    "finalizer": print,
+    "devices": [0],
     "nested": "process",
     "address": "tcp://127.0.0.1:1",
     "upload": True,
