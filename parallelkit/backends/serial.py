@@ -28,31 +28,26 @@ class SerialPool:
         The user's initializer.
     blas_threads : int, optional
         Threads of numerical libraries within an item; by default as many as there are outside.
-    grown : Pool, optional
-        Where to go on when there are more cores: threads.
-    helped : Pool, optional
-        The same for items that have `random` to themselves: other processes.
+    grown : callable, optional
+        Makes the pool to go on with when there are more cores, or None; its argument tells whether
+        items have `random` to themselves.
     """
 
     def __init__(
         self,
         setup: Setup,
         blas_threads: int | None = None,
-        grown: Pool | None = None,
-        helped: Pool | None = None,
+        grown: Callable[[bool], Pool | None] | None = None,
     ) -> None:
         self._setup = setup
         self._blas_threads = blas_threads
         self._grown = grown
-        self._helped = helped
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source`; one item at a time where the consumer is lazy."""
         self._setup()
         context = contextvars.copy_context()  # what items set is gone afterwards, as anywhere
-        grown = self._helped if task.alone else self._grown
-        if source.total is None:  # an iterator that the caller draws from
-            grown = None
+        grown = None if source.total is None else self._grown  # else the caller draws the input
         cores = None if grown is None else room()
         more = None if cores is None else partial(_more, cores)
         yield None
@@ -60,10 +55,13 @@ class SerialPool:
             if source.aborted is not None:
                 raise source.aborted
             if more is not None and grown is not None and more() and source.remaining != 1:
-                going = grown.run(task, source)
-                next(going)  # it has begun
-                yield from going
-                return
+                pool = grown(task.alone)
+                if pool is not None:
+                    going = pool.run(task, source)
+                    next(going)  # it has begun
+                    yield from going
+                    return
+                more = None
             chunk = source.take()
             if chunk is None:
                 source.wait()
@@ -87,13 +85,18 @@ def _more(cores: Callable[[], int]) -> bool:
 def pool_for(options: Options, workers: int, level: int, wished: bool) -> SerialPool:  # noqa: ARG001 - as all backends
     """Pool for one call."""
     setup = Setup(options.initializer, options.initargs)
-    grown = helped = None
+    grown = None
     if level > 1 and options.workers is None and options.backend != "serial":
-        from . import threads  # nobody else needs it here
+        grown = partial(_grown, options, setup, level)
+    return SerialPool(setup, options.blas_threads, grown)
 
-        helped = threads.helped_by(options, setup)
-        grown = threads.ThreadPool(1, level, setup, wished=False, helped=helped)
-    return SerialPool(setup, options.blas_threads, grown, helped)
+
+def _grown(options: Options, setup: Setup, level: int, alone: bool) -> Pool | None:
+    """Threads, or where items have `random` to themselves idle workers, if they may help."""
+    from . import threads  # nobody else needs it here
+
+    helped = threads.helped_by(options, setup)
+    return helped if alone else threads.ThreadPool(1, level, setup, False, helped)
 
 
 def prepare(options: Options) -> None:
