@@ -422,3 +422,25 @@ def test_flags_of_python(command, start_method, flags):
     home = f"import sys; sys.path.insert(0, {str(Path(pk.__file__).parents[1])!r})\n"
     ran = command([*flags, "-c", home + source])
     assert (ran.out, ran.err) == ("done\n", "")
+
+
+@pytest.mark.skipif(
+    not importlib.util.find_spec("_xxsubinterpreters"), reason="3.13 has another module"
+)
+def test_in_a_subinterpreter(command):
+    """There threads and the serial backend work, and an error says so where processes are asked for."""
+    inside = """
+import parallelkit as pk
+for backend in ("serial", "thread"):
+    assert pk.Pool(2, backend=backend).map(abs, [-1, -2]) == [1, 2]
+try:
+    pk.map(abs, [-1, -2])
+except pk.ParallelError as error:
+    assert "backend='thread'" in str(error), error
+else:
+    raise SystemExit("processes?")
+print("done", flush=True)
+"""
+    source = f"import _xxsubinterpreters as them\nthem.run_string(them.create(), {inside!r})\n"
+    ran = command(["-c", source])
+    assert ran.out == "done\n"

@@ -25,6 +25,10 @@ _NAMES = {_OPEN: ("NOFILE", "n"), _PROCESSES: ("NPROC", "u"), _MEMORY: ("AS", "v
 def explain(error: BaseException) -> NoReturn:
     """Raise what a start of workers has met: as an error of ours, where a limit was the reason."""
     kind = _kind(error)
+    if isinstance(error, RuntimeError) and "subinterpreter" in str(error):
+        raise ParallelError(
+            "a subinterpreter cannot start processes: use backend='thread' or backend='serial'"
+        ) from error
     if kind is None:
         raise error
     raise refused(kind) from error

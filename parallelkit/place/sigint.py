@@ -47,8 +47,11 @@ class Shield:
                     self._before[number] = handler
 
     def __enter__(self) -> None:
-        for number in self._before:
-            _signal.signal(number, self._note)
+        try:
+            for number in self._before:
+                _signal.signal(number, self._note)
+        except ValueError:  # in a subinterpreter, which is never interrupted
+            self._before = {}
 
     def __exit__(
         self,
