@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .errors import (
         ParallelError,
         Pruned,
+        StoreError,
         SweepInterrupted,
         TaskTimeout,
         TransportError,
@@ -48,6 +49,7 @@ _HOME = {
     "Pool": "api",
     "PoolExecutor": "integrations.executor",
     "Pruned": "errors",
+    "StoreError": "errors",
     "Sweep": "sweeps.run",
     "SweepInterrupted": "errors",
     "TaskTimeout": "errors",
@@ -86,6 +88,7 @@ __all__ = [
     "Pool",
     "PoolExecutor",
     "Pruned",
+    "StoreError",
     "Sweep",
     "SweepInterrupted",
     "TaskTimeout",

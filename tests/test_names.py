@@ -18,6 +18,7 @@ NAMES = {
     "Pool",
     "PoolExecutor",
     "Pruned",
+    "StoreError",
     "Sweep",
     "SweepInterrupted",
     "TaskTimeout",

@@ -105,9 +105,10 @@ class Halving:
 
     The rungs are at the steps `minimum`, `minimum` × `factor`, `minimum` × `factor`² and so on. A
     point that comes to a rung goes on if it is among the best 1/`factor` of those that have come
-    there so far, and always if it is the best. Nobody waits for others. L. Li et al., *A System
-    for Massively Parallel Hyperparameter Tuning*, MLSys 2020, https://arxiv.org/abs/1810.05934, in
-    the form that stops points instead of pausing them.
+    there so far, and always if it is the best. Nobody waits for others, so the first that comes to
+    a rung goes on: the function has to end by itself. L. Li et al., *A System for Massively
+    Parallel Hyperparameter Tuning*, MLSys 2020, https://arxiv.org/abs/1810.05934, in the form that
+    stops points instead of pausing them.
 
     Parameters
     ----------

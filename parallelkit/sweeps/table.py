@@ -389,6 +389,12 @@ class Table:
             return (
                 f"of {of.points} points {of.failed} failed and {of.pruned} were pruned: none ended"
             )
+        ended = (row for row in self if row.record.status == "ok")
+        if of.pruned and any(is_number(row[column]) for row in ended):
+            return (
+                f"of each point with a number in the column {column!r} a repeat was pruned, so "
+                "that no mean can be compared with others; over=None compares single rows"
+            )
         return f"no row has a number in the column {column!r}"
 
     # --- other forms -------------------------------------------------------------------------
