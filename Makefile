@@ -10,6 +10,8 @@
 # make test-clusters
 #             the whole contract on Dask, Ray, loky and under MPI (CLUSTERS=dask,ray: on these)
 # make test-libraries   a real call of each library that takes a pool of ours
+# make test-windows
+#             tests on threads and in place under a Windows Python, which Wine runs (needs apt the first time)
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
 #             the tests that others have written for what we stand in for
@@ -22,7 +24,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-forked test-clusters test-libraries fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest test-forked test-clusters test-libraries test-windows fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -70,6 +72,12 @@ test-clusters: $(VENV)/.installed-clusters
 
 test-libraries: $(VENV)/.installed-libraries
 	$(BIN)/python -m pytest tests/test_libraries.py
+
+# Processes do not work on Windows yet, so these are the files in which the other backends are tested.
+WINDOWS ?= $(patsubst %,tests/test_%.py,blocks errors inputs lazy limits progress seeds)
+test-windows:
+	tests/windows/prepare .windows
+	tests/windows/run .windows -k "(thread or serial) and not executor" $(WINDOWS)
 
 CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library limits nesting \
     options progress seeds settings telling transport)

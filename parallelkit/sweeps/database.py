@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sqlite3
@@ -290,8 +291,8 @@ class Lock:
 
     def release(self) -> None:
         """Let others write."""
-        try:
+        if os.name == "nt":  # a file that anybody has open, as the next writer would, stays there
+            self._held.close()
+        with contextlib.suppress(OSError):
             os.unlink(self._path)
-        except OSError:  # on Windows, where it is open; it is empty, and may stay
-            pass
         self._held.close()

@@ -69,11 +69,16 @@ class Shared(mmap.mmap):
     token: str
 
     def __new__(cls, fd: int, size: int, token: str) -> Self:
-        """Map the memory behind `fd`, which is taken over."""
+        """Map the memory behind `fd`, which is taken over; on Windows -1 is memory by name."""
         try:
-            self = super().__new__(cls, fd, size)
+            if sys.platform == "win32":
+                tag = None if fd >= 0 else f"Local\\parallelkit-{token}"
+                self = super().__new__(cls, fd, size, tagname=tag)
+            else:
+                self = super().__new__(cls, fd, size)
         except BaseException:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
             raise
         self.fd = fd
         self.token = token
@@ -94,6 +99,8 @@ class Shared(mmap.mmap):
         size = max(1, size)
         if folder is None and size > _available():
             raise MemoryError(f"no room for {size} bytes of shared memory: {_available()} are free")
+        if sys.platform == "win32":
+            return cls._on_windows(size, folder)
         if hasattr(os, "memfd_create") and folder is None:
             fd = os.memfd_create("parallelkit-shared", os.MFD_CLOEXEC)
         else:
@@ -111,6 +118,27 @@ class Shared(mmap.mmap):
                 f"no room for {size} bytes of shared memory{where}: {error}"
             ) from None
         return cls(fd, size, os.urandom(8).hex())
+
+    @classmethod
+    def _on_windows(cls, size: int, folder: str | None) -> Shared:
+        """Memory by name, or a file in `folder`; each is gone with the last handle to it."""
+        token, fd = os.urandom(8).hex(), -1
+        try:
+            if folder is not None:
+                # What is mapped cannot be unlinked there: the system does it in the end.
+                how = os.O_RDWR | os.O_CREAT | os.O_EXCL
+                how |= getattr(os, "O_TEMPORARY", 0) | getattr(os, "O_BINARY", 0)
+                fd = os.open(os.path.join(folder, f"parallelkit-{token}"), how, 0o600)
+                os.ftruncate(fd, size)
+            given, fd = fd, -1  # which closes it, whatever happens
+            return cls(given, size, token)
+        except OSError as error:
+            if fd >= 0:
+                os.close(fd)
+            where = f" in {folder}" if folder else ""
+            raise MemoryError(
+                f"no room for {size} bytes of shared memory{where}: {error}"
+            ) from None
 
 
 def _available() -> int:

@@ -1,0 +1,107 @@
+"""The few things of psutil that the tests' checks need, for a Windows Python in which it does not load (Wine).
+
+Processes are listed by the system's snapshot of them. A process has no command line and no figures here: tests that
+ask for those fail with an AttributeError and are left out by tests/windows/run.
+"""
+
+import ctypes
+import os
+from ctypes import wintypes
+
+STATUS_ZOMBIE = "zombie"  # no process is one on Windows
+
+
+class Error(Exception):
+    pass
+
+
+class NoSuchProcess(Error):
+    pass
+
+
+class AccessDenied(Error):
+    pass
+
+
+class Process:
+    def __init__(self, pid=None):
+        self.pid = os.getpid() if pid is None else pid
+        if not pid_exists(self.pid):
+            raise NoSuchProcess(f"there is no process {self.pid}")
+
+    def __repr__(self):
+        return f"Process({self.pid})"
+
+    def __eq__(self, other):
+        return isinstance(other, Process) and other.pid == self.pid
+
+    def __hash__(self):
+        return hash(self.pid)
+
+    def children(self, recursive=False):
+        parents = _parents()
+        found, wanted = [], {self.pid}
+        while wanted:
+            wanted = {pid for pid, parent in parents.items() if parent in wanted and pid != parent}
+            wanted -= set(found)
+            found += sorted(wanted)
+            if not recursive:
+                break
+        return [child for child in map(_known, found) if child is not None]
+
+    def cmdline(self):
+        return []
+
+    def environ(self):
+        return {}
+
+    def status(self):
+        return "running"
+
+
+def pid_exists(pid):
+    return pid in _parents()
+
+
+def process_iter():
+    return iter([process for process in map(_known, _parents()) if process is not None])
+
+
+def _known(pid):
+    try:
+        return Process(pid)
+    except NoSuchProcess:
+        return None
+
+
+class _Entry(ctypes.Structure):
+    _fields_ = [
+        ("size", wintypes.DWORD),
+        ("usage", wintypes.DWORD),
+        ("pid", wintypes.DWORD),
+        ("heap", ctypes.c_size_t),
+        ("module", wintypes.DWORD),
+        ("threads", wintypes.DWORD),
+        ("parent", wintypes.DWORD),
+        ("priority", wintypes.LONG),
+        ("flags", wintypes.DWORD),
+        ("name", wintypes.WCHAR * 260),
+    ]
+
+
+def _parents():
+    """The parent of each process, by process id."""
+    system = ctypes.WinDLL("kernel32", use_last_error=True)
+    system.CreateToolhelp32Snapshot.restype = wintypes.HANDLE
+    for function in (system.Process32FirstW, system.Process32NextW):
+        function.argtypes = [wintypes.HANDLE, ctypes.POINTER(_Entry)]
+    snapshot = wintypes.HANDLE(system.CreateToolhelp32Snapshot(2, 0))
+    try:
+        entry, parents = _Entry(size=ctypes.sizeof(_Entry)), {}
+        more = system.Process32FirstW(snapshot, entry)
+        while more:
+            parents[entry.pid] = entry.parent
+            more = system.Process32NextW(snapshot, entry)
+        return parents
+    finally:
+        system.CloseHandle(snapshot)
