@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from ..errors import ParallelError
 
-__all__ = ["OF_SEGMENTS", "explain", "like_ours", "refused", "start", "told"]
+__all__ = ["OF_SEGMENTS", "explain", "explained", "like_ours", "refused", "start", "told"]
 
 _OPEN, _PROCESSES, _MEMORY = "open files", "processes and threads", "memory"
 OF_SEGMENTS = [_OPEN, _MEMORY]
@@ -24,14 +24,22 @@ _NAMES = {_OPEN: ("NOFILE", "n"), _PROCESSES: ("NPROC", "u"), _MEMORY: ("AS", "v
 
 def explain(error: BaseException) -> NoReturn:
     """Raise what a start of workers has met: as an error of ours, where a limit was the reason."""
-    kind = _kind(error)
+    raise explained(error)
+
+
+def explained(error: BaseException) -> BaseException:
+    """What a start of workers has met: as an error of ours, where a limit was the reason."""
+    ours = None
     if isinstance(error, RuntimeError) and "subinterpreter" in str(error):
-        raise ParallelError(
+        ours = ParallelError(
             "a subinterpreter cannot start processes: use backend='thread' or backend='serial'"
-        ) from error
-    if kind is None:
-        raise error
-    raise refused(kind) from error
+        )
+    elif (kind := _kind(error)) is not None:
+        ours = refused(kind)
+    if ours is None:
+        return error
+    ours.__cause__ = error
+    return ours
 
 
 def start(thread: threading.Thread) -> None:

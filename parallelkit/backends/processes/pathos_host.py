@@ -30,6 +30,7 @@ from multiprocess import process as mp_process
 from pathos.multiprocessing import ProcessPool
 
 from ...errors import ParallelError
+from ...place import limits
 from ...place.descriptors import identity
 from ...worker.bootstrap import live
 from ...worker.ending import PATIENCE, forget_exit_handlers, kill_with_children
@@ -207,7 +208,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
                 self._ours.close()
             if not self._replaces or not isinstance(error, Exception):
                 raise
-            self._owner.on_failure(error)
+            self._owner.on_failure(limits.explained(error))
             raise SystemExit from error  # ends the pool's own thread without a word
 
     def terminate(self) -> None:
