@@ -184,6 +184,51 @@ def slow(x, folder):
     return x
 
 
+class Ringing(TimeoutError):
+    """What a handler raises; as an OSError it could be taken for a broken connection."""
+
+
+class Rings:
+    """Something during whose pickling an alarm goes off, once."""
+
+    def __init__(self):
+        self.rung = []
+
+    def __reduce__(self):
+        if not self.rung:
+            self.rung.append(1)
+            signal.raise_signal(signal.SIGALRM)
+        return int, (3,)
+
+
+def ring(*_):
+    raise Ringing("now")
+
+
+@pytest.mark.parametrize("what", ["argument", "keyword", "submission"])
+def test_an_alarm_is_no_refusal(what):
+    """What a signal handler raises while something is pickled or submitted arrives as what it is."""
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with pytest.raises(Ringing):
+            if what == "argument":
+                pk.Pool(backend=InPlace()).map(increment, [Rings()])
+            elif what == "keyword":
+                pk.Pool(backend=InPlace()).map(identity, [1], y=Rings())
+            else:
+                pk.Pool(backend=Submitting()).map(increment, [1])
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+class Submitting(InPlace):
+    """An executor that an alarm interrupts while it takes a call."""
+
+    def submit(self, func, *args):
+        signal.raise_signal(signal.SIGALRM)
+        return super().submit(func, *args)
+
+
 def test_several_calls_at_a_time(executor):
     """Threads that call at the same time each get their own results."""
     pool = pk.Pool(backend=executor)

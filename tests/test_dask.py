@@ -90,6 +90,40 @@ def test_errors_and_what_is_said(on_dask, caplog):
     assert "item 3" in caplog.messages
 
 
+def test_fields_of_errors(on_dask):
+    """Dask has exceptions pickled by tblib, which leaves out what lies beside their arguments."""
+
+    def leave(x):
+        if x == 1:
+            raise ImportError("gone", name="somewhere")
+        sys.exit(7)
+
+    left, lacking = (r.exception for r in on_dask(on_error="return").map(leave, range(2)))
+    assert left.code == 7
+    assert lacking.name == "somewhere"
+
+
+BARE_SCRIPT = """
+import os, random
+import parallelkit as pk
+
+pool = pk.Pool(backend="dask")
+random.seed(1)
+expected = random.random()
+random.seed(1)
+print(pool.map(lambda x: x + 1, range(3)), random.random() == expected)
+if {killed}:
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_cluster_of_our_own(script, killed):
+    """It needs no guard, draws none of the script's random numbers, and ends with the script however that ends."""
+    ran = script(BARE_SCRIPT.format(killed=killed), code=-9 if killed else 0, files=not killed)
+    assert killed or ran.out == "[1, 2, 3] True\n"
+
+
 def test_seeds_are_the_same(on_dask):
     """Draws do not depend on where they are made."""
 

@@ -6,27 +6,30 @@ chunk that needs them runs there. All that is kept of a call are its futures, un
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import sys
 import tempfile
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import ParallelError
 from ..options import Options
-from ..place.host import cpu_count
 from ..worker.remote import Parcel, made_with, own_version
+from .dask_local import Local
 from .futures import AGAIN, DIED, FuturesPool, is_missing
 
 __all__ = ["DaskCluster", "pool_for", "prepare", "reach", "shutdown"]
 
 PACE = 10.0  # how much longer a message takes than to a process of ours
 CONNECT = 10.0  # seconds for a scheduler to answer
-SILENT = 60.0  # seconds that it may take to answer
+SILENT = 30.0  # seconds that it may take to answer; then it is asked once more
 LOOK = 0.9  # seconds between questions which workers there are
 GONE = 5.0  # seconds without a scheduler after which it counts as lost
 
@@ -53,24 +56,27 @@ class DaskCluster:
         """Threads of all workers."""
         try:
             return sum(_workers(self._client).values())
-        except Exception as error:
-            raise self._lost() from error
+        except Unasked as error:
+            raise self._lost() from error.__cause__
 
     def put(self, parcel: Parcel) -> Any:
         """Scatter."""
         try:
             if not _workers(self._client):
                 return None  # it would wait for one
-            return self._client.scatter(parcel, hash=False)
-        except Exception:  # noqa: BLE001 - no worker yet, or none any more: then it goes along
+            return _asked(self._client, self._client.scatter, parcel, hash=False, asynchronous=True)
+        except Unasked:  # no worker yet, or none any more: then it goes along
             return None
 
     def there(self, handle: Any) -> bool:
         """Whether what was scattered is still held by a worker."""
-        try:
-            return handle.status == "finished" and bool(self._client.who_has([handle])[handle.key])
-        except Exception:  # noqa: BLE001 - whatever is wrong with it, it is put anew
+        if handle.status != "finished":
             return False
+        try:
+            found = _asked(self._client, self._client.scheduler.who_has, keys=[handle.key])
+        except Unasked:  # whatever is wrong with it, it is put anew
+            return False
+        return bool(found.get(handle.key))
 
     def submit(self, name: str, func: Callable[..., Any], *args: Any) -> Any:
         """Start a call, under a name that the dashboard shows."""
@@ -80,21 +86,34 @@ class DaskCluster:
 
     def collect(self, futures: Sequence[Any]) -> list[Any]:
         """Results of futures that are done, all at once."""
-        done = [future for future in futures if future.status == "finished"]
-        values: dict[int, Any] = {}
-        if done:
-            try:
-                values = dict(zip(map(id, done), self._client.gather(done), strict=True))
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # noqa: BLE001 - one is lost: which, is asked one by one
-                values = {id(future): _outcome(future) for future in done}
-        outcomes = [
-            values[id(future)] if id(future) in values else _outcome(future) for future in futures
-        ]
+        try:
+            outcomes: list[Any] = _asked(self._client, self._gathered, futures)
+        except Unasked as error:
+            raise self._lost() from error.__cause__
         for future in futures:
             future.release()
         return outcomes
+
+    async def _gathered(self, futures: Sequence[Any]) -> list[Any]:
+        done = [future for future in futures if future.status == "finished"]
+        values: dict[str, Any] = {}
+        if done:
+            try:
+                results = await self._client.gather(done, asynchronous=True)
+                values = {future.key: value for future, value in zip(done, results, strict=True)}
+            except Exception:  # noqa: BLE001 - one is lost: which, is asked one by one
+                values = {}
+        return [
+            values[future.key] if future.key in values else await self._outcome(future)
+            for future in futures
+        ]
+
+    async def _outcome(self, future: Any) -> Any:
+        try:
+            got = self._client.gather([future], asynchronous=True)
+            return (await asyncio.wait_for(got, GONE))[0]
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it is
+            return error
 
     def cancel(self, futures: Sequence[Any]) -> None:
         """Give up calls: nobody wants them any more. What runs ends, and its result is dropped."""
@@ -133,13 +152,32 @@ class DaskCluster:
         )
 
 
-def _outcome(future: Any) -> Any:
+class Unasked(Exception):
+    """A question to Dask has failed; its cause tells why."""
+
+
+def _asked(client: Any, func: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """Await a call in the client's thread.
+
+    What it raises is an `Unasked`. So anything else comes from a signal handler, and is not to be
+    taken for Dask's.
+    """
+
+    async def found() -> tuple[Any, BaseException | None]:
+        try:
+            return await _patiently(client, func(*args, **keywords)), None
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it is
+            return None, error
+
     try:
-        return future.result(timeout=GONE)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - whatever Dask has to tell
-        return error
+        result, error = client.sync(found)
+    except RuntimeError as problem:
+        if client.status == "running":
+            raise
+        raise Unasked from problem
+    if error is not None:
+        raise Unasked from error
+    return result
 
 
 def _missing(name: str) -> ParallelError:
@@ -149,11 +187,22 @@ def _missing(name: str) -> ParallelError:
     )
 
 
+async def _patiently(client: Any, awaitable: Any) -> Any:
+    """Await what may take long, while the scheduler answers."""
+    task = asyncio.ensure_future(awaitable)
+    try:
+        while not (await asyncio.wait([task], timeout=SILENT))[0]:
+            await asyncio.wait_for(client.scheduler.ncores(workers=None), SILENT)
+        return task.result()
+    finally:
+        task.cancel()
+
+
 # --- clients -------------------------------------------------------------------------------------
 
 _lock = threading.RLock()
 _clients: dict[str, Any] = {}  # by address, those of ours
-_ours: list[Any] = []  # the LocalCluster that was started here, and its client
+_ours: list[Any] = []  # a client, and the `Local` that it is connected to
 _seen: dict[int, tuple[Any, float, dict[str, int]]] = {}  # by the id of a client
 _checked: dict[int, Any] = {}  # clients whose workers were looked at, by their id
 
@@ -161,10 +210,14 @@ _checked: dict[int, Any] = {}  # clients whose workers were looked at, by their 
 def _distributed() -> Any:
     try:
         import distributed
+        import distributed.utils_comm
     except ImportError as error:
         raise ParallelError(
             "backend='dask' needs Dask; run: pip install 'parallelkit[dask]'"
         ) from error
+    asking: Any = distributed.utils_comm
+    if asking.random is random:  # the choice of whom it asks would use up the script's numbers
+        asking.random = random.Random()  # noqa: S311
     return distributed
 
 
@@ -188,8 +241,10 @@ def _client(options: Options) -> Any:
                     "give address= for one of our own"
                 )
             return client
-        if not _ours or _ours[0].status != "running":
-            _ours[:] = _started(distributed)
+        if not _ours or _ours[0].status != "running" or not _ours[1].running:
+            _end(_ours)
+            local = Local()
+            _ours[:] = [_connected(distributed, local.address), local]
         return _ours[0]
 
 
@@ -203,37 +258,29 @@ def _connected(distributed: Any, address: str) -> Any:
         ) from error
 
 
-def _started(distributed: Any) -> tuple[Any, Any]:
-    """Start workers of this machine, a process for each core."""
-    import dask
-
-    # A chunk whose worker dies comes back here at once, and is looked into.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-        cluster = distributed.LocalCluster(
-            n_workers=cpu_count(), threads_per_worker=1, dashboard_address="127.0.0.1:0"
-        )
-    return distributed.Client(cluster, set_as_default=False), cluster
-
-
 def shutdown() -> None:
     """End the clients and the cluster that were started here."""
     with _lock:
-        clients, ours = list(_clients.values()), _ours[:]
+        ending = [*_clients.values(), *_ours]
         _clients.clear()
         _ours.clear()
         _checked.clear()
         _seen.clear()
-    for one in (*clients, *ours):
-        try:
-            one.close(timeout=5)
-        except Exception:  # noqa: BLE001, S112 - one that is gone is closed
-            continue
+    _end(ending)
+
+
+def _end(what: list[Any]) -> None:
+    for one in what:
+        with suppress(Exception):  # one that is gone is closed
+            one.close()
 
 
 def _after_fork() -> None:
     """In a forked child, which has none of the threads that a client lives by."""
     global _lock
     _lock = threading.RLock()
+    for local in _ours[1:]:
+        local.leave()
     _clients.clear()
     _ours.clear()
     _checked.clear()
@@ -252,7 +299,7 @@ def _workers(client: Any) -> dict[str, int]:
     now = time.monotonic()
     known = _seen.get(id(client))
     if known is None or known[0] is not client or now - known[1] > LOOK:
-        found = client.sync(client.scheduler.ncores, workers=None, callback_timeout=SILENT)
+        found = _asked(client, client.scheduler.ncores, workers=None)
         _seen[id(client)] = known = client, now, dict(found)
     return known[2]
 
@@ -262,7 +309,7 @@ def _check(client: Any, options: Options) -> None:
 
     Once for a client: those that come later tell it with their first chunk.
     """
-    if _checked.get(id(client)) is client or not _workers(client):
+    if _checked.get(id(client)) is client or not DaskCluster(client).slots():
         return
     if options.upload:
         _upload(client)

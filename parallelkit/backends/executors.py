@@ -13,7 +13,7 @@ from ..errors import ParallelError
 from ..options import Options
 from ..place import host
 from ..worker.remote import Parcel
-from .futures import AGAIN, FuturesPool
+from .futures import AGAIN, FuturesPool, outcome
 
 __all__ = ["ExecutorCluster", "pool_for", "prepare", "reach"]
 
@@ -61,7 +61,7 @@ class ExecutorCluster:
 
     def collect(self, futures: Sequence[Future[Any]]) -> list[Any]:
         """Results, or errors, of futures that are done."""
-        return [_outcome(future) for future in futures]
+        return [outcome(future) for future in futures]
 
     def cancel(self, futures: Sequence[Future[Any]]) -> None:
         """Give up what has not begun."""
@@ -87,15 +87,6 @@ class ExecutorCluster:
         if isinstance(error, (EOFError, ConnectionError)):
             return AGAIN
         return ParallelError(f"{self.name} could not run a chunk: {type(error).__name__}: {error}")
-
-
-def _outcome(future: Future[Any]) -> Any:
-    try:
-        return future.result()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # noqa: BLE001 - whatever the executor has to tell
-        return error
 
 
 def _elsewhere(executor: Executor) -> bool:

@@ -26,15 +26,17 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any, Protocol
 
 from ..errors import ParallelError, RemoteTraceback, TransportError, WorkerDied, assign
 from ..options import Options
 from ..place import blas
+from ..place.sigint import by_a_handler
 from ..transport import pickling
 from ..transport.pickling import Pickled
-from ..transport.refusals import refusal
+from ..transport.refusals import is_refused, refusal
 from ..transport.script import script
 from ..values.outcome import Lost, Reply
 from ..values.source import Chunk, Source
@@ -44,7 +46,7 @@ from ..worker.environment import current
 from ..worker.remote import Order, Parcel
 from .base import Done, Setup, Task
 
-__all__ = ["AGAIN", "DIED", "Cluster", "FuturesPool", "is_missing"]
+__all__ = ["AGAIN", "DIED", "Cluster", "FuturesPool", "is_missing", "outcome"]
 
 log = logging.getLogger("parallelkit")
 
@@ -285,6 +287,9 @@ class _Call:
             flight.future = self._start(flight)
         except Exception as error:
             del self._flights[number]
+            if by_a_handler(error):
+                self._source.put_back(flight.chunk)
+                raise
             verdict = self._cluster.verdict(error)
             if isinstance(verdict, BaseException):
                 raise verdict from error
@@ -375,6 +380,17 @@ class _Call:
         self._flights.clear()
         if futures:
             self._cluster.cancel(futures)
+
+
+def outcome(future: Future[Any]) -> Any:
+    """What a future that is done has to tell, an exception too. What is raised is a signal's."""
+    try:
+        error = future.exception()
+    except CancelledError as cancelled:
+        return cancelled
+    if isinstance(error, KeyboardInterrupt):
+        raise error
+    return future.result() if error is None else error
 
 
 def _short(error: BaseException) -> str:
@@ -482,14 +498,18 @@ class _There(_Call):
         chunk, source = flight.chunk, self._source
         try:
             pickled = _ready(pickling.dumps(chunk.columns))
-            self._refuse_shared(pickled, f"an argument of item {chunk.start}")
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt) or not is_refused(chunk.columns):
                 raise
-            if chunk.size == 1 and not isinstance(error, TransportError):
+            if chunk.size == 1:
                 args = chunk.args(0)
                 told = args[0] if len(args) == 1 else args
                 error = refusal(f"argument of item {chunk.start}", told, error)
+            self._ready.append((chunk, Lost(error)))
+            return False
+        try:
+            self._refuse_shared(pickled, f"an argument of item {chunk.start}")
+        except TransportError as error:
             self._ready.append((chunk, Lost(error)))
             return False
         if source.endless:  # what was submitted just now finds what is around it now
@@ -557,9 +577,13 @@ class _There(_Call):
             values, raised = parcel.open()
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
-            self._ready.append((chunk, Lost(error)))
-            return
+        except BaseException as error:
+            try:
+                parcel.open()
+            except BaseException:  # noqa: BLE001 - a user's __setstate__ may raise anything
+                self._ready.append((chunk, Lost(error)))
+                return
+            raise  # by a signal handler
         nbytes = max(parcel.nbytes, flight.nbytes)
         self._ready.append((chunk, Reply(values, raised, seconds, True, nbytes)))
 

@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import ParallelError
 from ..options import Options
 from ..worker.remote import Parcel, own_version
-from .futures import AGAIN, DIED, FuturesPool, is_missing
+from .futures import AGAIN, DIED, FuturesPool, is_missing, outcome
 
 __all__ = ["RayCluster", "pool_for", "prepare", "reach", "shutdown"]
 
@@ -67,18 +67,10 @@ class RayCluster:
 
     def collect(self, futures: Sequence[Any]) -> list[Any]:
         """Results, or errors, of futures that are done."""
-        outcomes = [self._outcome(future) for future in futures]
+        outcomes = [outcome(future) for future in futures]
         for future in futures:
             self._refs.pop(id(future), None)
         return outcomes
-
-    def _outcome(self, future: Any) -> Any:
-        try:
-            return future.result()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever Ray has to tell
-            return error
 
     def cancel(self, futures: Sequence[Any]) -> None:
         """Give up calls; what runs is interrupted."""

@@ -11,7 +11,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Shield", "held_here"]
+__all__ = ["Shield", "by_a_handler", "held_here"]
 
 # Those by which programs interrupt themselves or are asked to end.
 _HELD = [
@@ -79,3 +79,20 @@ def held_here(lock: Any) -> bool:
     A signal handler or a finalizer that asks has interrupted what the lock is held for.
     """
     return bool(lock._is_owned())  # noqa: SLF001 - as threading.Condition asks it
+
+
+def by_a_handler(error: BaseException) -> bool:
+    """Whether a signal handler has raised an error, as far as its traceback tells.
+
+    Libraries raise anything; what a handler raises in the middle of them is not theirs.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return True
+    handlers = [signal.getsignal(number) for number in _HELD]
+    codes = {getattr(getattr(h, "__func__", h), "__code__", None) for h in handlers} - {None}
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in codes:
+            return True
+        trace = trace.tb_next
+    return False

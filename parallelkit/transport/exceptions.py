@@ -3,11 +3,13 @@
 pickle makes an exception again by calling its class with ``args``, which need not be what the
 class takes. So one with an ``__init__`` or ``__new__`` of its own is taken apart, and put together
 without them. A part that cannot be pickled (a lock, an open reply) is left behind; what stands in
-its place says so when it is looked at.
+its place says so when it is looked at. Where tblib pickles exceptions, as Dask makes it do, the
+fields that it leaves out (the code of a `SystemExit`, the path of an `ImportError`) go along.
 """
 
 from __future__ import annotations
 
+import copyreg
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -29,9 +31,27 @@ def reduced(error: BaseException) -> Any:
     kind = type(error)
     own = isinstance(kind.__init__, FunctionType) or isinstance(kind.__new__, FunctionType)
     if not own or any(_definer(kind, name) != "builtins" for name in _PICKLES):
-        return NotImplemented
+        return _with_fields(error)
     state = dict(error.__dict__)
     return _rebuild, (kind, error.args, dict(_members(error))), state or None, None, None, _restore
+
+
+def _with_fields(error: BaseException) -> Any:
+    """Let tblib take an exception apart, if it is there, and add what it leaves out."""
+    reducer: Any = copyreg.dispatch_table.get(type(error))
+    if not getattr(getattr(reducer, "func", reducer), "__module__", "").startswith("tblib"):
+        return NotImplemented
+    fields = dict(_members(error))
+    rebuild, args, *rest = reducer(error)
+    return (_completed, (rebuild, args, fields), *rest) if fields else (rebuild, args, *rest)
+
+
+def _completed(
+    rebuild: Callable[..., BaseException], args: tuple[Any, ...], fields: dict[str, Any]
+) -> BaseException:
+    error = rebuild(*args)
+    _set_members(error, fields)
+    return error
 
 
 class Parted(Exception):
@@ -125,13 +145,17 @@ def _rebuild(
 ) -> BaseException:
     error = _empty(kind, args)
     assign(error, args=args)
+    _set_members(error, members)
+    return error
+
+
+def _set_members(error: BaseException, members: dict[str, Any]) -> None:
     for name, value in members.items():
-        for base in kind.__mro__:
+        for base in type(error).__mro__:
             if name in vars(base):
                 with suppress(AttributeError, TypeError):  # it cannot be set: the args did it
                     vars(base)[name].__set__(error, value)
                 break
-    return error
 
 
 def _empty(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:

@@ -11,7 +11,7 @@ from .byvalue import class_attributes, global_names, is_reachable
 from .mirror import current
 from .script import Unsendable, script
 
-__all__ = ["check", "refusal"]
+__all__ = ["check", "is_refused", "refusal"]
 
 LONGEST = 300  # characters of a reason; that of a library may go on for pages
 
@@ -45,6 +45,15 @@ def check(part: object) -> None:
     pickled = pickling.dumps(part)
     if pickled.needs and current() is None:
         script.prepare(pickled.needs)
+
+
+def is_refused(part: object) -> bool:
+    """Whether something cannot be sent; else a signal handler has raised what was raised."""
+    try:
+        check(part)
+    except BaseException:  # noqa: BLE001 - a user's __reduce__ may raise anything
+        return True
+    return False
 
 
 def _culprit(obj: object, path: str, depth: int = 0, shallow: bool = False) -> tuple[str, object]:

@@ -96,6 +96,11 @@ class Parcel:
         """Bytes of it all."""
         return len(self.data) + sum(memoryview(buffer).nbytes for buffer in self.buffers)
 
+    def __sizeof__(
+        self,
+    ) -> int:  # by which Dask sees where it is best used, and what memory it takes
+        return super().__sizeof__() + self.nbytes
+
     def open(self, *, copy: bool = True) -> Any:
         """Make the object again; without `copy`, large arrays may be such as cannot be written."""
         buffers = [_writable(buffer, copy) for buffer in self.buffers]

@@ -21,7 +21,7 @@ from ...place.host import default_start_method
 from ...place.recording import record
 from ...place.sigint import Shield, held_here
 from ...transport import pickling
-from ...transport.refusals import check, refusal
+from ...transport.refusals import is_refused, refusal
 from ...transport.script import script
 from ...values.outcome import Lost, Reply
 from ...values.source import Source
@@ -230,7 +230,7 @@ class ProcessPool:
                 pickled = script.ready(pickled)
         except BaseException as error:
             scheduler.release(call, worker)
-            if isinstance(error, KeyboardInterrupt) or not _is_refused(chunk.columns):
+            if isinstance(error, KeyboardInterrupt) or not is_refused(chunk.columns):
                 source.put_back(chunk)
                 raise
             if chunk.size == 1:
@@ -313,15 +313,6 @@ def _next(inbox: deque[Answer]) -> Answer | None:
         return inbox.popleft()
     except IndexError:
         return None
-
-
-def _is_refused(columns: Any) -> bool:
-    """Whether something cannot be pickled; else a signal handler has raised what was raised."""
-    try:
-        check(columns)
-    except BaseException:  # noqa: BLE001 - a user's __reduce__ may raise anything
-        return True
-    return False
 
 
 # --- workers that are kept warm -----------------------------------------------------------------
