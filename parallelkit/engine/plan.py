@@ -30,7 +30,7 @@ from ..errors import ParallelError
 from ..options import Options
 from ..place import host
 from ..place.foreign import may_have_children
-from ..place.nesting import Nesting, fellows, for_good, foreign_worker
+from ..place.nesting import Nesting, fellows, for_good, foreign_worker, pool_cores
 
 __all__ = ["Plan", "plan"]
 
@@ -70,11 +70,11 @@ class Plan:
     def share(self, rank: int, items: int | None) -> Nesting:
         """Place of worker `rank`: its part of the cores, remainders to the first workers.
 
-        Fewer items than workers leave more cores for each. Workers of the outer pool, each with
-        cores of its own, lend nobody theirs.
+        Fewer items than workers leave more cores for each, but where the items run in workers of
+        the outer pool: those are all there, and any of them may have items of another call.
         """
         if self.backend == "outer":
-            return Nesting(self.level, self.cores)
+            return Nesting(self.level, max(1, self.cores // fellows()))
         busy = self.workers if items is None or items > self.workers else items or 1
         base, extra = divmod(self.cores, busy)
         return Nesting(self.level, base + (rank % busy < extra) or 1)
@@ -158,7 +158,8 @@ def _outer(options: Options, here: Nesting, workers: int) -> Plan:
     """Plan a call whose items go to idle workers of the outer pool as well."""
     wish = workers if options.workers is None else _workers(options.workers, here.cores)
     backend = "outer" if wish > 1 else "serial"
-    return Plan(backend, min(wish, workers), here.level + 1, here.cores)
+    cores = pool_cores() if wish > 1 else min(here.cores, for_good() or here.cores)
+    return Plan(backend, min(wish, workers), here.level + 1, cores)
 
 
 def _workers(wish: int | None, cores: int) -> int:

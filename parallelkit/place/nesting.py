@@ -33,6 +33,7 @@ __all__ = [
     "join",
     "nesting",
     "nesting_level",
+    "pool_cores",
     "process_cores",
     "room",
     "settle",
@@ -65,6 +66,7 @@ _process: _Standing | None = None
 _in_worker_process = False
 _guest: ContextVar[bool] = ContextVar("parallelkit_guest", default=False)
 _fellows = 0  # workers of the pool that this process is a worker of
+_pool_cores = 1  # what those have together
 
 
 def nesting() -> Nesting:
@@ -127,6 +129,11 @@ def process_cores() -> int:
     return (granted() or cpu_count()) if _process is None else _process[0].cores
 
 
+def pool_cores() -> int:
+    """Cores that the workers of the pool of which this process is one have together."""
+    return _pool_cores
+
+
 def in_worker_process() -> bool:
     """Whether this process is a worker of ours, or this code an item in that of another engine."""
     return _in_worker_process or _guest.get()
@@ -156,10 +163,11 @@ def fellows() -> int:
     return _fellows if threading.current_thread() is threading.main_thread() else 0
 
 
-def settle(place: Nesting, spare: Spare | None = None) -> None:
-    """Make `place` that of this whole process, from now on a worker."""
-    global _process, _in_worker_process
+def settle(place: Nesting, spare: Spare | None = None, cores: int = 1) -> None:
+    """Make `place` that of this whole process, a worker; all of its pool have `cores` together."""
+    global _process, _in_worker_process, _pool_cores
     _process = place, spare
+    _pool_cores = cores
     _in_worker_process = True
 
 

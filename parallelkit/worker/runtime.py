@@ -105,7 +105,7 @@ class Runtime:
             return
         self.standing = task, rank
         place = task.place(rank)
-        nesting.settle(place, self._spare)
+        nesting.settle(place, self._spare, task.cores)
         threads = task.threads(rank), place.cores
         if threads == self._threads:
             blas.hold(threads[0])
