@@ -315,6 +315,11 @@ def inherit(options: Mapping[str, Any]) -> None:
     _with_here.set(layer)
 
 
+def settle(options: Mapping[str, Any]) -> None:
+    """Let threads that an item starts in this process, a worker, see `options` as configured."""
+    _with_main[:] = [_Layer(dict(options), None, [])]
+
+
 def forget() -> None:
     """In a copy of a process: what was configured there is told anew with each call."""
     _set_process([])

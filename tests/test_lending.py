@@ -1,6 +1,8 @@
 """Inner calls on idle workers of the outer pool: ``nested="process"``."""
 
 import contextlib
+import contextvars
+import decimal
 import itertools
 import os
 import signal
@@ -9,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import increment, meet, pid, record, wait_until
+from helpers import divide, increment, meet, pid, record, wait_until
 
 import parallelkit as pk
 from parallelkit.backends import locked
@@ -397,17 +399,104 @@ def _first(results):
         next(results)
 
 
-def from_a_thread(x):
+def in_a_thread(call):
     results = []
-    thread = threading.Thread(target=lambda: results.append(pk.map(pid, range(10))))
+    thread = threading.Thread(target=lambda: results.extend(call()))
     thread.start()
     thread.join()
-    return set(results[0]) == {os.getpid()}
+    return results
 
 
-def test_threads_of_an_item_keep_to_their_process(nested_pool):
-    """A call made in another thread of a worker runs in that worker."""
-    assert nested_pool().map(from_a_thread, range(3)) == [True] * 3
+def submitted(folder):
+    with pk.Pool() as own:
+        tasks = [own.submit(meet, i, folder=folder, parties=2) for i in range(2)]
+        return [task.result()[0] for task in tasks]
+
+
+def mapped_behind(folder):
+    with pk.Pool(chunksize=1) as own:
+        return [where for where, _ in own.amap(meet, range(2), folder=folder, parties=2).result()]
+
+
+def otherwise(x, way, folder):
+    """The processes of two inner items that must run at a time, however their call is made."""
+    if x:
+        return None
+    if way == "thread":
+        return in_a_thread(lambda: meeting(0, folder))
+    return {"submit": submitted, "amap": mapped_behind}[way](folder)
+
+
+@pytest.mark.parametrize("way", ["thread", "submit", "amap"])
+def test_calls_that_the_main_thread_does_not_make(nested_pool, tmp_path, way):
+    """Idle workers help a call in a thread of an item, too, and calls that nobody waits for."""
+    found = nested_pool().map(otherwise, [0, 1], way=way, folder=str(tmp_path))[0]
+    assert len(set(found)) == 2
+
+
+def configured_in_a_thread(x):
+    return in_a_thread(lambda: pk.map(divide, [0, x]))
+
+
+def test_threads_of_an_item_see_what_is_configured(nested_pool):
+    """What is configured around the outer call holds in threads that an item starts."""
+    own = nested_pool()
+    with pk.configure(on_error="skip"):
+        assert own.map(configured_in_a_thread, [3, 4]) == [[4], [3]]
+
+
+VARIABLE = contextvars.ContextVar("VARIABLE", default=0)
+
+
+def settings_of_a_half(i, folder):
+    meet(i, folder, 2)
+    return VARIABLE.get(), decimal.getcontext().prec
+
+
+def with_settings(x, folder):
+    if x:
+        return None
+    VARIABLE.set(3)
+    decimal.getcontext().prec = 9
+    with pk.Pool(chunksize=1) as own:
+        return own.map(settings_of_a_half, range(2), folder=folder)
+
+
+def test_helpers_find_the_context_of_the_call(nested_pool, tmp_path):
+    """What an outer item sets in its context holds in its inner items, also in another process."""
+    assert nested_pool().map(with_settings, [0, 1], folder=str(tmp_path))[0] == [(3, 9), (3, 9)]
+
+
+VARIABLE_IN_A_SCRIPT = """
+import contextvars, sys
+import parallelkit as pk
+
+sys.path.append(sys.argv[2])
+from helpers import meet
+
+VARIABLE = contextvars.ContextVar("VARIABLE", default=0)
+
+def inner(i):
+    meet(i, sys.argv[1], 2)
+    return VARIABLE.get()
+
+def outer(x):
+    if x:
+        return None
+    VARIABLE.set(3)
+    with pk.Pool(chunksize=1) as own:
+        return own.map(inner, range(2))
+
+if __name__ == "__main__":
+    with pk.Pool(2, "process", nested="process", chunksize=1) as own:
+        print(own.map(outer, [0, 1])[0])
+"""
+
+
+def test_helpers_find_context_variables_of_the_script(script, folder):
+    """The same for a variable that the script itself defines."""
+    tests = os.path.dirname(os.path.abspath(__file__))
+    assert script(VARIABLE_IN_A_SCRIPT, folder, tests).out == "[3, 3]\n"
 
 
 def draw(x, rng):

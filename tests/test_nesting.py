@@ -364,16 +364,17 @@ def test_a_call_that_runs_gives_cores_back(process_pool, monkeypatch, tmp_path):
 
 
 BUDGET = 3
+KINDS = [*({"backend": b} for b in ("thread", "process", "serial")), {}]
+KINDS += [{"nested": "process"}, {"nested": "auto"}]
 
 
 def random_tree(random, depth):
     """A tree of calls: how each runs, and its children; an int stands for a leaf."""
     if depth == 0 or random.random() < 0.2:
         return random.randrange(1000)
-    options = random.choice(
-        [{}, {"backend": "thread"}, {"backend": "process"}, {"backend": "serial"}]
-    )
-    return options, [random_tree(random, depth - 1) for _ in range(random.randrange(5))]
+    return random.choice(KINDS), [
+        random_tree(random, depth - 1) for _ in range(random.randrange(5))
+    ]
 
 
 def total_of(tree):
@@ -392,14 +393,17 @@ def walk(tree):
     return sum(value for value, _ in found), [one for _, times in found for one in times]
 
 
-@pytest.mark.parametrize("backend", ["process", "thread"])
-def test_random_trees_keep_the_budget(backend, monkeypatch):
+@pytest.mark.parametrize(
+    ("backend", "nested"),
+    [("process", None), ("process", "process"), ("process", "auto"), ("thread", None)],
+)
+def test_random_trees_keep_the_budget(backend, nested, monkeypatch):
     """Whatever the tree and the mix of backends: a loop's sum, and no more leaves at a time than cores."""
     monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: BUDGET)
-    random = Random(backend)
-    for _ in range(15):
+    random = Random(f"{backend} {nested}")
+    for _ in range(12):
         children = [random_tree(random, 3) for _ in range(5)]
-        with pk.Pool(BUDGET, backend=backend) as own:
+        with pk.Pool(BUDGET, backend=backend, nested=nested or pk.UNSET) as own:
             found = own.map(walk, children)
         assert sum(value for value, _ in found) == sum(map(total_of, children))
         events = [

@@ -20,6 +20,7 @@ from parallelkit.transport.pickling import Pickled
 from parallelkit.values.source import Chunk
 from parallelkit.worker import protocol
 from parallelkit.worker.protocol import (
+    BORROWED_CORES,
     CHUNK_BEGUN,
     ITEM_BEGUN,
     ITEM_OFFSET,
@@ -286,6 +287,18 @@ def test_a_helper_is_granted_when_it_has_nothing_else_to_do():
     assignment = office.scheduler.assign(sent.call, helper, chunk, 0)
     relayed = office.reply(helper, assignment)[0]
     assert (type(relayed), relayed.answer.chunk) == (Relay, chunk)
+
+
+def test_no_helper_while_another_worker_still_has_its_core():
+    """Threads that ran on the core of an idle worker end first; then it helps."""
+    office = Office(2)
+    outer = office.call()
+    lender, assignment = office.send(outer)
+    lender.words[CHUNK_BEGUN] = assignment.number
+    lender.words[BORROWED_CORES] = 1
+    assert office.scheduler.seek(lender, 1, outer.number) == []
+    lender.words[BORROWED_CORES] = 0
+    assert office.scheduler.turn() == [Post(lender, Grant(1))]
 
 
 def test_calls_of_this_process_come_before_helping():

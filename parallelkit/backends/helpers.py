@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Generator
+from functools import partial
 
 from ..options import Options
 from ..values.source import Source
@@ -34,7 +35,7 @@ class OuterPool:
         context = contextvars.copy_context()
         link = worker.link()
         inner = link.open(task, source, self._workers - 1)
-        source.wake = link.nudge
+        source.wake = partial(link.more, inner)
         try:
             yield None
             while True:

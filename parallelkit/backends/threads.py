@@ -36,7 +36,7 @@ from typing import Any
 from ..options import Options
 from ..place import blas
 from ..place.importing import whole
-from ..place.nesting import fellows, process_cores, room
+from ..place.nesting import borrow, fellows, for_good, process_cores, room
 from ..place.sigint import Shield
 from ..values.source import Chunk, Source
 from . import locked
@@ -180,6 +180,7 @@ class _Job:
         self._idle_ranks = list(reversed(ranks))
         self._staff = staff
         self._room = room
+        self._own = for_good() or 1  # cores that nobody wants back
         self._seen = ranks.stop  # how many might work when helpers were engaged
         self._setup = setup
         self._context = contextvars.copy_context()
@@ -257,8 +258,19 @@ class _Job:
 
     def step(self, rank: int) -> bool:
         """Run one chunk, if there is one."""
+        borrows = self._room is not None and rank >= self._own and not self._left_out(rank)
+        if borrows:  # before the look at whether it may
+            borrow(1)
+        try:
+            return self._step(rank, borrows)
+        finally:
+            if borrows:
+                borrow(-1)
+
+    def _step(self, rank: int, borrows: bool) -> bool:
         with self._lock:
-            none = self._stopped or self._left_out(rank) or self._to_be_handed_over()
+            mine = borrows or self._room is None or rank < self._own
+            none = self._stopped or not mine or self._left_out(rank) or self._to_be_handed_over()
             chunk = None if none else self._source.take()
             if chunk is None:
                 if rank in self._ranks:

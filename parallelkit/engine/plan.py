@@ -74,7 +74,7 @@ class Plan:
         the outer pool: those are all there, and any of them may have items of another call.
         """
         if self.backend == "outer":
-            return Nesting(self.level, max(1, self.cores // fellows()))
+            return Nesting(self.level, max(1, self.cores // max(1, fellows())))
         busy = self.workers if items is None or items > self.workers else items or 1
         base, extra = divmod(self.cores, busy)
         return Nesting(self.level, base + (rank % busy < extra) or 1)

@@ -13,7 +13,6 @@ another call needs them. A call that is made there asks when it begins, and agai
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
@@ -25,6 +24,7 @@ from .host import cpu_count
 __all__ = [
     "Nesting",
     "be_guest",
+    "borrow",
     "enter",
     "fellows",
     "for_good",
@@ -33,6 +33,7 @@ __all__ = [
     "join",
     "nesting",
     "nesting_level",
+    "on_borrowed",
     "pool_cores",
     "process_cores",
     "room",
@@ -67,6 +68,7 @@ _in_worker_process = False
 _guest: ContextVar[bool] = ContextVar("parallelkit_guest", default=False)
 _fellows = 0  # workers of the pool that this process is a worker of
 _pool_cores = 1  # what those have together
+_on_borrowed: Callable[[int], None] | None = None
 
 
 def nesting() -> Nesting:
@@ -156,11 +158,20 @@ def join(workers: int) -> None:
 
 
 def fellows() -> int:
-    """To how many workers, this process included, a call made here may hand its items; or 0.
+    """To how many workers, this process included, a call made here may hand its items; or 0."""
+    return _fellows
 
-    Only the main thread of a worker may: it is the one that runs the outer items.
-    """
-    return _fellows if threading.current_thread() is threading.main_thread() else 0
+
+def on_borrowed(tell: Callable[[int], None]) -> None:
+    """Have `tell` called by `borrow`."""
+    global _on_borrowed
+    _on_borrowed = tell
+
+
+def borrow(threads: int) -> None:
+    """Say that so many threads more, or fewer, run items on cores of idle workers."""
+    if _on_borrowed is not None:
+        _on_borrowed(threads)
 
 
 def settle(place: Nesting, spare: Spare | None = None, cores: int = 1) -> None:
@@ -173,8 +184,8 @@ def settle(place: Nesting, spare: Spare | None = None, cores: int = 1) -> None:
 
 def _forget_threads() -> None:
     """After a fork: the child of a user's fork inside an item stands on its own again."""
-    global _fellows
-    _fellows = 0  # the parent's channel to them is not ours
+    global _fellows, _on_borrowed
+    _fellows, _on_borrowed = 0, None  # the parent's channel to them is not ours
     if not _in_worker_process:
         _here.set(None)
 

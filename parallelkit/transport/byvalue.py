@@ -747,6 +747,16 @@ def _token_of(variable: ContextVar[Any]) -> str:
     return token
 
 
+def token_of(variable: ContextVar[Any]) -> str | None:
+    """By what a variable that came by value is known, in all workers."""
+    return _variable_tokens.get(variable)
+
+
+def variable_of(token: str) -> ContextVar[Any] | None:
+    """Copy of the variable that is known by `token`, if it has come here."""
+    return _variables.get(token)
+
+
 def _variable(token: str, name: str, value: Any) -> ContextVar[Any]:
     """Worker: the copy of a variable of the parent, with the value that it has there."""
     variable = _variables.get(token)

@@ -2,7 +2,8 @@
 
 Threads run in a copy of the caller's context. To a process a variable goes by its name in the
 module that defines it, found once by a look through the loaded modules, with its value; one of
-``__main__`` goes by value with the function that uses it. Values that cannot be pickled stay.
+``__main__`` goes by value with the function that uses it, and from one worker to another by the
+token that it came with. Values that cannot be pickled stay.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ..place import nesting
 from ..place.importing import whole
+from ..transport import byvalue
 from ..transport.refusals import check
 
 __all__ = ["Carried", "carried", "enter"]
 
 Carried = tuple[tuple[str, str, Any], ...]  # module, name and value of each variable
 
+_BY_TOKEN = ""  # in place of a module
 _names: dict[contextvars.ContextVar[Any], tuple[str, str] | None] = {}
 
 
@@ -54,6 +58,11 @@ def enter(variables: Carried, *, apart: bool = False) -> None:
         if (module, name) in _ENTER:
             _ENTER[module, name](value)
             continue
+        if module == _BY_TOKEN:
+            known = byvalue.variable_of(name)
+            if known is not None:
+                known.set(value)
+            continue
         try:
             variable = getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError):
@@ -65,6 +74,8 @@ def _find(variable: contextvars.ContextVar[Any]) -> tuple[str, str] | None:
     """Module and name of a variable that a worker can import; ours are set by other means."""
     if variable.name in _COMPILED_NAMES:
         return _COMPILED_NAMES[variable.name]
+    if nesting.in_worker_process() and (token := byvalue.token_of(variable)) is not None:
+        return _BY_TOKEN, token
     main = sys.modules.get("__main__")  # which may have a second name
     for module_name, module in list(sys.modules.items()):
         if module is main or module_name.partition(".")[0] == "parallelkit":

@@ -17,6 +17,7 @@ channel only while such a call is open, and hands it back before the item ends.
 
 from __future__ import annotations
 
+import contextvars
 import os
 import select
 import threading
@@ -78,6 +79,8 @@ class Inner:
         self.task = task
         self.source = source
         self.helpers = helpers
+        self.context = contextvars.copy_context()  # helpers find what is set where the call is made
+        self.outer: int | None = None  # the call whose item makes this one
         self.lock = threading.RLock()  # the garbage collector may close an iterator anywhere
         self.events: SimpleQueue[None] = SimpleQueue()  # something has come for who waits
         self.failed: BaseException | None = None
@@ -179,7 +182,10 @@ class Link:
         with self._worker.undisturbed():
             self.opened += 1
             inner = Inner(self.opened, task, source, helpers)
-            inner.alone = altered()  # helpers would not find what the item has set
+            inner.outer = self._worker.running
+            # Helpers would not find what the item has set; and a thread that has outlived its item
+            # must not be waiting for them when another item's call is given up.
+            inner.alone = inner.outer is None or altered()
             self._inners[inner.number] = inner
             self._needed.set()
         return inner
@@ -188,12 +194,21 @@ class Link:
         """Ask for helpers, if there is something for them to do."""
         if inner.seeking or inner.alone or not inner.worth_seeking:
             return
-        outer = self._worker.running
-        if outer is None:
+        outer = inner.outer
+        if outer is None or outer != self._worker.running:
             return
         with self._worker.undisturbed():
             inner.worth_seeking, inner.seeking = False, True
             self._worker.connection.send(Seek(inner.number, outer))
+
+    def more(self, inner: Inner) -> None:
+        """There may be more chunks, or something else to look at; called by any thread.
+
+        Who runs the call may be in the middle of an item, and does not ask for helpers meanwhile.
+        """
+        inner.worth_seeking = True
+        self.seek(inner)
+        self.nudge()
 
     def next(self, inner: Inner) -> tuple[Chunk, Reply | Lost] | None:
         """Return an answer that has come from a helper, if there is one."""
@@ -324,7 +339,7 @@ class Link:
             for inner in list(self._inners.values()):
                 while inner.grants:
                     inner.grants.popleft()
-                    self._hand_out(inner)
+                    inner.context.run(self._hand_out, inner)
         except Closed:
             self._closed = True
         except Exception as error:  # noqa: BLE001 - such as no memory: who waits must know
@@ -338,6 +353,7 @@ class Link:
         if chunk is None:
             inner.seeking = False
             self._worker.connection.send(Quit(inner.number))
+            self.seek(inner)  # if there is something since
             return
         limit, connection = self._worker.runtime.max_nbytes, self._worker.connection
         try:

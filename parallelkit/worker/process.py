@@ -38,6 +38,7 @@ from .connection import Connection
 from .environment import StandardFinder, Surroundings
 from .parentage import Parentage
 from .protocol import (
+    BORROWED_CORES,
     CHUNK_BEGUN,
     CONTROL_BYTES,
     ITEM_BEGUN,
@@ -56,6 +57,7 @@ from .protocol import (
     Ready,
     Replied,
     Retired,
+    Returned,
     Run,
     Said,
     Skipped,
@@ -168,6 +170,7 @@ class Worker:
         self.watch: Watch | None = None
         self.number = 0  # of the chunk that is watched
         self.taking = threading.Lock()
+        self.counting = threading.Lock()
         self.link: Link | None = None
         self.item_limit: float | None = None  # seconds that the item that runs may take
         self.last = 0  # call whose chunk was the last to begin
@@ -227,6 +230,7 @@ class Worker:
         recording.forget()
         nesting.settle(nesting.Nesting(1, 1))
         nesting.join(settings["workers"])
+        nesting.on_borrowed(self._count_borrowed)
         randomness.settle()
         output.forward(self._tell, lambda: self.runtime.index)
         printing.attach(self._tell)
@@ -450,6 +454,15 @@ class Worker:
 
     def _spare(self) -> int:
         return self.words[SPARE_CORES]
+
+    def _count_borrowed(self, threads: int) -> None:
+        """Note how many threads run on cores of idle workers; tell when those are wanted back."""
+        with self.counting:
+            self.words[BORROWED_CORES] += threads
+            last = threads < 0 and not self.words[BORROWED_CORES]
+        if last and not self.words[SPARE_CORES]:  # looked at after the lock: see the protocol
+            with contextlib.suppress(Closed):
+                self.connection.send(Returned())
 
     # --- answers -----------------------------------------------------------------------------
 

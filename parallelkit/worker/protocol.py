@@ -14,6 +14,7 @@
                                         ◄─ Released: segments that nothing here refers to
                                         ◄─ Said: log records, warnings, prints, at any time
                                         ◄─ Retired: it ends after so many items
+                                           Returned: threads on cores of idle workers have ended
 
     an item makes a call of its own, which idle workers may help with (nested="process"):
                                         ◄─ Seek, NestedTask, NestedChunk, Quit, Settled, Waiting
@@ -40,8 +41,9 @@ VERSION = 2  # of all records below together; told by Hello
 CONTROL_BYTES = 64
 CHUNK_BEGUN, ITEM_OFFSET, ITEM_BEGUN = range(3)  # written by the worker
 SPARE_CORES = 3  # written by the parent: cores for calls that an item makes, beyond its share
+BORROWED_CORES = 6  # written by the worker: threads that run on such cores
 # A chunk that waits behind another one may be taken back. First each side writes, then it reads
-# what the other has written: one of them at least sees both.
+# what the other has written: one of them at least sees both. So it is with cores that are borrowed.
 LAST_BEGUN = 4  # written by the worker: the highest number of a chunk that it has begun
 TAKEN_BACK = 5  # written by the parent: a bit for each chunk that is not to be begun any more
 
@@ -173,6 +175,10 @@ class Retired(NamedTuple):
     """The worker ends: it has run as many items as it may."""
 
 
+class Returned(NamedTuple):
+    """No thread runs on cores of idle workers any more, and those want them back."""
+
+
 class Released(NamedTuple):
     """Segments of the parent that are free again: of chunks, and of tasks."""
 
@@ -242,7 +248,7 @@ class Waiting(NamedTuple):
 _KINDS: tuple[Any, ...] = (
     *(Hello, Run, Abort, Forget, Grant, NestedReply),
     *(Ready, Failed, Replied, Skipped, Unreadable, TimedOut, Retired, Released, Said),
-    *(Seek, NestedTask, NestedChunk, Quit, Settled, Waiting),
+    *(Seek, NestedTask, NestedChunk, Quit, Settled, Waiting, Returned),
 )
 _NUMBERS: dict[type, int] = {kind: number for number, kind in enumerate(_KINDS)}
 

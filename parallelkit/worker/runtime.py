@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .. import options
 from ..errors import assign
 from ..place import blas, nesting
 from ..transport import mirror, pickling
@@ -105,6 +106,7 @@ class Runtime:
             return
         self.standing = task, rank
         place = task.place(rank)
+        options.settle(task.inherited(place))
         nesting.settle(place, self._spare, task.cores)
         threads = task.threads(rank), place.cores
         if threads == self._threads:

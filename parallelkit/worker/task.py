@@ -200,7 +200,7 @@ class Task:
     ) -> Reply:
         place = self.place(rank)
         nesting.enter(place, spare)
-        options.inherit(self._inherited(place))
+        options.inherit(self.inherited(place))
         context.enter(self.variables, apart=put_back is not None)
         columns, size = chunk.columns, chunk.size
         call = self._callable(chunk.start)
@@ -271,7 +271,7 @@ class Task:
             return refusal(f"function {self.func!r}", self.func, error)
         return error
 
-    def _inherited(self, place: Nesting) -> Mapping[str, Any]:
+    def inherited(self, place: Nesting) -> Mapping[str, Any]:
         """What is configured holds below too; a number of workers only within the share."""
         workers = self.configured.get("workers")
         if workers is None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from ...worker.protocol import Grant
+from ...worker.protocol import BORROWED_CORES, Grant
 from .state import Abandon, Call, NestedCall, Post, WorkerState
 
 __all__ = ["NestedCalls", "is_below"]
@@ -109,6 +109,7 @@ class NestedCalls:
 
     def _match(self) -> tuple[NestedCall, WorkerState] | None:
         """Find a call and a worker for it that has nothing else to do."""
+        full = self._all_run()
         for nested in self._seekers:
             for worker in self._workers:
                 if worker is nested.lender or worker.retired or not worker.ready:
@@ -120,9 +121,25 @@ class NestedCalls:
                 calls = [t.call for t in worker.assignments if t.call is nested or not worker.spare]
                 calls += worker.reserved
                 room = AHEAD if nested.ahead else 1
+                if full and not any(call is nested for call in calls):
+                    continue
                 if len(calls) < room and all(call is nested for call in calls):
                     return nested, worker
         return None
+
+    def _all_run(self) -> bool:
+        """Whether threads of other workers still run on the cores of those that do nothing.
+
+        That is for as long as the items last with which they were when their cores were wanted.
+        """
+        borrowed = sum(worker.words[BORROWED_CORES] for worker in self._workers)
+        if not borrowed:
+            return False
+        running = sum(
+            bool(worker.reserved or any(not t.waits for t in worker.assignments))
+            for worker in self._workers
+        )
+        return running + borrowed >= len(self._workers)
 
 
 def is_below(call: Call, outer: Call) -> bool:

@@ -332,6 +332,8 @@ class Scheduler:
             base, extra = divmod(cores, len(busy))
             for rank, worker in enumerate(busy):
                 worker.words[SPARE_CORES] = base + (rank < extra)
+        with _FENCE:  # then only it is looked who still borrows
+            pass
 
     def withdraw(self, call: Call) -> tuple[list[tuple[WorkerState, Call]], list[Instruction]]:
         """A call ends: what still comes for it is dropped.
