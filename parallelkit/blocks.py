@@ -7,6 +7,8 @@
 
 Until the first result is there nobody knows what the whole looks like. So only as many blocks as
 there are workers start without a place; theirs are copied by the caller.
+
+It is long because of its first part, which says, and checks, how arrays may be cut and joined.
 """
 
 from __future__ import annotations

@@ -3,6 +3,9 @@
 From weak to strong: the default here, a pool's hint (``prefer=``), ``PARALLELKIT_*`` in the
 environment, ``configure(...)`` as a plain call, ``with configure(...)``, and what a ``Pool`` is
 given. To a pool of a library (``library=True``) only resources come from outside.
+
+It is long because each option stands here four times: with its default and its description, its
+check, the text that a variable of the environment may have, and its layer.
 """
 
 from __future__ import annotations

@@ -17,6 +17,8 @@ each moment (`place.nesting.room`): between items the caller sees that there are
 further helpers, and a helper sees that its core is somebody else's now, and leaves. Where threads
 wait for the interpreter lock, which `locked` finds out, and ``nested="auto"`` allows it, what is
 left of the items is handed to idle workers of the outer pool (`helpers`).
+
+It is long because calls, helpers and what they hand each other go by one lock.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@
 
 On processes that thread has little to do: who submits sends what there is a worker for, and who
 waits for a result takes in what comes, for others too. The thread does so where nobody waits.
+
+It is long because a future and the calls that it waits with are settled by each other.
 """
 
 from __future__ import annotations

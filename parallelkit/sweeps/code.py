@@ -12,6 +12,8 @@
 It is made of byte code, so that comments, line numbers, file names and doc strings do not count,
 and each part keeps its own digest, so that a change can be named. Byte code differs from one
 Python to the next: the version of Python is a part as well.
+
+It is long because each kind of object that a function may reach has its own way into the digest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Pictures of tables, by matplotlib's object interface: no window, no global state."""
+"""Pictures of tables, by matplotlib's object interface: no window, no global state.
+
+It is long because three kinds of pictures share their scales, colours, names and legends.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@
 
     points ─► feed: keys, seeds, what is stored already ─► engine ─► settle ─┬─► Store
                                                                              └─► memory
+
+It is long because a run is one state: whatever a point may come to changes the same counts.
 """
 
 from __future__ import annotations

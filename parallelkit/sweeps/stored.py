@@ -3,6 +3,8 @@
 Each batch of rows is read by a connection of its own, so that a table that is read half-way keeps
 nothing open, and the sweep can leave one plain file at its end. What is read is a stranger's, until
 it has been looked at: see :func:`~parallelkit.sweeps.database.translated`.
+
+It is long because each question to a store has its own checked way from SQL to plain values.
 """
 
 from __future__ import annotations

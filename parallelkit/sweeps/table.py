@@ -1,4 +1,7 @@
-"""The table of a sweep."""
+"""The table of a sweep.
+
+It is long because all that can be asked of a table is a method of it, with its documentation.
+"""
 
 from __future__ import annotations
 

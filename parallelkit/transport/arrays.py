@@ -16,6 +16,8 @@ small, of what numpy has no buffer for    its elements, with dtype, strides and 
 
 Buffers that overlap in memory are laid out so in the segment too (see `segments`): that is how
 views of one array stay views of one memory on the other side.
+
+It is long because each row of this table is a way of its own, there and back.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ inline where it is new to both. All else is made again here:
 - What ``numpy.frompyfunc`` made goes with its Python function.
 - Locks and weak references go where their meaning survives the copy; what else pickle refuses, or
   what names itself as a global of ``__main__``, goes by dill.
+
+It is long because each of these is a reduction of its own, and all ask the same questions of names.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ all else by its pickle. What is sent of a class that was changed in place is wha
 
 What a worker has bound or filled by itself stays there, since nothing is sent of a unit that has
 not changed here.
+
+It is long because a mark, a unit and what a worker has of it are compared with each other.
 """
 
 from __future__ import annotations

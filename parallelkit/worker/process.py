@@ -7,6 +7,8 @@
 
 A worker that finds the channel closed ends. What it writes into its control block tells the
 parent, after its death, which chunk it had begun.
+
+It is long because these messages share one state: what is queued, what runs, what was given up.
 """
 
 from __future__ import annotations

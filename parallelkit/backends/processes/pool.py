@@ -2,6 +2,9 @@
 
 Workers are shared: a call gets those with its settings, whoever started them. A few idle sets are
 kept; they end with `shutdown`, with the process, or when too many others have been used since.
+
+It is long because the way of a chunk is one loop: what is fed, sent, opened and given back goes by
+the same few fields of a call, and each step decides by what the others have left there.
 """
 
 from __future__ import annotations

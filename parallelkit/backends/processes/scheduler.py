@@ -9,6 +9,9 @@
 Calls that want a worker stand in line; each takes one when it is its turn, and lines up again for
 the next. Nothing here sends, reads, waits or runs anything of the user's: what is to be done is
 returned, and done by the caller when the lock has been given back.
+
+All rules stand in this one file since each event may touch each of them: who changes one has the
+others before them.
 """
 
 from __future__ import annotations
