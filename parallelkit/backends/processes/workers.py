@@ -12,7 +12,7 @@ while what a worker has sent is read and handed on. A signal handler or a finali
 of these moments all the same, in the very thread. The calls that it makes then run in place, and
 the calls that it ends are ended when the moment is over.
 
-It is long because that rule is kept in one place: whatever is done under one of these locks is here.
+It is long because that rule is kept in one place: what is done under one of these locks is here.
 """
 
 from __future__ import annotations
