@@ -6,10 +6,13 @@ why large arrays among frozen keywords cannot be written, as usual with Ray.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
+from contextlib import suppress
 from typing import Any
 
 from ..errors import ParallelError
@@ -36,7 +39,6 @@ class RayCluster:
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
-        self._refs: dict[int, Any] = {}  # by the id of a future
 
     def slots(self) -> int:
         """CPUs of all nodes."""
@@ -60,26 +62,21 @@ class RayCluster:
             task = _tasks[func] = self._ray.remote(num_cpus=1, max_retries=0)(func)
         ref = task.options(name=name).remote(*args)
         future = ref.future()
-        self._refs[id(future)] = ref
-        _under_way.add(future)
-        future.add_done_callback(_under_way.discard)
+        _under_way[future] = ref
+        future.add_done_callback(_over)
         return future
 
     def collect(self, futures: Sequence[Any]) -> list[Any]:
         """Results, or errors, of futures that are done."""
-        outcomes = [outcome(future) for future in futures]
-        for future in futures:
-            self._refs.pop(id(future), None)
-        return outcomes
+        return [outcome(future) for future in futures]
 
     def cancel(self, futures: Sequence[Any]) -> None:
         """Give up calls; what runs is interrupted."""
         for future in futures:
-            ref = self._refs.pop(id(future), None)
-            try:
-                self._ray.cancel(ref)
-            except Exception:  # noqa: BLE001, S112 - it is over, or so is Ray
-                continue
+            ref = _under_way.get(future)
+            if ref is not None:
+                with suppress(Exception):  # it is over, or so is Ray
+                    self._ray.cancel(ref)
 
     def check(self) -> None:
         """Raise if Ray has been shut down."""
@@ -109,10 +106,15 @@ class RayCluster:
         return ParallelError(f"Ray has been shut down or was lost, with what ran there{told}")
 
 
-_under_way: set[Any] = set()  # futures
+_under_way: dict[Any, Any] = {}  # futures, and the references that they wait for
 _tasks: dict[Callable[..., Any], Any] = {}
 _lock = threading.RLock()
 _ours = False  # whether Ray was initialised here
+_folder: str | None = None  # of a Ray that was begun here
+
+
+def _over(future: Any) -> None:
+    _under_way.pop(future, None)
 
 
 def _ray() -> Any:
@@ -127,41 +129,82 @@ def _ray() -> Any:
 
 def _initialised(options: Options) -> Any:
     """Ray, connected to the address, or as it is, or begun on this machine."""
-    global _ours
+    global _ours, _folder
     ray = _ray()
     with _lock:
         if not ray.is_initialized():
+            # An address that is not given is looked up as Ray does.
+            address = options.address or os.environ.get("RAY_ADDRESS")
             try:
-                # An address that is not given is looked up as Ray does, in RAY_ADDRESS.
-                ray.init(
-                    address=options.address or os.environ.get("RAY_ADDRESS"),
-                    include_dashboard=None if options.address else False,
+                context = ray.init(
+                    address=address,
+                    include_dashboard=None if address else False,
                     log_to_driver=False,
                     logging_level="error",
                 )
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise ParallelError(
-                    f"no Ray cluster answers at {options.address} ({error}); is it running, and "
+                    f"no Ray cluster answers at {address} ({error}); is it running, and "
                     "can this machine reach it?"
                 ) from error
-            _ours = True
+            _ours, _folder = True, _folder_of(context)
+        if _ended_for != os.getpid():
+            _end_in_time()
         return ray
 
 
+def _folder_of(context: Any) -> str | None:
+    """Where a Ray that was begun here keeps its logs and sockets; None for one that was there."""
+    folder = str(getattr(context, "address_info", {}).get("session_dir", ""))
+    return folder if folder.endswith(f"_{os.getpid()}") else None  # of who has begun it
+
+
+_ended_for = 0  # the process
+
+
+def _end_in_time() -> None:
+    """Wait at exit for what is under way, before Ray ends: functions run in reverse order."""
+    global _ended_for
+    _ended_for = os.getpid()
+    atexit.register(_give_up)
+
+
+def _give_up() -> None:
+    """Cancel what is under way, and wait for it.
+
+    Ray may crash where it ends while somebody still waits for a result of it.
+    """
+    ray = _ray()
+    for ref in list(_under_way.values()):
+        with suppress(Exception):  # it is over, or so is Ray
+            ray.cancel(ref)
+    wait(list(_under_way), timeout=ENDING)
+
+
 def shutdown() -> None:
-    """End Ray, if it was begun here."""
-    global _ours
+    """End Ray, if it was begun here, and remove what it has written."""
+    global _ours, _folder
     with _lock:
-        if _ours:
-            _ours = False
-            # Ray may crash where it ends while somebody still waits for a result of it.
-            wait(list(_under_way), timeout=ENDING)
-            _ray().shutdown()
+        if not _ours:
+            return
+        _ours = False
+        _give_up()
+        _ray().shutdown()
+        if _folder is not None:
+            shutil.rmtree(_folder, ignore_errors=True)
+            parent = os.path.dirname(_folder)
+            latest = os.path.join(parent, "session_latest")
+            with suppress(OSError):
+                if os.path.basename(os.readlink(latest)) == os.path.basename(_folder):
+                    os.unlink(latest)
+                os.rmdir(parent)  # if it is empty
+        _folder = None
 
 
 def _after_fork() -> None:
-    global _lock, _ours
-    _lock, _ours = threading.RLock(), False
+    global _lock, _ours, _folder
+    _lock, _ours, _folder = threading.RLock(), False, None
+    _under_way.clear()
 
 
 if hasattr(os, "register_at_fork"):
