@@ -24,7 +24,7 @@ import numpy as np
 import parallelkit as pk
 from parallelkit.backends import executors
 from parallelkit.transport import pickling
-from parallelkit.worker import remote
+from parallelkit.worker.parcel import Parcel
 
 TINY, NAPS, LARGE = 2_000, 200, 25_000_000
 REPEATS = 3
@@ -241,7 +241,7 @@ class Sleeping:
                     continue
                 _, _, future, values, length = heappop(self._due)
                 self._free += 1
-            pickled = remote.Parcel.of(pickling.dumps((list(values), [])))
+            pickled = Parcel.of(pickling.dumps((list(values), [])))
             future.set_result(("done", pickled, length, []))
 
 

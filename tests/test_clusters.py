@@ -14,7 +14,8 @@ import pytest
 from helpers import add, identity, increment, mark, wait_until
 
 import parallelkit as pk
-from parallelkit.worker import remote
+from parallelkit.backends import orders
+from parallelkit.worker import versions
 
 REFUSED = {
     "timeout": 1,
@@ -142,9 +143,9 @@ def test_workers_without_parallelkit():
 @pytest.mark.parametrize("what", ["Python", "parallelkit", "cloudpickle"])
 def test_other_versions_are_told_before_work_starts(monkeypatch, folder, what):
     """Nothing of a call is unpickled where functions might not fit."""
-    client, *versions = remote.head()
-    others = tuple((name, "0.0" if name == what else version) for name, version in versions)
-    monkeypatch.setattr(remote, "head", lambda: (client, *others))
+    client, *known = versions.head()
+    others = tuple((name, "0.0" if name == what else version) for name, version in known)
+    monkeypatch.setattr(orders, "head", lambda: (client, *others))
     with pytest.raises(pk.ParallelError, match=rf"{what} .*, while the caller has 0\.0"):
         pk.Pool(backend=InPlace()).map(lambda x: mark(folder, x), range(3))
     assert os.listdir(folder) == []

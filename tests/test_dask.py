@@ -241,8 +241,8 @@ def scheduler_and_workers(workers, threads=1):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_scheduler_is_lost(monkeypatch, how):
     """Whether it is gone or silent, the call ends with an error that names it, and soon."""
-    monkeypatch.setattr("parallelkit.backends.dask.CONNECT", 1)
-    monkeypatch.setattr("parallelkit.backends.dask.SILENT", 2)
+    monkeypatch.setattr("parallelkit.backends.dask_clients.CONNECT", 1)
+    monkeypatch.setattr("parallelkit.backends.dask_clients.SILENT", 2)
     with scheduler_and_workers(1) as (address, begun, _):
         pool = pk.Pool(backend="dask", address=address, chunksize=1)
         results = pool.imap(increment, range(1_000_000))
@@ -321,6 +321,6 @@ def test_an_engine_that_is_not_installed(monkeypatch, name):
 
 def test_an_address_where_nobody_is(monkeypatch):
     """It is named, within the time that is given to connect."""
-    monkeypatch.setattr("parallelkit.backends.dask.CONNECT", 1)
+    monkeypatch.setattr("parallelkit.backends.dask_clients.CONNECT", 1)
     with pytest.raises(pk.ParallelError, match=r"tcp://127\.0\.0\.1:9"):
         pk.Pool(backend="dask", address="tcp://127.0.0.1:9").map(increment, [1])

@@ -1,4 +1,4 @@
-"""Dask as a backend: the scheduler at an address, the client that is there, or a cluster of ours.
+"""Dask as a backend: what a client offers for chunks to run.
 
 Large things are scattered, without a hash, to one worker; Dask brings them to another one when a
 chunk that needs them runs there. All that is kept of a call are its futures, until they are taken.
@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import sys
-import tempfile
-import threading
 import time
-import zipfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from ..errors import ParallelError
 from ..options import Options
-from ..worker.remote import Parcel, made_with, own_version
-from .dask_local import Local
-from .futures import AGAIN, DIED, FuturesPool, is_missing
+from ..worker.parcel import Parcel
+from . import dask_clients
+from .cluster import AGAIN, DIED, is_missing
+from .dask_clients import Unasked, asked, shutdown
+from .futures import FuturesPool
 
 __all__ = ["DaskCluster", "pool_for", "prepare", "reach", "shutdown"]
 
 PACE = 10.0  # how much longer a message takes than to a process of ours
-CONNECT = 10.0  # seconds for a scheduler to answer
-SILENT = 30.0  # seconds that it may take to answer; then it is asked once more
-LOOK = 0.9  # seconds between questions which workers there are
 GONE = 5.0  # seconds without a scheduler after which it counts as lost
 
 
@@ -55,16 +47,16 @@ class DaskCluster:
     def slots(self) -> int:
         """Threads of all workers."""
         try:
-            return sum(_workers(self._client).values())
+            return sum(dask_clients.workers_of(self._client).values())
         except Unasked as error:
             raise self._lost() from error.__cause__
 
     def put(self, parcel: Parcel) -> Any:
         """Scatter."""
         try:
-            if not _workers(self._client):
+            if not dask_clients.workers_of(self._client):
                 return None  # it would wait for one
-            return _asked(self._client, self._client.scatter, parcel, hash=False, asynchronous=True)
+            return asked(self._client, self._client.scatter, parcel, hash=False, asynchronous=True)
         except Unasked:  # no worker yet, or none any more: then it goes along
             return None
 
@@ -73,7 +65,7 @@ class DaskCluster:
         if handle.status != "finished":
             return False
         try:
-            found = _asked(self._client, self._client.scheduler.who_has, keys=[handle.key])
+            found = asked(self._client, self._client.scheduler.who_has, keys=[handle.key])
         except Unasked:  # whatever is wrong with it, it is put anew
             return False
         return bool(found.get(handle.key))
@@ -87,7 +79,7 @@ class DaskCluster:
     def collect(self, futures: Sequence[Any]) -> list[Any]:
         """Results of futures that are done, all at once."""
         try:
-            outcomes: list[Any] = _asked(self._client, self._gathered, futures)
+            outcomes: list[Any] = asked(self._client, self._gathered, futures)
         except Unasked as error:
             raise self._lost() from error.__cause__
         for future in futures:
@@ -136,7 +128,7 @@ class DaskCluster:
         if kind == "KilledWorker":
             return DIED
         if is_missing(error):
-            return _missing(self.name)
+            return dask_clients.missing(self.name)
         if self._client.status != "running":
             return self._lost()
         if kind in ("FutureCancelledError", "CancelledError", "FuturesCancelledError"):
@@ -152,216 +144,21 @@ class DaskCluster:
         )
 
 
-class Unasked(Exception):
-    """A question to Dask has failed; its cause tells why."""
-
-
-def _asked(client: Any, func: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
-    """Await a call in the client's thread.
-
-    What it raises is an `Unasked`. So anything else comes from a signal handler, and is not to be
-    taken for Dask's.
-    """
-
-    async def found() -> tuple[Any, BaseException | None]:
-        try:
-            return await _patiently(client, func(*args, **keywords)), None
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever it is
-            return None, error
-
-    try:
-        result, error = client.sync(found)
-    except RuntimeError as problem:
-        if client.status == "running":
-            raise
-        raise Unasked from problem
-    if error is not None:
-        raise Unasked from error
-    return result
-
-
-def _missing(name: str) -> ParallelError:
-    return ParallelError(
-        f"the workers of {name} have no parallelkit: run there `pip install "
-        f"parallelkit=={own_version()}`, or let it be sent by Pool(backend='dask', upload=True)"
-    )
-
-
-async def _patiently(client: Any, awaitable: Any) -> Any:
-    """Await what may take long, while the scheduler answers."""
-    task = asyncio.ensure_future(awaitable)
-    try:
-        while not (await asyncio.wait([task], timeout=SILENT))[0]:
-            await asyncio.wait_for(client.scheduler.ncores(workers=None), SILENT)
-        return task.result()
-    finally:
-        task.cancel()
-
-
-# --- clients -------------------------------------------------------------------------------------
-
-_lock = threading.RLock()
-_clients: dict[str, Any] = {}  # by address, those of ours
-_ours: list[Any] = []  # a client, and the `Local` that it is connected to
-_seen: dict[int, tuple[Any, float, dict[str, int]]] = {}  # by the id of a client
-_checked: dict[int, Any] = {}  # clients whose workers were looked at, by their id
-
-
-def _distributed() -> Any:
-    try:
-        import distributed
-        import distributed.utils_comm
-    except ImportError as error:
-        raise ParallelError(
-            "backend='dask' needs Dask; run: pip install 'parallelkit[dask]'"
-        ) from error
-    asking: Any = distributed.utils_comm
-    if asking.random is random:  # the choice of whom it asks would use up the script's numbers
-        asking.random = random.Random()  # noqa: S311
-    return distributed
-
-
-def _client(options: Options) -> Any:
-    """Client for these options, connected if there is none yet."""
-    distributed = _distributed()
-    with _lock:
-        if options.address is not None:
-            client = _clients.get(options.address)
-            if client is None or client.status != "running":
-                client = _clients[options.address] = _connected(distributed, options.address)
-            return client
-        try:
-            client = distributed.get_client(timeout=0)
-        except ValueError:  # there is none
-            pass
-        else:
-            if client.asynchronous:
-                raise ParallelError(
-                    "the Dask client that is there is asynchronous, and would wait for itself; "
-                    "give address= for one of our own"
-                )
-            return client
-        if not _ours or _ours[0].status != "running" or not _ours[1].running:
-            _end(_ours)
-            local = Local()
-            _ours[:] = [_connected(distributed, local.address), local]
-        return _ours[0]
-
-
-def _connected(distributed: Any, address: str) -> Any:
-    try:
-        return distributed.Client(address, timeout=CONNECT, set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ParallelError(
-            f"no Dask scheduler answers at {address} within {CONNECT:g} seconds ({error}); "
-            "is it running, and can this machine reach it?"
-        ) from error
-
-
-def shutdown() -> None:
-    """End the clients and the cluster that were started here."""
-    with _lock:
-        ending = [*_clients.values(), *_ours]
-        _clients.clear()
-        _ours.clear()
-        _checked.clear()
-        _seen.clear()
-    _end(ending)
-
-
-def _end(what: list[Any]) -> None:
-    for one in what:
-        with suppress(Exception):  # one that is gone is closed
-            one.close()
-
-
-def _after_fork() -> None:
-    """In a forked child, which has none of the threads that a client lives by."""
-    global _lock
-    _lock = threading.RLock()
-    for local in _ours[1:]:
-        local.leave()
-    _clients.clear()
-    _ours.clear()
-    _checked.clear()
-    _seen.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-# --- what the workers have -----------------------------------------------------------------------
-
-
-def _workers(client: Any) -> dict[str, int]:
-    """Workers and their threads, as they were within the last second."""
-    now = time.monotonic()
-    known = _seen.get(id(client))
-    if known is None or known[0] is not client or now - known[1] > LOOK:
-        found = _asked(client, client.scheduler.ncores, workers=None)
-        _seen[id(client)] = known = client, now, dict(found)
-    return known[2]
-
-
-def _check(client: Any, options: Options) -> None:
-    """Raise if workers have other versions than this process, or no parallelkit.
-
-    Once for a client: those that come later tell it with their first chunk.
-    """
-    if _checked.get(id(client)) is client or not DaskCluster(client).slots():
-        return
-    if options.upload:
-        _upload(client)
-    found = client.run(_versions, on_error="return")
-    mine = _versions()
-    for address, theirs in found.items():
-        if isinstance(theirs, BaseException) and is_missing(theirs):
-            raise _missing(f"Dask (worker {address})")
-        if isinstance(theirs, BaseException):
-            continue  # it has gone at this moment
-        for name, version in mine.items():
-            if theirs[name] != version:
-                raise ParallelError(
-                    f"the Dask worker {address} has {name} {theirs[name]}, this process "
-                    f"{version}: caller and workers must have the same versions, since functions "
-                    "travel as code"
-                )
-    _checked[id(client)] = client
-
-
-def _versions() -> dict[str, str]:
-    """Versions that must be the same."""
-    return dict(made_with())
-
-
-def _upload(client: Any) -> None:
-    """Send this package to all workers, also to those that come later."""
-    root = Path(sys.modules["parallelkit"].__path__[0])
-    with tempfile.TemporaryDirectory(prefix="parallelkit-") as folder:
-        target = Path(folder) / "parallelkit.zip"
-        with zipfile.ZipFile(target, "w") as file:
-            for path in sorted(root.rglob("*.py")):
-                file.write(path, Path("parallelkit") / path.relative_to(root))
-        client.upload_file(str(target))
-
-
-# --- the backend ---------------------------------------------------------------------------------
-
-
 def reach(options: Options) -> tuple[int, float, bool]:
     """Threads of all workers, and how far away they are."""
-    cluster = DaskCluster(_client(options))
+    cluster = DaskCluster(dask_clients.client_for(options))
     return cluster.slots(), PACE, False
 
 
 def pool_for(options: Options, workers: int, level: int, wished: bool) -> FuturesPool:  # noqa: ARG001 - as all backends
     """Pool for one call."""
-    client = _client(options)
-    _check(client, options)
-    return FuturesPool(DaskCluster(client), workers if wished else None, options, PACE)
+    client = dask_clients.client_for(options)
+    cluster = DaskCluster(client)
+    cluster.slots()  # or tell that the scheduler is lost
+    dask_clients.check(client, options)
+    return FuturesPool(cluster, workers if wished else None, options, PACE)
 
 
 def prepare(options: Options) -> None:  # noqa: ARG001 - as all backends
     """Import Dask, or say what to install."""
-    _distributed()
+    dask_clients.distributed()

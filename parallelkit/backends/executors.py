@@ -12,8 +12,9 @@ from typing import Any
 from ..errors import ParallelError
 from ..options import Options
 from ..place import host
-from ..worker.remote import Parcel
-from .futures import AGAIN, FuturesPool, outcome
+from ..worker.parcel import Parcel
+from .cluster import AGAIN, outcome
+from .futures import FuturesPool
 
 __all__ = ["ExecutorCluster", "pool_for", "prepare", "reach"]
 

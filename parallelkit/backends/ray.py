@@ -17,8 +17,10 @@ from typing import Any
 
 from ..errors import ParallelError
 from ..options import Options
-from ..worker.remote import Parcel, own_version
-from .futures import AGAIN, DIED, FuturesPool, is_missing, outcome
+from ..worker.parcel import Parcel
+from ..worker.versions import own_version
+from .cluster import AGAIN, DIED, is_missing, outcome
+from .futures import FuturesPool
 
 __all__ = ["RayCluster", "pool_for", "prepare", "reach", "shutdown"]
 
