@@ -17,7 +17,7 @@ from collections.abc import (
 from concurrent.futures import Executor, Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from .background.futures import Desk, in_thread
 from .engine import run as engine
@@ -44,7 +44,8 @@ class Pool:
     ----------
     workers : int, optional
         How many work at a time; by default this level's share of the cores. -1 means all cores,
-        -2 all but one.
+        -2 all but one. ``"fair"``: this program's part of them, beside other programs of the same
+        user that ask for the same.
     backend : {"process", "thread", "serial", "auto", "dask", "ray"} or Executor
         ``"auto"`` takes processes where threads share one interpreter lock, else threads.
         ``"dask"`` and ``"ray"`` run items on a cluster, and so does any executor of
@@ -73,7 +74,7 @@ class Pool:
 
     def __init__(
         self,
-        workers: int | Unset | None = UNSET,
+        workers: int | Literal["fair"] | Unset | None = UNSET,
         backend: str | Executor | Unset | None = UNSET,
         **options: Any,
     ) -> None:

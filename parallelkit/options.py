@@ -70,7 +70,7 @@ MOST_THREADS = 1 << 15
 class Options:
     """Options of a :class:`Pool`, checked. See *Options* in the documentation."""
 
-    workers: int | None = None
+    workers: int | None = None  # given, it may be "fair" too
     backend: str | Executor = "process"
     progress: bool | str | Mapping[str, Any] = False
     on_error: str = "raise"
@@ -97,8 +97,12 @@ class Options:
     address: str | None = None
     upload: bool = False
     named: bool = False  # no option: whether the pool itself was given its backend
+    fair: bool = False  # no option: what workers="fair" becomes
 
     def __post_init__(self) -> None:  # noqa: C901, PLR0912 - a check for each option
+        if isinstance(self.workers, str) and self.workers == "fair":
+            object.__setattr__(self, "workers", None)
+            object.__setattr__(self, "fair", True)
         _whole("workers", self.workers, none=True)
         if self.workers == 0:
             raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
@@ -149,7 +153,7 @@ class Options:
             )
 
 
-NAMES = tuple(field.name for field in fields(Options) if field.name != "named")
+NAMES = tuple(field.name for field in fields(Options) if field.name not in ("named", "fair"))
 _DEFAULTS = {field.name: field.default for field in fields(Options)}
 
 
@@ -415,7 +419,7 @@ def _set_process(layers: list[dict[str, Any]]) -> None:
 
 PREFIX = "PARALLELKIT_"
 _FROM_TEXT: dict[str, Callable[[str], Any]] = {
-    "workers": int,
+    "workers": lambda text: text if text == "fair" else int(text),
     "backend": str,
     "address": str,
     "progress": lambda text: {"0": False, "false": False, "1": True, "true": True}.get(

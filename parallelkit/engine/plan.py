@@ -80,7 +80,7 @@ class Plan:
         return Nesting(self.level, base + (rank % busy < extra) or 1)
 
 
-def plan(  # noqa: C901 - the rule table
+def plan(  # noqa: C901, PLR0912 - the rule table
     options: Options, here: Nesting, takes_rng: bool = False
 ) -> Plan:
     """Decide for a call with `options` made at `here`.
@@ -90,6 +90,10 @@ def plan(  # noqa: C901 - the rule table
     backend = options.backend if isinstance(options.backend, str) else "executor"
     if backend == "auto":
         backend = "process" if host.has_gil() else "thread"
+    if options.fair and here.level == 0:
+        from ..place import fair  # nobody else needs it
+
+        here = Nesting(0, fair.share(here.cores))
     if backend in _ELSEWHERE:
         if here.level == 0 or (backend == "executor" and foreign_worker()):
             return _there(backend, options, here, takes_rng)

@@ -332,3 +332,6 @@ def shutdown() -> None:
     >>> pk.shutdown()
     """
     end_all()
+    fair = sys.modules.get("parallelkit.place.fair")  # imported by who has asked for it
+    if fair is not None and hasattr(fair, "leave"):
+        fair.leave()

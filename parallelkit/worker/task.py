@@ -276,6 +276,8 @@ class Task:
         workers = self.configured.get("workers")
         if workers is None:
             return self.configured
+        if workers == "fair":  # which is for the program as a whole
+            return {name: value for name, value in self.configured.items() if name != "workers"}
         # Where cores are not a worker's alone, and where the number says no more than all of them.
         if self.configured.get("nested") == "process" or workers >= max(self.cores, 1):
             return {name: value for name, value in self.configured.items() if name != "workers"}

@@ -1,0 +1,127 @@
+"""Cores shared out among the programs of one user on one machine that ask for it.
+
+Each program keeps a file in a folder of the user's, and a lock on it for as long as it lives, which
+the system lets go whatever ends it. Whoever looks tries the locks of the others: a file that is not
+locked is left over, and is removed. Programs that do not ask for a fair share are not counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+import time
+from typing import Any
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # not on this system: each program is alone
+    fcntl = None
+
+__all__ = ["leave", "share"]
+
+OFTEN = 0.5  # seconds between two looks at who is there
+
+_lock = threading.RLock()
+_own: tuple[int, int, str] | None = None  # process, descriptor and path of the file of this program
+_seen: tuple[float, int, int] = 0.0, 0, 1  # when who was there: rank of this program, and how many
+
+
+def share(cores: int) -> int:
+    """How many of `cores` are this program's, which is counted from now on; at least one."""
+    global _seen
+    if fcntl is None:
+        return cores
+    with _lock:
+        now = time.monotonic()
+        if _own is None or _own[0] != os.getpid() or not now - _seen[0] < OFTEN:
+            try:
+                _seen = (now, *_look())
+            except OSError:  # no folder to write to, or somebody else's
+                _seen = now, 0, 1
+        _, rank, programs = _seen
+    base, extra = divmod(cores, programs)
+    return max(1, base + (rank < extra))
+
+
+def leave() -> None:
+    """Be counted no more, until the next time."""
+    global _own
+    with _lock:
+        own, _own = _own, None
+        if own is not None and own[0] == os.getpid():
+            with contextlib.suppress(OSError):
+                os.unlink(own[2])
+                os.rmdir(os.path.dirname(own[2]))  # who is the last
+            os.close(own[1])
+
+
+def _look() -> tuple[int, int]:
+    while True:
+        folder = _folder()
+        try:
+            mine = _entered(folder)
+            break
+        except FileNotFoundError:  # who was the last here has just taken the folder away
+            continue
+    names = sorted(name for name in os.listdir(folder) if name == mine or _alive(folder, name))
+    return names.index(mine), len(names)
+
+
+def _folder() -> str:
+    """The folder of this user's programs.
+
+    Raises
+    ------
+    OSError
+        If it is not this user's alone.
+    """
+    user = os.getuid()
+    folder = os.path.join(tempfile.gettempdir(), f"parallelkit-fair-{user}")
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    found = os.lstat(folder)
+    if found.st_uid != user or found.st_mode & 0o077 or os.path.islink(folder):
+        raise PermissionError(folder)
+    return folder
+
+
+def _entered(folder: str) -> str:
+    """Name of the file of this program, made and locked if it is not there."""
+    global _own
+    if _own is not None and _own[0] == os.getpid() and os.path.exists(_own[2]):
+        return os.path.basename(_own[2])
+    if _own is not None:  # a copy of the parent's, which keeps its lock; or somebody has removed it
+        os.close(_own[1])
+        _own = None
+    while True:
+        name = f"{os.getpid()}-{os.urandom(4).hex()}"
+        path = os.path.join(folder, name)
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # A lock of the process, not of the descriptor: what is forked from here has none.
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        if os.path.exists(path):  # else it was taken for left over before it was locked
+            _own = os.getpid(), file, path
+            return name
+        os.close(file)
+
+
+def _alive(folder: str, name: str) -> bool:
+    """Whether the program of a file lives; its file goes if it does not."""
+    path = os.path.join(folder, name)
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return False
