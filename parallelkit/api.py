@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import warnings
 import weakref
 from collections.abc import (
     AsyncIterable,
@@ -22,7 +23,7 @@ from typing import Any, Literal, Self, TypeVar
 from .background.futures import Desk, in_thread
 from .engine import run as engine
 from .engine.plan import plan
-from .errors import ParallelError
+from .errors import ParallelError, outside
 from .options import UNSET, Options, Resolver, Unset
 from .place.nesting import nesting
 from .values.call import Call, apply_call, apply_row
@@ -295,6 +296,7 @@ class Pool:
         return self._resolve()
 
 
+_warned: set[tuple[str | None, str, str]] = set()  # functions with **kwargs, and a keyword
 _MISTAKEN = frozenset(("workers", "progress", "timeout", "store"))
 
 
@@ -312,13 +314,18 @@ def _call(
 def _check_mistaken(name: str, func: Callable[..., Any]) -> None:
     try:
         parameters = inspect.signature(func).parameters
-    except (TypeError, ValueError):  # some built-in functions do not tell
+    except Exception:  # noqa: BLE001 - some built-in functions do not tell, and some objects
         return
-    if name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    if name in parameters:
         return
     where = "a sweep: pk.Sweep(store=...)" if name == "store" else f"the pool: pk.Pool({name}=...)"
     told = f"keywords of a call belong to its function; options live on {where}"
-    raise TypeError(f"the function {func!r} takes no {name}=: {told}")
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise TypeError(f"the function {func!r} takes no {name}=: {told}")
+    place = getattr(func, "__module__", None), getattr(func, "__qualname__", repr(func)), name
+    if place not in _warned:
+        _warned.add(place)
+        warnings.warn(f"{name}= goes to the function {func!r}: {told}", stacklevel=outside())
 
 
 def _made(options: dict[str, Any]) -> Pool:

@@ -21,6 +21,7 @@ item; it is never wrapped in one of these. Bad options and bad input meet the bu
 from __future__ import annotations
 
 import pickle
+import sys
 from typing import Any
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "TransportError",
     "WorkerDied",
     "assign",
+    "outside",
 ]
 
 IN_INITIALIZER = "in the initializer of a worker"  # the note on what an initializer raises
@@ -138,3 +140,12 @@ class LeftBehind:
         raise AttributeError(
             f"no {name!r}: this is {self!r}; use it where the error is raised, or backend='thread'"
         )
+
+
+def outside() -> int:
+    """How far up the caller of this package is, for a warning's line."""
+    level, frame = 1, sys._getframe(1)  # noqa: SLF001 - there is no other way
+    package = __name__.partition(".")[0]
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -125,6 +125,28 @@ def test_function_of_a_module(pool, kind):
     assert pool().map(function, range(12)) == [function(x) for x in range(12)]
 
 
+class Odd:
+    """Whatever it is asked for beside what it has, it raises no AttributeError."""
+
+    def __getattr__(self, name):
+        raise KeyError(name)
+
+    def __reduce__(self):
+        return Odd, ()
+
+    def __call__(self, x, y=1):
+        return x + y
+
+
+def test_an_object_that_has_attributes_of_its_own_making(pool):
+    """What a callable answers when it is asked for attributes does not matter, as in a loop."""
+    own = pool()
+    assert own.map(Odd(), range(3)) == [1, 2, 3]
+    assert list(own.imap(Odd(), range(3), y=2)) == [2, 3, 4]
+    assert own.starmap(Odd(), [(1, 2)]) == [3]
+    assert own.submit(Odd(), 1).result() == 2
+
+
 def test_closures_and_local_classes(pool):
     """A local function sees its surroundings, and results of a local class are of that very class."""
     offset = 5

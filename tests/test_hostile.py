@@ -156,6 +156,28 @@ for file in files:
 """)
 
 
+def test_shared_arrays_whose_descriptors_the_program_closes(hostile):
+    """They do not become what has the same number now; they can be read here, and shared again."""
+    hostile("""
+import numpy as np
+one = pk.share(np.arange(100_000))
+assert pk.map(np.sum, [one]) == [one.sum()]
+os.closerange(3, 256)
+other = pk.share(np.arange(100_000) * 2)
+mine = [os.memfd_create('mine') for _ in range(100)]
+try:
+    pk.map(np.sum, [one])
+except pk.TransportError as error:
+    assert "os.closerange" in str(error), error
+else:
+    raise AssertionError("it has travelled")
+assert pk.map(np.sum, [other, pk.share(one.copy())]) == [other.sum(), one.sum()]
+del one
+for file in mine:
+    assert os.write(file, b"x") == 1
+""")
+
+
 def test_a_parent_that_ignores_its_children(hostile):
     """SIGCHLD may be ignored, as servers do it: children then vanish without an exit code."""
     source = """

@@ -330,3 +330,29 @@ def test_sizes_with_units(monkeypatch):
         assert own._resolve().max_nbytes == 1 << 20
     with pytest.raises(ValueError, match="memory_limit must be a number of bytes, or a text such"):
         pk.Pool(memory_limit="much")
+
+
+def takes_any(x, **settings):
+    """Takes what it is given."""
+    return x, settings
+
+
+def takes_timeout(x, timeout):
+    """Has a parameter that is also called like an option."""
+    return x, timeout
+
+
+def test_options_that_are_given_to_a_function():
+    """What the function does not take is refused; what it may only take by accident, told once."""
+    with pytest.raises(TypeError, match=r"takes no workers=: .*the pool: pk.Pool\(workers=...\)"):
+        pk.map(abs, [1], workers=2)
+    with pytest.raises(TypeError, match=r"a sweep: pk.Sweep\(store=...\)"):
+        list(pk.imap(lambda x: x, [1], store="runs.db"))
+    with pytest.warns(
+        UserWarning, match=r"workers= goes to the function .*pk.Pool\(workers=...\)"
+    ) as told:
+        assert pk.map(takes_any, [1], workers=2) == [(1, {"workers": 2})]
+    assert told[0].filename == __file__
+    assert pk.map(takes_any, [1], workers=2) == [(1, {"workers": 2})]  # which warns no more
+    assert pk.map(takes_any, [1], depth=2) == [(1, {"depth": 2})]
+    assert pk.map(takes_timeout, [1], timeout=2) == [(1, 2)]

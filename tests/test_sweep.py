@@ -80,6 +80,33 @@ def test_a_sample_begins_like_a_shorter_one():
     assert all(type(p["rate"]) is float and p["kind"] in "ab" for p in long)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1000])
+def test_a_sample_of_lists_draws_none_twice(count):
+    """All combinations come once, in an order that the seed gives; a longer one begins the same."""
+    draws = {"a": range(count), "b": ["x", "y", "z"]}
+    drawn = [tuple(p.values()) for p in pk.sample(3 * count, 7, **draws)]
+    assert sorted(drawn) == [(a, b) for a in range(count) for b in "xyz"]
+    assert [tuple(p.values()) for p in pk.sample(count, 7, **draws)] == drawn[:count]
+    if count > 2:
+        assert [tuple(p.values()) for p in pk.sample(3 * count, 8, **draws)] != drawn
+        assert drawn != sorted(drawn)
+
+
+def test_a_sample_of_lists_is_even():
+    """Each combination comes first about as often as any other."""
+    first = collections.Counter(pk.sample(1, seed, a=range(5))[0]["a"] for seed in range(2000))
+    assert all(320 < first[a] < 480 for a in range(5))  # 400, by 4.5 standard deviations
+
+
+def test_a_sample_of_lists_that_are_too_short():
+    """There is a warning, and all that there is."""
+    with pytest.warns(UserWarning, match="only 4 combinations to draw 9 points from"):
+        points = pk.sample(9, a=[1, 2], b=[3, 4])
+    assert sorted(tuple(p.values()) for p in points) == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    many = pk.sample(5, 1, **{f"p{i}": range(1000) for i in range(9)})
+    assert len({tuple(point.values()) for point in many}) == 5
+
+
 def test_a_sample_draws_from_scipy():
     """Distributions with rvs(random_state=) are drawn from."""
     stats = pytest.importorskip("scipy.stats")

@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from types import MethodType
 from typing import Any
 
 try:
@@ -42,7 +43,7 @@ class Lock:
     """
 
     def __init__(self, func: Callable[..., Any]) -> None:
-        self._func = getattr(func, "__func__", func)
+        self._func = func.__func__ if isinstance(func, MethodType) else func
         try:
             self.known = self._func in _known
         except TypeError:  # it has no hash, or cannot be referred to weakly

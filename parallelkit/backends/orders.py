@@ -15,6 +15,7 @@ import os
 from typing import Any
 
 from ..errors import ParallelError, RemoteTraceback, TransportError, assign
+from ..place.recording import called
 from ..transport import pickling
 from ..transport.pickling import Pickled
 from ..transport.refusals import is_refused, refusal
@@ -46,7 +47,7 @@ class There(Dispatch):
         # The place is found where the work arrives: what it would be here is of no account.
         task.places, task.cores = [task.places[0]._replace(cores=1)], 1
         self._head = head()
-        self._name = getattr(task.func, "__name__", None) or type(task.func).__name__
+        self._name = called(task.func) or type(task.func).__name__
         try:
             pickled = _ready(pickling.dumps(task.state(carried()), together=True))
         except KeyboardInterrupt:

@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ..backends import TABLE, end_all, prepare
@@ -158,13 +159,13 @@ class _Costs:
 
     def of(self, func: Callable[..., Any]) -> float:
         """Seconds; 0.0 where nothing is known."""
-        func = getattr(func, "__func__", func)
+        func = func.__func__ if isinstance(func, MethodType) else func
         known = self._seconds.get(id(func))
         return 0.0 if known is None or known[0]() is not func else known[1]
 
     def learn(self, func: Callable[..., Any], seconds: float) -> None:
         """Remember a call. The longer ones count: what is taken for quick is not shared out."""
-        func = getattr(func, "__func__", func)
+        func = func.__func__ if isinstance(func, MethodType) else func
         before = self.of(func)
         seconds = max(seconds, (before + seconds) / 2) if before else seconds
         try:

@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from ..errors import SweepInterrupted
+from ..errors import SweepInterrupted, outside
 from .layout import Layout
 from .records import Kept, Names, Record, named_results
 from .row import Row
 from .running import Run
-from .store import Store, outside
+from .store import Store
 from .stored import Stored
 from .table import Table
 

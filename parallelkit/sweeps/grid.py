@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from ..errors import outside
 
 __all__ = ["Point", "Points", "as_points", "grid", "sample"]
 
 Point = dict[str, Any]
+_TURNS = 6  # of the network by which points are shuffled; four are known to be enough
 
 
 class Points:
@@ -125,6 +131,38 @@ class _Sample(Points):
         return f"<parallelkit.sample of {self._length} points ({', '.join(self._draws)})>"
 
 
+class _Shuffled(Points):
+    """The first points of a grid in random order, none twice."""
+
+    def __init__(self, length: int, entropy: Any, combinations: Points) -> None:
+        self._length = length
+        self._key = str(entropy).encode()
+        self._combinations = combinations
+        # The least number of bits that counts them all, as two halves.
+        self._half = max(1, -(-(len(combinations) - 1).bit_length() // 2))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Point:
+        place = self._permuted(_checked(index, self._length))
+        while place >= len(self._combinations):  # it is a permutation, so this comes to an end
+            place = self._permuted(place)
+        return self._combinations[place]
+
+    def _permuted(self, place: int) -> int:
+        """Another place for each, by a Feistel network: a permutation that needs no memory."""
+        left, right = place >> self._half, place & ((1 << self._half) - 1)
+        for turn in range(_TURNS):
+            told = b"%d %d %b" % (turn, right, self._key)
+            drawn = int.from_bytes(hashlib.blake2b(told, digest_size=16).digest(), "little")
+            left, right = right, left ^ (drawn & ((1 << self._half) - 1))
+        return left << self._half | right
+
+    def __repr__(self) -> str:
+        return f"<parallelkit.sample of {self._length} of {len(self._combinations)} points>"
+
+
 class _Listed(Points):
     def __init__(self, points: Sequence[Point]) -> None:
         self._points = points
@@ -218,11 +256,17 @@ def sample(n: int, seed: int | None = None, /, **draws: Any) -> Points:
         stored sweep over them begins anew: give one if it is to go on after a crash.
     **draws
         For each parameter: a distribution with a method ``rvs(random_state=...)``, as scipy's; or
-        a callable that takes a ``numpy.random.Generator``; or a list to choose from.
+        a callable that takes a ``numpy.random.Generator``; or a list to choose from. Where all are
+        lists, no combination is drawn twice.
 
     Returns
     -------
     Points
+
+    Warns
+    -----
+    UserWarning
+        If there are fewer than `n` combinations: they are all drawn, once.
 
     Raises
     ------
@@ -237,6 +281,9 @@ def sample(n: int, seed: int | None = None, /, **draws: Any) -> Points:
     True
     >>> list(points) == list(points)
     True
+    >>> colors = pk.sample(3, 42, color=["red", "green", "blue"])
+    >>> sorted(point["color"] for point in colors)
+    ['blue', 'green', 'red']
     """
     _whole("n", n)
     if seed is not None:
@@ -244,7 +291,18 @@ def sample(n: int, seed: int | None = None, /, **draws: Any) -> Points:
     import numpy as np
 
     entropy = np.random.SeedSequence(seed).entropy
-    return _Sample(int(n), entropy, {name: _draw(name, how) for name, how in draws.items()})
+    drawn = {name: _draw(name, how) for name, how in draws.items()}
+    # Of so many that they cannot be counted none comes twice anyway.
+    if draws and all(map(_is_list, draws.values())) and _count(draws) <= sys.maxsize:
+        combinations = grid(**draws)
+        if n > len(combinations):
+            warnings.warn(
+                f"there are only {len(combinations)} combinations to draw {n} points from: each is "
+                "drawn once; repeats= runs each several times",
+                stacklevel=outside(),
+            )
+        return _Shuffled(min(int(n), len(combinations)), entropy, combinations)
+    return _Sample(int(n), entropy, drawn)
 
 
 def as_points(points: Any) -> Points:
@@ -290,12 +348,20 @@ def _draw(name: str, how: Any) -> Callable[[Any], Any]:
         return lambda rng: _plain(how.rvs(random_state=rng))
     if callable(how):
         return lambda rng: _plain(how(rng))
-    if isinstance(how, (list, tuple, range)) and how:
+    if _is_list(how):
         return lambda rng: how[int(rng.integers(len(how)))]
     raise TypeError(
         f"{name!r} is drawn from {how!r}; give a distribution with a method rvs, "
         "a callable that takes a numpy.random.Generator, or a list to choose from"
     )
+
+
+def _count(lists: Mapping[str, Any]) -> int:
+    return math.prod(map(len, lists.values()))
+
+
+def _is_list(how: Any) -> bool:
+    return isinstance(how, (list, tuple, range)) and len(how) > 0
 
 
 def _plain(value: Any) -> Any:

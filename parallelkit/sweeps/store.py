@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import sys
 import threading
 import time
 import warnings
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from ..errors import StoreError
+from ..errors import StoreError, outside
 from ..place.sigint import Shield
 from .artifacts import Files, folder_of
 from .code import Code, changes, listed
@@ -34,7 +33,7 @@ from .identity import check
 from .records import Record, named_results
 from .values import Encoded, NotPlain, encode
 
-__all__ = ["Store", "Writing", "outside"]
+__all__ = ["Store", "Writing"]
 
 INTERVAL = 0.1  # seconds for which results may wait to be stored
 CHECKED = 0.5  # seconds for which they may be in the journal beside the file alone
@@ -379,12 +378,3 @@ def _told(path: str, writing: Writing, count: int, older: int, changed: list[str
         f"{rows} of {writing.identity['function']} in {path!r} were computed with other code: "
         f"{clean(listed(changed))} changed since; {ways}"
     )
-
-
-def outside() -> int:
-    """How far up the caller of this package is, for a warning's line."""
-    level, frame = 1, sys._getframe(1)  # noqa: SLF001 - there is no other way
-    package = __name__.partition(".")[0]
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
-        frame, level = frame.f_back, level + 1
-    return level

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import TransportError
 from .byvalue import ByValuePickler
 from .shared import FileMap, Shared, attach, byte_bounds, home, open_file
 
@@ -98,6 +99,11 @@ class ArrayPickler(ByValuePickler):
         if id(obj) in _BY_NAME:
             return NotImplemented
         if type(obj) is Shared:
+            if obj.is_lost():
+                raise TransportError(
+                    "the program has closed the descriptor of a shared array (os.closerange?); "
+                    "give a copy of it, or share it again: pk.share(array.copy())"
+                )
             self.shared.append(obj)
             return attach, (obj.token,)
         if type(obj) is _File:

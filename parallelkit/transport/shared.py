@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import TransportError
 from ..options import configured
+from ..place.descriptors import identity, keep
 from ..place.nesting import in_worker_process
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Shared(mmap.mmap):
 
     address: int
     fd = -1
+    identity: tuple[int, int] | None
     token: str
 
     def __new__(cls, fd: int, size: int, token: str) -> Self:
@@ -81,6 +83,7 @@ class Shared(mmap.mmap):
                 os.close(fd)
             raise
         self.fd = fd
+        self.identity = identity(fd)
         self.token = token
         self.address = _address(self)
         _mapped[token] = self
@@ -88,7 +91,14 @@ class Shared(mmap.mmap):
 
     def __del__(self, close: Any = os.close) -> None:
         if self.fd >= 0:
-            close(self.fd)
+            if self.is_lost():
+                keep(self)  # its end would close what is somebody else's by now
+            else:
+                close(self.fd)
+
+    def is_lost(self) -> bool:
+        """Whether the program has closed its descriptor; the memory is still there."""
+        return self.fd >= 0 and identity(self.fd) != self.identity
 
     @classmethod
     def create(cls, size: int, folder: str | None, reserve: bool = True) -> Shared:

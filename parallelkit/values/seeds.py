@@ -169,7 +169,7 @@ def takes_rng(func: Callable[..., Any], positional: int, names: frozenset[str]) 
         return False
     try:
         return _lacks_rng(func, positional)
-    except TypeError:  # it cannot be hashed
+    except Exception:  # noqa: BLE001 - it cannot be hashed, or compared
         return _lacks_rng.__wrapped__(func, positional)
 
 
@@ -184,7 +184,10 @@ def draws(call: Call) -> bool:
 def needs(call: Call) -> bool:
     """Whether the items of `call` cannot be run without an ``rng`` that nobody gives them."""
     func = call.inner
-    code = getattr(func, "__code__", None)
+    try:
+        code = getattr(func, "__code__", None)
+    except Exception:  # noqa: BLE001 - an object with attributes of its own making
+        code = None
     if func is None or (code is not None and "rng" not in code.co_varnames):  # the quick way out
         return False
     if _here.get() is not None or not draws(call):
@@ -206,7 +209,7 @@ def fresh() -> int:
 def _lacks_rng(func: Callable[..., Any], positional: int) -> bool:
     try:
         parameters = list(inspect.signature(func).parameters.values())
-    except (TypeError, ValueError):  # some built-in functions do not tell
+    except Exception:  # noqa: BLE001 - some built-in functions do not tell, and some objects
         return False
     for position, parameter in enumerate(parameters):
         if parameter.name == "rng":
