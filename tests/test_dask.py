@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -308,6 +309,39 @@ def test_workers_come_and_go(folder):
         assert len(list(results)) == 299
         assert ended([gone])
         pk.shutdown()
+
+
+ALONE = (
+    "unshare",
+    *(() if os.geteuid() == 0 else ("-Ur",)),
+    "-nmpf",
+    "--mount-proc",
+    "--kill-child",
+)
+THREE_HOSTS = """('host2', False, '/', False) ('host3', False, '/', False)
+True
+[(2, [True])]
+True
+a keyword or the function lies in memory of pk.share, which workers
+True
+"""
+
+
+@pytest.mark.skipif(
+    not (shutil.which("unshare") and shutil.which("ip")),
+    reason="network namespaces need unshare, ip",
+)
+def test_three_hosts(tmp_path):
+    """Workers on machines with no file, memory or name in common with this one; one of them leaves."""
+    if subprocess.run(
+        [*ALONE, "ip", "link", "add", "switch", "type", "bridge"], check=False
+    ).returncode:
+        pytest.skip("no network namespaces here")
+    path = tmp_path / "script.py"  # not to be seen by the workers
+    path.write_text((Path(__file__).parent / "scripts" / "three_hosts.py").read_text())
+    command = [*ALONE, sys.executable, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert ran.stdout == THREE_HOSTS, ran.stderr
 
 
 @pytest.mark.parametrize("name", ["dask", "ray"])
