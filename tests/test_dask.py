@@ -257,6 +257,19 @@ def test_the_scheduler_is_lost(monkeypatch, how):
         pk.shutdown()
 
 
+def test_a_client_that_is_closed():
+    """A call that is under way ends with an error, and the next one connects anew."""
+    with scheduler_and_workers(1) as (address, _, _):
+        pool = pk.Pool(backend="dask", address=address, chunksize=1)
+        results = pool.imap(increment, range(1_000_000))
+        next(results)
+        pk.shutdown()
+        with pytest.raises(pk.ParallelError, match=f"Dask .scheduler {address}. was lost"):
+            list(results)
+        assert pool.map(increment, [1]) == [2]
+        pk.shutdown()
+
+
 BARE = """
 import sys
 sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]

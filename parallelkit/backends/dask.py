@@ -65,10 +65,13 @@ class DaskCluster:
         if handle.status != "finished":
             return False
         try:
-            found = asked(self._client, self._client.scheduler.who_has, keys=[handle.key])
+            found = asked(self._client, self._held_by, handle.key)
         except Unasked:  # whatever is wrong with it, it is put anew
             return False
         return bool(found.get(handle.key))
+
+    async def _held_by(self, key: str) -> Any:
+        return await self._client.scheduler.who_has(keys=[key])
 
     def submit(self, name: str, func: Callable[..., Any], *args: Any) -> Any:
         """Start a call, under a name that the dashboard shows."""

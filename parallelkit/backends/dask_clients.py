@@ -66,12 +66,16 @@ def asked(client: Any, func: Callable[..., Any], *args: Any, **keywords: Any) ->
     return result
 
 
+async def _ncores(client: Any) -> Any:
+    return await client.scheduler.ncores(workers=None)  # there is none once it is closed
+
+
 async def _patiently(client: Any, awaitable: Any) -> Any:
     """Await what may take long, while the scheduler answers."""
     task = asyncio.ensure_future(awaitable)
     try:
         while not (await asyncio.wait([task], timeout=SILENT))[0]:
-            await asyncio.wait_for(client.scheduler.ncores(workers=None), SILENT)
+            await asyncio.wait_for(_ncores(client), SILENT)
         return task.result()
     finally:
         task.cancel()
@@ -177,7 +181,7 @@ def workers_of(client: Any) -> dict[str, int]:
     now = time.monotonic()
     known = _seen.get(client)
     if known is None or now - known[0] > LOOK:
-        found = asked(client, client.scheduler.ncores, workers=None)
+        found = asked(client, _ncores, client)
         _seen[client] = known = now, dict(found)
     return known[1]
 
