@@ -580,6 +580,15 @@ def dominated(late):
     return a_story(call)
 
 
+def submitted():
+    call = a_call(total=None, endless=True, name="submit")
+    for n in range(200):
+        begin = 10 + n / 100
+        chunk = a_chunk(call, n, begin, begin + 1e-5, taken=begin - 3e-4)
+        chunk.items[0].name = "half"
+    return a_story(call)
+
+
 def frozen():
     calls = [
         a_call(number=str(n), begin=10.0 + n, end=11.0 + n, task_nbytes=80_000_000)
@@ -666,6 +675,7 @@ ADVICE = {
         "import",
     ),
     "too small": (too_small(), "run.py:7: an item of abs takes 10 µs", "slice of the input"),
+    "submitted": (submitted(), "run.py:7: 200 calls such as half are submitted", "pool.map"),
     "one item": (dominated(False), "item 4 of fit took 3 s of the call's 3 s", "cut that item"),
     "late item": (dominated(True), "item 4 of fit took 3 s of the call's 4 s", "long items first"),
     "frozen": (
@@ -680,10 +690,10 @@ ADVICE = {
         "interpreter lock: 4 ran at a time, on 1 cores",
         'backend="process"',
     ),
-    "lock below": (interpreter_lock(2), "interpreter lock", 'nested="process"'),
+    "lock below": (interpreter_lock(2), "interpreter lock", 'nested="auto"'),
     "BLAS": (blas(), "numerical libraries run threads of their own", "blas_threads=1"),
     "memory": (memory(), "the workers' memory came to", "memory_limit="),
-    "few": (few(), "2 items cannot keep 8 workers busy", 'nested="process"'),
+    "few": (few(), "2 items cannot keep 8 workers busy", 'nested="auto"'),
     "start-up": (start_up(), "400 ms of 500 ms went by until workers were there", "kept warm"),
     "results": (results(), "results of load take 200 MB", "shared_empty"),
 }

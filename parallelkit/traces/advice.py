@@ -6,7 +6,7 @@ less than a tenth of a second, or a tenth of the time, could be gained.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from ..place.host import cpu_count, memory
@@ -17,13 +17,14 @@ __all__ = ["advice", "duration"]
 SHORT = 1e-4  # seconds; an item that takes less is not worth a way of its own
 LARGE = 1_000_000  # bytes of a task that is sent again and again
 MOST = 6
+_HELPED = 'which use the cores that are idle (nested="auto" where they are Python loops)'
 
 
 def advice(story: Story) -> list[str]:
     """Return what to change, the most important first."""
     found: list[tuple[float, str]] = []
     for group in _groups(story.top):
-        for rule in (_too_small, _dominated, _few, _frozen, _input, _consumer, _results, _imports):
+        for rule in RULES:
             found += rule(group)
     for group in _groups(story.calls):
         found += _interpreter_lock(group)
@@ -84,6 +85,24 @@ def _too_small(group: list[Call]) -> Found:
         yield lost, f"{told} to a worker and back; {remedy}."
 
 
+def _submitted(group: list[Call]) -> Found:
+    call = group[0]
+    if not call.endless or call.backend == "serial":
+        return
+    chunks = [chunk for one in group for chunk in one.chunks]
+    work, done = sum(c.seconds for c in chunks), sum(c.done for c in chunks)
+    lost = sum(chunk.transport for chunk in chunks)  # whoever submits may have taken the rest
+    if done > 1 and work / done < SHORT and lost > max(work, 0.02):
+        names = Counter(item.name for one in group for item in one.items())
+        name = next((name for name, _ in names.most_common(1) if name), call.name)
+        yield (
+            lost,
+            f"{_at(call)}{done} calls such as {name} are submitted one by one, and take "
+            f"{duration(work / done)} each, less than their way to a worker and back; give "
+            "pool.map the whole list, which sends many in one message, or use a plain loop.",
+        )
+
+
 def _dominated(group: list[Call]) -> Found:
     for call in group:
         items = sorted(call.items(), key=lambda item: -item.seconds)
@@ -106,8 +125,7 @@ def _dominated(group: list[Call]) -> Found:
         else:
             yield (
                 gain,
-                f"{told}; cut that item into several, or let it make calls of its own "
-                '(nested="process" lets idle workers help).',
+                f"{told}; cut that item into several, or let it make calls of its own, {_HELPED}.",
             )
 
 
@@ -121,7 +139,7 @@ def _few(group: list[Call]) -> Found:
         yield (
             gain,
             f"{_at(call)}{call.total} items cannot keep {call.workers} workers busy; "
-            'cut the items smaller, or let them make calls of their own with nested="process".',
+            f"cut the items smaller, or let them make calls of their own, {_HELPED}.",
         )
 
 
@@ -222,7 +240,9 @@ def _interpreter_lock(group: list[Call]) -> Found:
     gain = elapsed - processor / min(call.workers, cpu_count())
     told = f"{_at(call)}threads of {call.name} wait for each other at the interpreter lock: "
     told += f"{busy / elapsed:.2g} ran at a time, on {processor / elapsed:.2g} cores"
-    change = 'give the outer pool nested="process"' if call.level > 1 else 'use backend="process"'
+    change = 'use backend="process"'
+    if call.level > 1:
+        change = 'give the outer pool nested="auto", so that idle workers take such items over'
     if gain > 0.1 * elapsed:
         yield gain, f"{told}; {change}."
 
@@ -294,3 +314,10 @@ def _startup(story: Story) -> Found:
             "there; they are kept warm for later calls, so it weighs less the more there is to "
             "do. For work this short use a plain loop.",
         )
+
+
+# Of calls that no item has made.
+RULES = (
+    *(_too_small, _submitted, _dominated, _few, _frozen),
+    *(_input, _consumer, _results, _imports),
+)
