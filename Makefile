@@ -98,7 +98,9 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Pages that were made for names which are gone would be warnings.
 docs: $(VENV)/.installed-docs
+	rm -rf docs/reference/generated
 	$(BIN)/python -m sphinx -W --keep-going --quiet -d build/doctrees docs build/docs
 	@echo "the documentation: build/docs/index.html"
 

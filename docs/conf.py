@@ -47,6 +47,7 @@ html_theme_options = {
     "logo": {"text": "parallelkit"},
     "navbar_align": "left",
     "navbar_end": ["theme-switcher"],
+    "navbar_persistent": ["search-button"],
     "header_links_before_dropdown": 8,
     "navigation_with_keys": False,
     "show_toc_level": 2,

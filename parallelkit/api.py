@@ -386,11 +386,24 @@ def imap(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) ->
 
     Closing it, or dropping the last reference to it, ends the call and frees the workers.
 
-    Parameters and exceptions are those of :func:`map`.
+    Parameters
+    ----------
+    func : callable
+        Called as ``func(*elements, **frozen)``; any function, also a lambda or a method.
+    *iterables : iterable
+        One for each varying argument. They may be endless.
+    **frozen
+        Keywords that are the same for all items.
 
     Returns
     -------
     iterator
+        It has ``close()``.
+
+    Raises
+    ------
+    BaseException
+        What :func:`map` raises, in its place: after the results of the items before it.
 
     Examples
     --------
@@ -406,6 +419,25 @@ def imap(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) ->
 
 def uimap(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> Iterator[R]:
     """:func:`imap` in the order in which the items finish.
+
+    Parameters
+    ----------
+    func : callable
+        Called as ``func(*elements, **frozen)``; any function, also a lambda or a method.
+    *iterables : iterable
+        One for each varying argument. They may be endless.
+    **frozen
+        Keywords that are the same for all items.
+
+    Returns
+    -------
+    iterator
+        It has ``close()``.
+
+    Raises
+    ------
+    BaseException
+        What :func:`map` raises, as soon as it is known.
 
     Examples
     --------
@@ -427,6 +459,7 @@ def starmap(
     Parameters
     ----------
     func : callable
+        Any function, also a lambda or a method.
     rows : iterable
         Tuples (positional arguments) or dicts (keywords).
     **frozen
@@ -436,6 +469,13 @@ def starmap(
     -------
     list
         Results in input order.
+
+    Raises
+    ------
+    TypeError
+        If `rows` cannot be iterated, or a row is neither a dict nor iterable.
+    BaseException
+        What :func:`map` raises.
 
     Examples
     --------
@@ -457,6 +497,12 @@ def run(calls: Iterable[Callable[[], R]]) -> list[R]:
     Returns
     -------
     list
+        Results in the order of the calls.
+
+    Raises
+    ------
+    BaseException
+        What :func:`map` raises.
 
     Examples
     --------
@@ -490,6 +536,12 @@ def parallel(
     Returns
     -------
     list
+        Results in input order.
+
+    Raises
+    ------
+    BaseException
+        What :func:`map` raises.
 
     Examples
     --------

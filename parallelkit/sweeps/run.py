@@ -368,6 +368,12 @@ def sweep(func: Callable[..., Any], grid: Any, /, **frozen: Any) -> Table:
     Returns
     -------
     Table
+        A row for each point; one that failed is a row too.
+
+    Raises
+    ------
+    TypeError
+        If `func` cannot be called with the parameters of the first point, or a point is no dict.
 
     Examples
     --------
