@@ -7,6 +7,8 @@
 #             under the newest Python with the newest packages (a minute or two each)
 # make test-forked   all tests, with fork servers forked from the caller wherever that is safe
 # make fuzz   random programs and arrays beside what they must give, for ten minutes each (FUZZ=seconds)
+# make test-without   the contract and the faults as on systems that have less than Linux: with each
+#             of the ways that only Linux has switched off (WITHOUT="memfd proc": with these), and all
 # make test-clusters
 #             the whole contract on Dask, Ray, loky and under MPI (CLUSTERS=dask,ray: on these)
 # make test-libraries   a real call of each library that takes a pool of ours
@@ -24,7 +26,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-forked test-clusters test-libraries test-windows fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest test-forked test-without test-clusters test-libraries test-windows fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -61,6 +63,12 @@ test-newest:
 FORKED := PARALLELKIT_FORK_SERVER=forked
 test-forked: $(VENV)/.installed-test
 	$(FORKED) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests
+
+WITHOUT ?= affinity allocate epoll fds forking memfd parent-signal pidfd pipe-signal proc all
+FAULTS := $(patsubst %,tests/test_%.py,ageing crashes death exits fork_server storm timeouts)
+test-without: $(VENV)/.installed-test
+	set -e; for missing in $(WITHOUT); do \
+	    PARALLELKIT_WITHOUT=$$missing $(BIN)/python -m pytest -q $(CONTRACT) $(FAULTS); done
 
 # One engine after the other: each wants the whole machine.
 CLUSTERS ?= loky,dask,ray

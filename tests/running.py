@@ -15,6 +15,9 @@ from helpers import wait_until
 
 import parallelkit as pk
 
+# Variables that say how everything is to be tested, by make.
+OF_TESTS = ("PARALLELKIT_FORK_SERVER", "PARALLELKIT_WITHOUT")
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -41,7 +44,7 @@ def run_script(command, source=None, *, code=0, env=None, cwd=None, timeout=90, 
             **{
                 name: value
                 for name, value in os.environ.items()
-                if not name.startswith("PARALLELKIT_") or name == "PARALLELKIT_FORK_SERVER"
+                if not name.startswith("PARALLELKIT_") or name in OF_TESTS
             },
             "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")])),
             "CONTRACT_TOKEN": token,

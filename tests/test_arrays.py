@@ -4,6 +4,7 @@ import gc
 import os
 import pickle
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from helpers import ended, identity, meet, wait_until
 
 import parallelkit as pk
+from parallelkit.place import system
 
 ONE_START_METHOD = True
 
@@ -361,6 +363,11 @@ def descriptors(_=None):
 
 
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks into /proc")
+needs_memfd = pytest.mark.skipif(not system.MEMFD, reason="memory is looked for by its name")
+tells_maps = pytest.mark.skipif(
+    not os.path.isdir(system.PROC) and sys.platform not in ("darwin", "win32"),
+    reason="without /proc nobody can tell whether a file is what was mapped: it goes by value",
+)
 
 
 @needs_proc
@@ -462,6 +469,7 @@ def views(table):
     ]
 
 
+@tells_maps
 @pytest.mark.parametrize("mode", ["r", "r+", "c"])
 def test_memmaps_travel_by_name(process_pool, file, mode):
     """A memmap and its views arrive as views of the same file, in the same mode."""
@@ -668,6 +676,7 @@ def test_replacements_and_initializers_see_shared_memory(process_pool):
 
 
 @needs_proc
+@needs_memfd
 def test_shared_memory_is_freed_with_its_last_array(process_pool, tmp_path):
     """When the caller has dropped it and the call is over, no process has it any more."""
     own = process_pool(chunksize=1)

@@ -11,7 +11,7 @@ from importlib import metadata
 
 from .. import __version__
 from ..options import configured
-from ..place import forksafe
+from ..place import forksafe, system
 from ..place.host import default_start_method, has_gil, limit
 
 __all__ = ["show"]
@@ -74,7 +74,7 @@ def _fork_server() -> str:
 
 def _segments() -> str:
     """Where large buffers lie, and how much there is."""
-    if hasattr(os, "memfd_create"):
+    if system.MEMFD:
         return f"anonymous memory (memfd), {_available()} of memory available"
     folder = tempfile.gettempdir()
     return f"files in {folder}, {_size(shutil.disk_usage(folder).free)} free"
@@ -82,7 +82,7 @@ def _segments() -> str:
 
 def _available() -> str:
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
+        with open(f"{system.PROC}/meminfo", encoding="ascii") as file:
             for line in file:
                 if line.startswith("MemAvailable:"):
                     return _size(int(line.split()[1]) * 1024)

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+from . import system
 from .host import cpu_count
 
 __all__ = ["granted", "green", "may_have_children"]
@@ -113,7 +114,7 @@ def _count_siblings() -> int:
     try:
         from pathlib import Path
 
-        tasks = Path(f"/proc/{os.getppid()}/task").glob("*/children")
+        tasks = Path(f"{system.PROC}/{os.getppid()}/task").glob("*/children")
         children = [pid for task in tasks for pid in task.read_text().split()]
         return sum(_command(pid) == _command("self") for pid in children)
     except OSError:
@@ -126,7 +127,8 @@ def _command(pid: str) -> bytes:
     The name of the process comes first: a fork server of ours that is forked has another one.
     """
     try:
-        with open(f"/proc/{pid}/comm", "rb") as name, open(f"/proc/{pid}/cmdline", "rb") as file:
+        of = f"{system.PROC}/{pid}"
+        with open(f"{of}/comm", "rb") as name, open(f"{of}/cmdline", "rb") as file:
             return re.sub(rb"\d+", b"", name.read() + file.read())
     except OSError:  # it has ended meanwhile
         return b""

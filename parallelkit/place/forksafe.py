@@ -21,6 +21,7 @@ import sys
 import threading
 from typing import Any
 
+from . import system
 from .nesting import in_worker_process
 
 __all__ = ["LARGEST", "why_not", "why_not_after"]
@@ -71,8 +72,8 @@ def why_not(*, strictly: bool = True) -> str | None:
 
     Without `strictly` only what could hang or crash counts.
     """
-    if not sys.platform.startswith("linux"):
-        return f"a fork is not safe on {sys.platform}"
+    if not os.path.exists(system.PROC):
+        return f"whether a fork is safe is not known on {sys.platform}"
     reason = _threads() or _open()
     if reason is None and strictly:
         reason = _place() or _modules() or _script()
@@ -83,11 +84,11 @@ def why_not_after() -> str | None:
     """Return what made the fork that has just been done unsafe; None if nothing did."""
     mine = {thread.native_id for thread in threading.enumerate()}
     names = []
-    for task in os.listdir("/proc/self/task"):
+    for task in os.listdir(f"{system.PROC}/self/task"):
         if int(task) in mine:
             continue
         try:
-            with open(f"/proc/self/task/{task}/stat", "rb") as file:
+            with open(f"{system.PROC}/self/task/{task}/stat", "rb") as file:
                 head, _, rest = file.read().rpartition(b")")
         except OSError:  # it has ended
             continue
@@ -146,10 +147,10 @@ def _open() -> str | None:
     GPUs and their like, and files of libraries that keep tables of them.
     """
     tables = next((name for name in _WITH_TABLES if name in sys.modules), None)
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir(f"{system.PROC}/self/fd"):
         fd = int(name)
         try:
-            path = os.readlink(f"/proc/self/fd/{fd}")
+            path = os.readlink(f"{system.PROC}/self/fd/{fd}")
             mode = os.fstat(fd).st_mode
         except OSError:  # that by which they are listed
             continue
@@ -166,7 +167,7 @@ def _open() -> str | None:
 def _memory() -> int:
     """Bytes that this process has for itself, beside its libraries; 0 where nobody tells."""
     try:
-        with open("/proc/self/status", "rb") as file:
+        with open(f"{system.PROC}/self/status", "rb") as file:
             lines = [line.split() for line in file]
     except OSError:
         return 0

@@ -10,6 +10,8 @@ import sysconfig
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from . import system
+
 __all__ = [
     "Variables",
     "cpu_count",
@@ -45,7 +47,7 @@ def cpu_count() -> int:
 
 def limit() -> tuple[int, str]:
     """Cores that this process may use, and what limits them to that."""
-    if hasattr(os, "sched_getaffinity"):
+    if system.AFFINITY:
         cores, by = len(os.sched_getaffinity(0)), "the machine or the affinity mask"
     else:
         cores, by = os.cpu_count() or 1, "the machine"
@@ -90,7 +92,11 @@ def has_gil() -> bool:
 
 def start_methods() -> tuple[str, ...]:
     """Start methods of this platform, the default first."""
-    return ("spawn",) if sys.platform == "win32" else ("forkserver", "spawn", "fork")
+    if sys.platform == "win32":
+        return ("spawn",)
+    if not system.FORKS_WELL:
+        return ("spawn", "forkserver", "fork")
+    return ("forkserver", "spawn", "fork")
 
 
 def default_start_method() -> str:

@@ -22,9 +22,11 @@ It is long because each row of this table is a way of its own, there and back.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import pickle
+import sys
 import weakref
 from collections.abc import Collection
 from typing import Any
@@ -33,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TransportError
+from ..place import system
 from .byvalue import ByValuePickler
 from .shared import FileMap, Shared, attach, byte_bounds, home, open_file
 
@@ -463,30 +466,47 @@ def _file_below(array: Array, base: mmap.mmap) -> tuple[str, str, int, int] | No
             return None
         path, mode = os.path.realpath(root.filename), "r+" if root.mode == "w+" else root.mode
         address, at = root.__array_interface__["data"][0], root.offset
-    status = _seen(base, path, address)
+    status = _seen(base, path, mode, address)
     if status is None or (mode == "c" and _touched(address)):
         return None
     return path, mode, address, at
 
 
-def _seen(base: mmap.mmap, path: str, address: int) -> os.stat_result | None:
-    """Status of the file at `path`, if that is still the file that is mapped."""
+def _seen(base: mmap.mmap, path: str, mode: str, address: int) -> os.stat_result | None:
+    """Status of the file at `path`, if that is still the file that is mapped.
+
+    Where the system cannot tell, a map that can be written is taken for the file at its path, since
+    what is written must get there, and others are not, since values are always right.
+    """
     try:
         status = os.stat(path)
     except OSError:
         return None
     known = _paths.get(base)
     if known is None or known[0] != path or not os.path.samestat(known[1], status):
-        region = _region("/proc/self/maps", address)
-        if region and region[0].split(maxsplit=5)[-1] != path:  # it was moved, removed or replaced
-            return None
+        if sys.platform != "win32":  # which does not let anybody move, remove or replace it
+            mapped = _mapped(address)
+            if mapped != path and not (mapped is None and mode == "r+"):
+                return None
         _paths[base] = path, status
     return status
 
 
+def _mapped(address: int) -> str | None:
+    """Path, by now, of the file that is mapped at an address, as far as the system tells."""
+    if sys.platform == "darwin":
+        path = ctypes.create_string_buffer(4096)
+        libproc = ctypes.CDLL("/usr/lib/libproc.dylib")
+        ask = libproc.proc_regionfilename
+        ask.argtypes = ctypes.c_int, ctypes.c_uint64, ctypes.c_char_p, ctypes.c_uint32
+        return os.fsdecode(path.value) if ask(os.getpid(), address, path, len(path)) > 0 else None
+    region = _region(f"{system.PROC}/self/maps", address)
+    return region[0].split(maxsplit=5)[-1] if region else None
+
+
 def _touched(address: int) -> bool:
     """Whether a private mapping was written to. The file does not have what was written."""
-    for line in _region("/proc/self/smaps", address)[1:]:
+    for line in _region(f"{system.PROC}/self/smaps", address)[1:]:
         if line.startswith("Anonymous:"):
             return line.split()[1] != "0"
     return True

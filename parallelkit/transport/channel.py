@@ -13,6 +13,10 @@ death of either side is the end of the file for the other.
 Messages are small (what is larger lies in a segment that the message names), so `send` hardly
 ever meets a full buffer. Where it does, it takes in what the other side has sent while it waits:
 two sides that write to each other at once cannot block each other.
+
+Where a descriptor that is under way may be lost once its sender has closed its own, the sender
+keeps a copy until the other side has said that it has come: by a header of length 0, whose second
+number says how many have.
 """
 
 from __future__ import annotations
@@ -28,7 +32,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Channel", "Closed", "Message"]
+from ..place import system
+
+__all__ = ["Channel", "Closed", "Message", "take_all"]
 
 _HEADER = struct.Struct("<II")
 _READ = 1 << 16
@@ -59,6 +65,9 @@ class Channel:
         self._scratch = memoryview(bytearray(_READ))
         self._buffer = bytearray()
         self._fds: deque[int] = deque()
+        self._kept: deque[int] = deque()  # copies of descriptors that are under way
+        self._owed: list[int] = []  # how many have come, of which the other side does not know
+        self._amid = False  # whether a message has been sent in part
         self._arrived: deque[Message] = deque()
         self._ended = False
         self._poll: select.poll | None = None
@@ -83,6 +92,8 @@ class Channel:
             for fd in message.fds:
                 _close_fd(fd)
         self._arrived.clear()
+        while self._kept:
+            _close_fd(self._kept.popleft())
 
     def send(self, body: tuple[Any, ...], fds: Sequence[int] = ()) -> None:
         """Send a tuple of plain values.
@@ -95,8 +106,15 @@ class Channel:
         data = pickle.dumps(body, 5)
         head = _HEADER.pack(len(data), len(fds))
         with self._sending:
-            rest = memoryview(head + data)
-            left = list(fds)
+            if fds and not system.FDS_LAST:
+                self._kept.extend(map(_copy, fds))
+            self._send(memoryview(head + data), list(fds))
+        if self._owed:
+            self._acknowledge()
+
+    def _send(self, rest: memoryview, left: list[int]) -> None:
+        self._amid = True
+        try:
             while rest:
                 try:
                     if left:  # a few at a time, each lot with a byte of the message at least
@@ -117,6 +135,20 @@ class Channel:
                     raise Closed(str(error)) from None
                 else:
                     rest = rest[sent:]
+        finally:
+            self._amid = False
+
+    def _acknowledge(self) -> None:
+        """Tell which descriptors have come; whoever is sending does it, when that is done."""
+        while self._owed and self._sending.acquire(blocking=False):
+            try:
+                if self._amid:  # interrupted in the middle of a message of its own
+                    return
+                self._send(memoryview(_HEADER.pack(0, sum(take_all(self._owed)))), [])
+            except Closed:
+                return
+            finally:
+                self._sending.release()
 
     @property
     def pending(self) -> bool:
@@ -137,6 +169,8 @@ class Channel:
             self._fill()
             messages = list(self._arrived)
             self._arrived.clear()
+        if self._owed:
+            self._acknowledge()
         if not messages and self._ended:
             raise Closed("end of file")
         return messages
@@ -196,6 +230,13 @@ class Channel:
             end = at + _HEADER.size + length
             if len(buffer) < end:
                 break
+            if not length:
+                for _ in range(count):
+                    _close_fd(self._kept.popleft())
+                at = end
+                continue
+            if count and not system.FDS_LAST:
+                self._owed.append(count)
             with memoryview(buffer) as view:
                 body = pickle.loads(view[at + _HEADER.size : end])
             self._arrived.append(
@@ -203,6 +244,20 @@ class Channel:
             )
             at = end
         del buffer[:at]
+
+
+def take_all(ids: list[int]) -> list[int]:
+    """Empty a list to whose end other threads may append meanwhile."""
+    taken = ids[:]
+    del ids[: len(taken)]
+    return taken
+
+
+def _copy(fd: int) -> int:
+    try:
+        return os.dup(fd)
+    except OSError:  # there are no more of them
+        return -1
 
 
 def _close_fd(fd: int) -> None:

@@ -29,13 +29,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ParallelError
-from ..place import limits
+from ..place import limits, system
 from .pickling import Pickled
 
 if TYPE_CHECKING:
     from .shared import Shared
 
-__all__ = ["INLINE", "Inbox", "Missing", "Outbox", "Packet", "Segment", "control_block", "take_all"]
+__all__ = ["INLINE", "Inbox", "Missing", "Outbox", "Packet", "Segment", "control_block"]
 
 INLINE = 1 << 15  # bytes that travel in the message itself
 SMALLEST = 1 << 16
@@ -59,7 +59,7 @@ class Segment:
         self.size = size
         self.map: mmap.mmap | None = None
         self.view: memoryview | None = None
-        if hasattr(os, "memfd_create") and folder is None:
+        if system.MEMFD and folder is None:
             self.fd = os.memfd_create("parallelkit", os.MFD_CLOEXEC)
         else:
             self.fd, path = tempfile.mkstemp(prefix="parallelkit-", dir=folder)
@@ -87,10 +87,9 @@ class Segment:
             self.view[offset : offset + len(part)] = part
 
     def recycle(self) -> None:
-        """Get ready for another use. Untouched pages are reserved now."""
-        if self.view is None:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self.fd, 0, self.size)
+        """Get ready for another use. Untouched pages are reserved now, where that is possible."""
+        if self.view is None and system.ALLOCATES:
+            os.posix_fallocate(self.fd, 0, self.size)
             self.map = mmap.mmap(self.fd, self.size, flags=mmap.MAP_SHARED | _AT_ONCE)
             self.view = memoryview(self.map)
 
@@ -350,13 +349,6 @@ class _Countdown:
     def __call__(self) -> None:
         if next(self._calls) == self._count:
             self._free(self._number)
-
-
-def take_all(ids: list[int]) -> list[int]:
-    """Empty a list to whose end other threads may append meanwhile."""
-    taken = ids[:]
-    del ids[: len(taken)]
-    return taken
 
 
 def _span(whole: memoryview, span: Span) -> memoryview:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import TransportError
 from ..options import configured
+from ..place import system
 from ..place.descriptors import identity, keep
 from ..place.nesting import in_worker_process
 
@@ -111,16 +112,15 @@ class Shared(mmap.mmap):
             raise MemoryError(f"no room for {size} bytes of shared memory: {_available()} are free")
         if sys.platform == "win32":
             return cls._on_windows(size, folder)
-        if hasattr(os, "memfd_create") and folder is None:
+        if system.MEMFD and folder is None:
             fd = os.memfd_create("parallelkit-shared", os.MFD_CLOEXEC)
         else:
             fd, path = tempfile.mkstemp(prefix="parallelkit-", dir=folder)
             os.unlink(path)
         try:
-            if reserve and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(fd, 0, size)
-            else:
-                os.ftruncate(fd, size)
+            os.ftruncate(fd, size)
+            if reserve:
+                _reserve(fd, 0, size)
         except OSError as error:
             os.close(fd)
             where = f" in {folder}" if folder else ""
@@ -155,7 +155,7 @@ def _available() -> int:
     """Bytes of memory that can be had; reserving more would end processes, not raise errors."""
     free = sys.maxsize
     try:
-        with open("/proc/meminfo") as lines:
+        with open(f"{system.PROC}/meminfo") as lines:
             free = next(int(li.split()[1]) * 1024 for li in lines if li.startswith("MemAvailable:"))
         for limit, used in _GROUP_LIMITS:
             if os.path.exists(limit):
@@ -440,16 +440,25 @@ def ready_to_write(array: NDArray[Any]) -> None:
     low, high = (address - memory.address for address in byte_bounds(array))
     if high - low > 2 * array.nbytes:
         return  # mostly the memory of others
-    low -= low % mmap.PAGESIZE
     try:
-        memory.madvise(_POPULATE_WRITE, low, high - low)
+        start = low - low % mmap.PAGESIZE
+        memory.madvise(_POPULATE_WRITE, start, high - start)
     except (AttributeError, OSError, ValueError):
         try:
-            os.posix_fallocate(memory.fd, low, high - low)
-        except AttributeError:
-            pass
+            _reserve(memory.fd, low, high - low)
         except OSError as error:
             raise MemoryError(f"no room for {high - low} bytes of shared memory: {error}") from None
+
+
+def _reserve(fd: int, at: int, nbytes: int) -> None:
+    """Have all pages of a part of a file, or an OSError; what is there stays."""
+    if fd < 0:  # memory by name, on Windows, is had as a whole
+        return
+    if system.ALLOCATES:
+        os.posix_fallocate(fd, at, nbytes)
+        return
+    for page in range(at, at + nbytes, mmap.PAGESIZE):
+        os.pwrite(fd, os.pread(fd, 1, page), page)
 
 
 def _sound(kind: np.dtype[Any]) -> np.dtype[Any]:

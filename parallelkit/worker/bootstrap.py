@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from ..place import malloc
+from ..place import malloc, system
 from ..transport.channel import Channel
 from . import ending
 from .process import serve
@@ -66,20 +66,20 @@ def live(sock: socket.socket, end: int | None = None, life: int | None = None) -
 def _die_with_parent(life: int | None) -> None:
     """Arrange that this process ends when its parent does, even in the middle of an item.
 
-    On Linux the kernel does it. Below a fork server it watches the parent; that is, the thread
+    The kernel does it where it can. Below a fork server it watches the parent; that is, the thread
     that started the process, which for the other start methods may be one that ends earlier, so
     there it watches a pipe. Elsewhere a thread looks twice a second whether the parent is the same.
     """
     parent = os.getppid()
-    if sys.platform.startswith("linux"):
-        if life is None:
+    if life is None:
+        if system.PARENT_SIGNAL:
             pr_set_pdeathsig = 1
             if ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL) == 0:
                 if os.getppid() != parent:  # it ended in between
                     os.kill(os.getpid(), signal.SIGKILL)
                 return
-        elif _die_with_pipe(life):
-            return
+    elif system.PIPE_SIGNAL and _die_with_pipe(life):
+        return
     threading.Thread(
         target=_watch_parent, args=(parent,), name="parallelkit-orphan", daemon=True
     ).start()
@@ -89,7 +89,7 @@ def _die_with_pipe(life: int) -> bool:
     """Have the kernel end this process when nobody can write to a pipe any more."""
     try:
         # Opened anew: what follows is a matter of an open file, and others have the same.
-        own = os.open(f"/proc/self/fd/{life}", os.O_RDONLY | os.O_NONBLOCK)
+        own = os.open(f"{system.PROC}/self/fd/{life}", os.O_RDONLY | os.O_NONBLOCK)
         fcntl.fcntl(own, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..transport.channel import Channel
+from ..transport.channel import Channel, take_all
 from ..transport.pickling import Pickled
-from ..transport.segments import Inbox, Outbox, Packet, take_all
+from ..transport.segments import Inbox, Outbox, Packet
 from .protocol import Hello, NestedReply, Released, Run, decode, encode
 
 __all__ = ["Arrived", "Connection"]

@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 
+from ..place import system
+
 __all__ = ["PATIENCE", "forget_exit_handlers", "kill_below", "kill_with_children", "leave"]
 
 PATIENCE = 0.5  # seconds for the exit handlers of what items have used
@@ -37,12 +39,30 @@ def _children(pid: int) -> list[int]:
     """Processes that the threads of a process have started, as far as the system tells."""
     found: list[int] = []
     try:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+        for thread in os.listdir(f"{system.PROC}/{pid}/task"):
+            with open(f"{system.PROC}/{pid}/task/{thread}/children", encoding="ascii") as file:
                 found += map(int, file.read().split())
-    except OSError:  # not Linux, or it has ended
+    except FileNotFoundError:  # it has ended
         pass
+    except OSError:  # not Linux
+        found += _listed_below(pid)
     return found
+
+
+def _listed_below(pid: int) -> list[int]:
+    """The same, as `ps` tells it."""
+    import subprocess
+
+    command = ["ps", "-A", "-o", "pid=", "-o", "ppid="]
+    try:
+        with subprocess.Popen(  # noqa: S603 - our own command
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as ps:
+            listed, _ = ps.communicate(timeout=PATIENCE)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    return [child for child, parent in pairs if parent == pid and child != ps.pid]
 
 
 def forget_exit_handlers() -> None:

@@ -32,7 +32,7 @@ from contextlib import suppress
 from importlib.machinery import PathFinder
 from typing import Any, NamedTuple
 
-from ..place import blas
+from ..place import blas, system
 from . import output, printing
 
 __all__ = [
@@ -191,8 +191,9 @@ def _zone() -> tuple[Any, ...]:
 def _umask(expected: int) -> int:
     """Return the umask, which cannot be asked for without being set: to what it was before."""
     if expected < 0:
-        with suppress(OSError, ValueError), open("/proc/self/status", encoding="ascii") as file:
-            expected = next(int(line[6:], 8) for line in file if line.startswith("Umask:"))
+        file = f"{system.PROC}/self/status"
+        with suppress(OSError, ValueError), open(file, encoding="ascii") as lines:
+            expected = next(int(line[6:], 8) for line in lines if line.startswith("Umask:"))
     if expected < 0:
         expected = 0o22
     umask = os.umask(expected)
@@ -388,7 +389,10 @@ def _enter_tracker(tracker: tuple[int, int] | None) -> None:
     if tracker is not None:
         from multiprocessing import resource_tracker
 
-        fd = os.open("/proc/{}/fd/{}".format(*tracker), os.O_WRONLY)  # Linux; see `_enter`
+        try:
+            fd = os.open("{}/{}/fd/{}".format(system.PROC, *tracker), os.O_WRONLY)
+        except OSError:  # not Linux, or the caller has ended it: nothing is unlinked from here
+            fd = os.open(os.devnull, os.O_WRONLY)
         resource_tracker._resource_tracker._fd = fd  # type: ignore[attr-defined] # noqa: SLF001
 
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..place import system
 from ..place.recording import Here, Traced, called, current, record, told
 from ..values.call import Delayed, apply_call, apply_parts
 from ..values.outcome import Raised
@@ -153,9 +154,9 @@ def _memory() -> int:
 
 def _memory_now() -> int:
     """The same, looked at now; the most it had, where that alone is known."""
-    if sys.platform.startswith("linux"):
+    if system.LINUX:
         try:
-            with open("/proc/self/statm", "rb", 0) as file:
+            with open(f"{system.PROC}/self/statm", "rb", 0) as file:
                 return int(file.read(64).split()[1]) * _PAGE
         except (OSError, ValueError, IndexError):
             return 0

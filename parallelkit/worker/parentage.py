@@ -17,6 +17,8 @@ from functools import cached_property
 from importlib.machinery import PathFinder
 from typing import Any
 
+from ..place import system
+
 __all__ = ["Parentage"]
 
 _MODULES = "multiprocessing.process", "multiprocess.process"
@@ -68,7 +70,8 @@ class Parentage:
 
             @cached_property
             def sentinel(self) -> int:
-                return os.pidfd_open(self.pid)
+                # A pipe that nobody closes says as much: the worker does not see its parent's end.
+                return os.pidfd_open(self.pid) if system.PIDFD else os.pipe()[0]
 
             def is_alive(self) -> bool:
                 return True

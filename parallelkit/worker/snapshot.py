@@ -28,7 +28,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from .. import options
-from ..place import blas
+from ..place import blas, system
 from . import bootstrap, forkserver
 
 __all__ = ["serve"]
@@ -63,7 +63,7 @@ def serve(fd: int, path: Sequence[str]) -> NoReturn:
 def _forget_caller(fd: int) -> None:
     """Let go of all that is the caller's; `fd` is the one descriptor to keep, beside 1 and 2."""
     _kept.append(sys.stdin)
-    with suppress(OSError), open("/proc/self/comm", "w") as file:
+    with suppress(OSError), open(f"{system.PROC}/self/comm", "w") as file:
         file.write("parallelkit")  # it is no sibling of the caller's own children
     sys.stdin = None  # it is not ours to close
     _forget_hooks()
@@ -112,7 +112,7 @@ def _forget_signals() -> None:
 def _forget_descriptors(keep: int) -> None:
     """Have all that are open lead to the null device; their numbers stay taken."""
     null = os.open(os.devnull, os.O_RDWR)
-    for name in os.listdir("/proc/self/fd"):
+    for name in os.listdir(f"{system.PROC}/self/fd"):
         fd = int(name)
         if fd not in (1, 2, keep, null):
             with suppress(OSError):

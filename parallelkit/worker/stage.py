@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
-from ..place import blas
+from ..place import blas, system
 from ..transport import mirror, pickling
 from . import output
 from .environment import Surroundings
@@ -68,7 +68,7 @@ def _variables() -> dict[str, str | None]:
     global _started_with
     if _started_with is None:
         try:
-            with open("/proc/self/environ", "rb") as file:
+            with open(f"{system.PROC}/self/environ", "rb") as file:
                 entries = [os.fsdecode(entry) for entry in file.read().split(b"\0") if entry]
             _started_with = dict(entry.split("=", 1) for entry in entries if "=" in entry)
         except OSError:  # not on Linux

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 
+from ..place import system
 from .ending import kill_with_children
 
 __all__ = ["NUMBER", "main"]
@@ -39,7 +40,7 @@ def main(fd: int) -> None:
 def _born(pid: int) -> str:
     """When a process has begun, in ticks of the system; empty if it has ended."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+        with open(f"{system.PROC}/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""

@@ -31,7 +31,7 @@ import warnings
 from collections import deque
 
 from ...errors import ParallelError
-from ...place import forksafe, limits
+from ...place import forksafe, limits, system
 from ...place.descriptors import identity, keep
 from . import launch
 
@@ -193,12 +193,23 @@ class _Server:
                 if self._requests is None:
                     raise ParallelError("the fork server was shut down")
                 socket.send_fds(self._requests, [b"w"], [report, theirs.fileno()])
+                if not system.FDS_LAST:
+                    self._wait_for(status)
         except BaseException:
             os.close(status)
             raise
         finally:
             os.close(report)
         return status
+
+    def _wait_for(self, status: int) -> None:
+        """Wait until the server has what was sent to it, as its answer shows, or has ended."""
+        assert self._requests is not None
+        answer = select.poll()
+        answer.register(status, select.POLLIN)
+        answer.register(self._requests, 0)  # for its end alone
+        while not answer.poll(PATIENCE * 1000):
+            self.rouse()
 
     def stop(self) -> None:
         """End it. It must have no workers any more."""

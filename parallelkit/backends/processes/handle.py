@@ -12,10 +12,10 @@ from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from ...place.sigint import held_here
-from ...transport.channel import Channel, Closed
+from ...transport.channel import Channel, Closed, take_all
 from ...transport.pickling import Pickled
 from ...transport.script import Sent, script
-from ...transport.segments import Inbox, Outbox, control_block, take_all
+from ...transport.segments import Inbox, Outbox, control_block
 from ...values.source import Chunk
 from ...worker.protocol import CONTROL_BYTES, Forget, Run, encode
 from .state import Assignment, Call, WorkerState

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from ...place import system
 from ...place.descriptors import identity
 from .handle import Handle
 from .state import Call, Waiter
@@ -59,7 +60,7 @@ class Reactor:
         self._this_thread = threading.get_ident  # found here even while Python takes modules apart
         self._waiting: list[Call | Waiter] = []
         self._turns = 0  # how often somebody has waited
-        self._poll: Any = select.epoll() if hasattr(select, "epoll") else _Poll()
+        self._poll: Any = select.epoll() if system.EPOLL else _Poll()
         self._sources: dict[int, tuple[Callable[[Handle], None], Handle]] = {}
         self._wake_in, self._wake_out = socket.socketpair()
         for end in (self._wake_in, self._wake_out):
@@ -251,15 +252,25 @@ def _wait_for(wakes: SimpleQueue[None], timeout: float | None) -> None:
 
 
 class _Poll:
-    """`select.poll` with the face of `select.epoll`, where there is none."""
+    """`select.poll` with the face of `select.epoll`, where there is none; for several threads."""
 
     def __init__(self) -> None:
-        self._poll = select.poll()
-        self.register, self.unregister = self._poll.register, self._poll.unregister
+        self._masks: dict[int, int] = {}
+
+    def register(self, source: Any, mask: int) -> None:
+        """Listen to a descriptor, or what has one, from the next time on that somebody waits."""
+        self._masks[source if isinstance(source, int) else source.fileno()] = mask
+
+    def unregister(self, fd: int) -> None:
+        """Listen to it no more."""
+        del self._masks[fd]
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """Wait for seconds."""
-        return self._poll.poll(None if timeout is None else timeout * 1000)
+        poll = select.poll()
+        for fd, mask in self._masks.copy().items():
+            poll.register(fd, mask)
+        return poll.poll(None if timeout is None else timeout * 1000)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...transport.byvalue import is_named, is_reachable
+from ...transport.channel import take_all
 from ...transport.pickling import Pickled
 from ...transport.script import script
-from ...transport.segments import Outbox, Packet, Segment, take_all
+from ...transport.segments import Outbox, Packet, Segment
 
 if TYPE_CHECKING:
     from ...worker.context import Carried

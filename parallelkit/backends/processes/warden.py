@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import threading
 
+from ...place import system
 from ...place.descriptors import identity, keep
 from ...worker.warden import NUMBER
 from . import launch
@@ -36,7 +36,7 @@ class _Warden:
             if self._life < 0:
                 self._life, held = _pipe()
                 self._identity = identity(self._life)
-                if sys.platform.startswith("linux"):
+                if system.PIPE_SIGNAL:
                     try:
                         self._start(held)
                     except BaseException:
