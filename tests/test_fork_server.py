@@ -3,13 +3,15 @@
 Scripts tell by the package's log which server they got.
 """
 
-import sys
+import os
 
 import pytest
 from running import run_script
 
+from parallelkit.place import system
+
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux"), reason="it is a matter of Linux"
+    not (system.FORKS_WELL and os.path.isdir(system.PROC)), reason="it is a matter of Linux"
 )
 
 HEAD = """

@@ -105,4 +105,5 @@ def _die_with_pipe(life: int) -> bool:
 def _watch_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.5)
+    ending.kill_below(os.getpid())
     os.kill(os.getpid(), signal.SIGKILL)
