@@ -453,3 +453,57 @@ def test_a_timeout_inside_an_item_is_told_of(monkeypatch, caplog):
     with pk.Pool(2, "thread") as pool:
         pool.map(lambda x: pk.Pool(2, "process", timeout=9).map(abs, [x]), [1, 2, 3])
     assert [r.levelname for r in caplog.records if "timeout=" in r.getMessage()] == ["WARNING"]
+
+
+def lengths(x):
+    """Inner calls of nothing, of one item, of many; what they raise, and where."""
+    with pytest.raises(ZeroDivisionError) as caught:
+        pk.map(divide, [1, 2, 0, x])
+    return (
+        [len(pk.map(increment, range(n))) for n in (0, 1, 300)],
+        pk.map(lambda a, b: a + b, [x], (1,)),
+        list(pk.imap(increment, [x])),
+        caught.value.__notes__[0],
+    )
+
+
+def test_short_inner_calls(pool):
+    """Whatever their length, inner calls give what a loop gives, and an error tells its item."""
+    for x, (counts, added, lazy, note) in enumerate(pool().map(lengths, range(4))):
+        assert (counts, added, lazy) == ([0, 1, 300], [x + 1], [x + 1])
+        assert note.startswith("in item 2 of the input")
+
+
+def test_quick_inner_calls_wake_no_thread(thread_pool, monkeypatch):
+    """Where items are known to take next to nothing, they run in the thread that makes the call."""
+    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: 5)
+    monkeypatch.setattr("parallelkit.engine.run._costs.of", lambda _: 1e-6)
+
+    def inner(_):
+        return pk.nesting().cores, threading.get_ident(), set(pk.map(in_thread, range(9)))
+
+    ((cores, outer, inside),) = thread_pool().map(inner, [0])
+    assert cores == 5
+    assert inside == {outer}
+
+
+def in_thread(_):
+    return threading.get_ident()
+
+
+def test_a_pool_that_ends_while_a_short_inner_call_runs():
+    """The call in place ends with the pool, after the item that runs."""
+    own = pk.Pool(backend="thread")
+    ran = []
+
+    def ending(x):
+        ran.append(x)
+        own.terminate()
+
+    def inner(_):
+        with pytest.raises(pk.ParallelError, match="terminated"):
+            own.map(ending, range(5))
+        return len(ran)
+
+    with pk.Pool(backend="serial") as outer:
+        assert outer.map(inner, [0]) == [1]

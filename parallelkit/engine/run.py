@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..backends import TABLE, end_all, prepare
 from ..backends.base import Done, Pool, Setup
@@ -31,6 +31,7 @@ from ..place.sigint import Shield
 from ..values.call import Call
 from ..values.seeds import draws, fresh, inherited, needs, root
 from ..values.source import LARGEST, LARGEST_LAZY, Sizer, Source
+from . import inplace
 from .failures import Failures
 from .inputs import source_of
 from .ordering import Part, gathered, in_order
@@ -42,10 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Watch", "gather", "hold", "run_source", "shutdown", "stream"]
 
-Watch = Callable[[Source], object]  # told of the source of each call when it begins
+# Told of the source of each call when it begins, or of what stands for it.
+Watch = Callable[[Any], object]
 
 # Seconds to see whether an iterator gives nothing at all, in which case no worker is started.
 FIRST_ITEM_PATIENCE = 0.05
+LEARN_FROM = 1e-4  # seconds of a call in place from which on it is remembered what it took
 MOST_COSTS = 1000  # functions of which it is remembered how long their items take
 _TASK = f"{__package__.rpartition('.')[0]}.worker.task"  # needed from the first call on
 _BEGUN = Part(0, 0, [])  # stands before the results of a call, when its work has begun
@@ -65,10 +68,20 @@ def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     """Run a call; return its results in input order."""
     options = _with_seed(call, options)
     plan_ = _plan(call, options)
-    source = _source(call, options, plan_, lazy=False)
-    watch(source)
     taken: list[Part] = []
-    parts = _parts(call, options, plan_, source, None)
+    task = None
+    if plan_.level > 1:  # for short calls inside items this takes half of the time
+        begun = _in_place(call, options, plan_, watch)
+        if begun is not None:
+            found, task = begun
+            taken.append(found)
+            if found.items == len(cast(list[Any], call.iterables[0])):
+                return found.values
+    source = _source(call, options, plan_, lazy=False)
+    if taken:
+        source.drawn = taken[0].items
+    watch(source)
+    parts = _parts(call, options, plan_, source, None, task)
     try:
         next(parts)
         for part in parts:
@@ -79,6 +92,31 @@ def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
         parts.close()
     _raise_if_ended(source)
     return gathered(taken)
+
+
+def _in_place(call: Call, options: Options, plan_: Plan, watch: Watch) -> tuple[Part, Any] | None:
+    """Run what can be run in place of a call inside an item; None if that is nothing.
+
+    What is left of it is to be run by the same task, whose place among random streams is its own.
+    """
+    cost = _costs.of(call.func)
+    chunk = inplace.chunk_of(call, options, plan_, cost)
+    if chunk is None:
+        return None
+    if _TASK not in sys.modules:
+        importlib.import_module(_TASK)
+    here = inplace.Here()
+    watch(here)
+    task = _task(call, options, plan_, chunk.size)
+    reply = inplace.run(chunk, task, options, plan_, here)
+    if reply.raised:
+        source = _source(call, options, plan_, lazy=False)
+        for part in Failures(options, source, call).settle(chunk, reply):
+            if part.error is not None:
+                raise part.error
+    if reply.seconds > LEARN_FROM and call.inner is not None:
+        _costs.learn(call.func, reply.seconds / len(reply.values))
+    return Part(0, len(reply.values), reply.values), task
 
 
 def stream(
@@ -180,7 +218,12 @@ _costs = _Costs()
 
 
 def _parts(
-    call: Call, options: Options, plan_: Plan, source: Source, patience: float | None
+    call: Call,
+    options: Options,
+    plan_: Plan,
+    source: Source,
+    patience: float | None,
+    task: Any = None,
 ) -> Generator[Part, None, None]:
     """Run a call; yield `_BEGUN` when it has begun, then its results as they are settled.
 
@@ -192,7 +235,7 @@ def _parts(
             return
         opened = bar(options.progress, source.total)
         try:
-            outcomes = run_source(call, options, plan_, source)
+            outcomes = run_source(call, options, plan_, source, task)
             try:
                 failures = Failures(options, source, call)
                 if isinstance(opened, WithWorkers):
@@ -223,11 +266,21 @@ def _settled(
 
 
 def run_source(
-    call: Call, options: Options, plan_: Plan, source: Source
+    call: Call, options: Options, plan_: Plan, source: Source, task: Any = None
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
     recorded = _recorded(call, plan_, source) if recording.on else None
     pool = _pool(options, plan_)
+    if task is None:
+        task = _task(call, options, plan_, source.total)
+    if recorded is None:
+        return pool.run(task, source)
+    task.traced = recorded.traced
+    return recorded.watch(pool.run(task, source))
+
+
+def _task(call: Call, options: Options, plan_: Plan, total: int | None) -> Any:
+    """What workers are told of a call."""
     below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
     if not isinstance(below.get("backend", ""), str):  # an executor stays with its owner
         del below["backend"]
@@ -235,9 +288,9 @@ def run_source(
         below = {**resources(below), "library": True}
     if options.nested != "thread":  # the pool's own word for all that is below it
         below["nested"] = options.nested
-    places = [plan_.share(rank, source.total) for rank in range(plan_.workers)]
+    places = [plan_.share(rank, total) for rank in range(plan_.workers)]
     stop_at_error = options.on_error == "raise" and not options.retry_on
-    task = sys.modules[_TASK].Task(  # an import statement takes a microsecond
+    return sys.modules[_TASK].Task(  # an import statement takes a microsecond
         call.func,
         call.frozen,
         stop_at_error,
@@ -249,10 +302,6 @@ def run_source(
         inherited() if options.seed is None else root(options.seed),
         options.seed is not None and TABLE[plan_.backend].alone,
     )
-    if recorded is None:
-        return pool.run(task, source)
-    task.traced = recorded.traced
-    return recorded.watch(pool.run(task, source))
 
 
 def _recorded(call: Call, plan_: Plan, source: Source) -> Recorded | None:

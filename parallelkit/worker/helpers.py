@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextvars
 import os
 import select
+import sys
 import threading
 from collections import deque
 from queue import Empty, SimpleQueue
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["Inner", "Link"]
 
 AHEAD_BELOW = 0.02  # seconds; where chunks are longer, none is sent in advance
+SWITCH = 0.0002  # seconds after which an item lets the thread have the interpreter
 PATIENCE = 0.002  # seconds of waiting before others' chunks are asked for
 
 
@@ -167,6 +169,7 @@ class Link:
         self._inners: dict[int, Inner] = {}
         self.opened = 0  # inner calls so far
         self._closed = False
+        self._switched = sys.getswitchinterval()  # as it is while no such call is open
         self._needed = threading.Event()
         self._reading = threading.Lock()
         self._wake_out, self._wake_in = os.pipe()
@@ -186,6 +189,8 @@ class Link:
             # Helpers would not find what the item has set; and a thread that has outlived its item
             # must not be waiting for them when another item's call is given up.
             inner.alone = inner.outer is None or altered()
+            if not self._inners:  # the thread must not wait long for an item in pure Python
+                sys.setswitchinterval(min(SWITCH, self._switched))
             self._inners[inner.number] = inner
             self._needed.set()
         return inner
@@ -283,6 +288,7 @@ class Link:
                 return
             if not self._inners:  # let nobody else read the channel from now on
                 self._needed.clear()
+                sys.setswitchinterval(self._switched)
                 self._wake()
                 if threading.current_thread() is not self._thread:
                     with self._reading:
