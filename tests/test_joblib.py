@@ -37,6 +37,27 @@ def processes():
         yield
 
 
+OF_A_SCRIPT = """
+import joblib
+import parallelkit.integrations.joblib
+
+K = 2
+
+def times(x):
+    return K * x
+
+with joblib.parallel_config("parallelkit", n_jobs=2):
+    print(joblib.Parallel()(joblib.delayed(times)(x) for x in range(4)))
+    K = 3
+    print(joblib.Parallel()(joblib.delayed(times)(x) for x in range(4)))
+"""
+
+
+def test_functions_of_a_script(script):
+    """They are found by name in a worker, which is told of them, and of their globals as they are now."""
+    assert script(OF_A_SCRIPT).out == "[0, 2, 4, 6]\n[0, 3, 6, 9]\n"
+
+
 # ---- results -------------------------------------------------------------------------------------
 
 
@@ -303,7 +324,7 @@ def test_large_arrays_cross_once(processes):
     class Seen(ours.Packed):
         def __init__(self, task, once):
             super().__init__(task, once)
-            _, buffers, shared = self._state
+            _, buffers, shared, _ = self._state
             messages.append((sum(buffer.raw().nbytes for buffer in buffers), len(shared)))
 
     with pytest.MonkeyPatch.context() as patch:

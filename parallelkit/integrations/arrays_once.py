@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..errors import TransportError
 from ..transport.arrays import PLAIN, ArrayPickler
+from ..transport.byvalue import Needs
 from ..transport.refusals import refusal
 from ..transport.shared import Shared, home
 
@@ -123,7 +124,7 @@ class Packed:
         pickler.finish()
         buffers = [pickle.PickleBuffer(view) for view in pickler.buffers]
         data = pickle.PickleBuffer(b"".join(pieces))
-        self._state = data, buffers, pickler.shared
+        self._state = data, buffers, pickler.shared, Needs(pickler.needs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpacked, self._state
@@ -139,7 +140,12 @@ def _pickled(parts: list[Any], once: Once) -> tuple[list[bytes], _Pickler]:
     return pieces, pickler
 
 
-def _unpacked(data: Any, buffers: list[Any], shared: list[Shared]) -> Any:  # noqa: ARG001 - held
+def _unpacked(
+    data: Any,
+    buffers: list[Any],
+    shared: list[Shared],  # noqa: ARG001 - held
+    needs: tuple[()],  # noqa: ARG001 - for who sends it
+) -> Any:
     stream, rest = io.BytesIO(data), iter(buffers)
     task = pickle.load(stream, buffers=rest)
     while stream.tell() < len(stream.getbuffer()):

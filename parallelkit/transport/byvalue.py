@@ -37,7 +37,7 @@ import threading
 import types
 import typing
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar, Protocol
@@ -53,6 +53,7 @@ from .mirror import MAIN, current, source_lines, space_key, tokens
 __all__ = [
     "NOT_ATTRIBUTES",
     "ByValuePickler",
+    "Needs",
     "class_attributes",
     "class_statement",
     "global_names",
@@ -716,9 +717,22 @@ def _context_variable(_: ByValuePickler, variable: ContextVar[Any]) -> Any:
     return _variable, (_token_of(variable), variable.name, variable.get(_UNSET))
 
 
+class Needs:
+    """Stands beside a pickle within a pickle, for what that needs; arrives as nothing."""
+
+    def __init__(self, needs: Iterable[Any]) -> None:
+        self.needs = tuple(needs)
+
+
+def _needs(pickler: ByValuePickler, obj: Needs) -> Any:
+    pickler.needs.update(dict.fromkeys(obj.needs))
+    return tuple, ()
+
+
 _ALIAS: Any = getattr(typing, "TypeAliasType", None)
 _TYPE_NAMES = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, typing.NewType)
 _OWN: dict[Any, Callable[[Any, Any], Any]] = {
+    Needs: _needs,
     CodeType: _code,
     CellType: _cell,
     functools._lru_cache_wrapper: ByValuePickler._cache,
