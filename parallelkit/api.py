@@ -45,7 +45,10 @@ class Pool:
     ----------
     workers : int, optional
         How many work at a time; by default this level's share of the cores. -1 means all cores,
-        -2 all but one. ``"fair"``: this program's part of them, beside other programs of the same
+        -2 all but one. With one, items run in place, in this process, unless the pool names its
+        backend or start method, or asks for what only a process can have (``timeout``,
+        ``memory_limit``, ``tasks_per_worker``, ``initializer``, ``finalizer``, ``devices``).
+        ``"fair"``: this program's part of them, beside other programs of the same
         user that ask for the same.
     backend : {"process", "thread", "serial", "auto", "dask", "ray"} or Executor
         ``"auto"`` takes processes where threads share one interpreter lock, else threads.

@@ -278,7 +278,7 @@ atexit.register(note, "caller ")
 def item(x):
     atexit.register(note, "worker ")
 
-pk.Pool(1).map(item, [1])
+pk.Pool(1, backend="process").map(item, [1])
 pk.shutdown()
 """
     forked(source, cwd=tmp_path)
@@ -308,7 +308,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 plt.figure()
-assert pk.Pool(1).map(lambda x: plt.get_fignums(), [1]) == [[]]
+assert pk.Pool(1, backend="process").map(lambda x: plt.get_fignums(), [1]) == [[]]
 assert plt.get_fignums() == [1]
 """
     forked(source)
@@ -380,10 +380,10 @@ def test_configuration_of_the_caller_is_told_with_each_call():
 from parallelkit.options import configured
 block = pk.configure(retries=3)
 below = lambda x: configured().get("retries")
-assert pk.Pool(1).map(below, [1]) == [3]
+assert pk.Pool(1, backend="process").map(below, [1]) == [3]
 with block:
     pass
-assert pk.Pool(1).map(below, [1]) == [None]
+assert pk.Pool(1, backend="process").map(below, [1]) == [None]
 """
     forked(source)
 

@@ -2,9 +2,11 @@
 
 import os
 import re
+import threading
 
 import helpers
 import pytest
+from backends import START_METHODS
 from helpers import (
     PlainError,
     broken_set_up,
@@ -190,7 +192,7 @@ def test_options_come_from_the_environment(command):
 
 def test_a_misspelt_variable_is_told_once(command):
     """A PARALLELKIT_ variable that nobody reads is told with the one that may be meant; other variables are not."""
-    source = "import parallelkit as pk; pk.map(abs, [1, 2]); pk.Pool(1).map(abs, [1])"
+    source = "import parallelkit as pk; pk.map(abs, [1, 2]); pk.Pool(2).map(abs, [1])"
     env = {"PARALLELKIT_WORKRES": "2", "PARALLELKIT_MALLOC": "0", "PARALLEL": "1"}
     told = command(["-c", source], env=env).err
     assert told.count("PARALLELKIT_WORKRES") == 1
@@ -356,3 +358,46 @@ def test_options_that_are_given_to_a_function():
     assert pk.map(takes_any, [1], workers=2) == [(1, {"workers": 2})]  # which warns no more
     assert pk.map(takes_any, [1], depth=2) == [(1, {"depth": 2})]
     assert pk.map(takes_timeout, [1], timeout=2) == [(1, 2)]
+
+
+def where_and_when(x, folder=None):
+    """Where an item runs."""
+    return os.getpid(), threading.current_thread() is threading.main_thread()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"backend": "process"},
+        {"start_method": "spawn"},
+        {"timeout": 60},
+        {"memory_limit": "64GB"},
+        {"tasks_per_worker": 1},
+        {"initializer": abs, "initargs": (1,)},
+        {"finalizer": abs},
+        {"devices": [0]},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_one_worker_that_must_be_a_process(options):
+    """What only a process can have, or was asked for by name, has one."""
+    if "start_method" in options and options["start_method"] not in START_METHODS:
+        pytest.skip("there is no such start method")
+    with pk.Pool(workers=1, **options) as own:
+        ((pid, _),) = own.map(where_and_when, [0])
+    assert pid != os.getpid()
+
+
+def test_one_worker_is_this_process(command):
+    """Items of a call with workers=1 run here, in order, whoever has set it; two workers are processes."""
+    here = [(os.getpid(), True)] * 3
+    own = pk.Pool(workers=1)
+    assert own.map(where_and_when, range(3)) == here
+    assert list(own.imap(where_and_when, range(3))) == here
+    assert own.submit(where_and_when, 0).result()[0] == os.getpid()
+    assert own.amap(where_and_when, [0]).result()[0][0] == os.getpid()
+    with pk.configure(workers=1):
+        assert pk.map(where_and_when, range(3)) == here
+        assert os.getpid() not in [pid for pid, _ in pk.Pool(workers=2).map(where_and_when, [0])]
+    source = "import os; import parallelkit as pk; print(pk.map(lambda x: os.getpid(), [0]) == [os.getpid()])"
+    assert command(["-c", source], env={"PARALLELKIT_WORKERS": "1"}).out == "True\n"

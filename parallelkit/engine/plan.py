@@ -10,6 +10,7 @@ a process worker                       threads, with this worker's share of the 
 a worker of another library            threads, with the share that is known (see `foreign`)
 the same, ``Pool(backend="process")``  processes, where such a worker may have children
 a thread of ours                       threads at the next level with the share that is left
+main process, ``workers=1``            in place, where nothing asks for a process (see `_in_place`)
 a share of one, no wish for workers    runs in place; goes on with threads when there are more cores
 ``workers=`` given                     honoured at every level
 ``backend="process"`` below a worker   threads all the same
@@ -117,6 +118,9 @@ def plan(  # noqa: C901, PLR0912 - the rule table
         backend = "serial"
     workers = _workers(options.workers, here.cores)
     cores = here.cores
+    if backend == "process" and workers == 1 and _in_place(options):
+        log.debug("a call with one worker, for which nothing asks for a process, runs in place")
+        backend = "serial"
     if backend == "serial":
         workers = 1
     elif backend == "thread":
@@ -156,6 +160,24 @@ def _given(options: Options) -> bool:
             "with its share of the cores; give backend='process' to a pool for processes"
         )
     return options.named
+
+
+def _in_place(options: Options) -> bool:
+    """Whether the items of a call that was given one worker need no process of their own.
+
+    They need one where the pool names the backend or a start method, and for what only a process
+    can have: a limit, an end after some items, what an initializer leaves behind, devices.
+    """
+    return options.workers is not None and not (
+        options.named
+        or options.start_method is not None
+        or options.timeout is not None
+        or options.memory_limit is not None
+        or options.tasks_per_worker is not None
+        or options.initializer is not None
+        or options.finalizer is not None
+        or options.devices is not None
+    )
 
 
 def _outer(options: Options, here: Nesting, workers: int) -> Plan:
