@@ -72,6 +72,7 @@ RESERVED_NOWHERE = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:(workers|timeout|progress)= goes to the function:UserWarning")
 @pytest.mark.parametrize("name", RESERVED_NOWHERE)
 def test_every_keyword_belongs_to_the_function(pool, name):
     """No keyword of a call is taken by the library, whatever its name."""

@@ -206,7 +206,8 @@ def test_options_among_the_keywords_of_a_call_are_told(thread_pool):
     """workers= for a function that has none says where it belongs; what the function takes is its own."""
     with pytest.raises(TypeError, match=r"pk\.Pool\(workers"):
         thread_pool().map(increment, [1], workers=2)
-    assert thread_pool().map(lambda x, **more: more, [1], progress=2) == [{"progress": 2}]
+    with pytest.warns(UserWarning, match=r"progress= goes to the function .*pk\.Pool\(progress"):
+        assert thread_pool().map(lambda x, **more: more, [1], progress=2) == [{"progress": 2}]
     assert thread_pool().map(lambda x, timeout: x + timeout, [1], timeout=2) == [3]
 
 
