@@ -2,7 +2,7 @@
 
 ::
 
-    main thread                   link thread                              parent (`nested`)
+    thread of the call            link thread                              parent (`nested`)
     open ── Seek ─────────────────────────────────────────────────────────►
     runs chunks itself            reads the channel     ◄─ Grant, NestedReply ──
                                   takes a chunk ── NestedTask, NestedChunk ──►
@@ -178,7 +178,7 @@ class Link:
         self._thread = threading.Thread(target=self._serve, name="parallelkit-link", daemon=True)
         self._thread.start()
 
-    # --- the main thread --------------------------------------------------------------------------
+    # --- the thread of the call -------------------------------------------------------------------
 
     def open(self, task: Stateful, source: Source, helpers: int) -> Inner:
         """Begin an inner call."""
