@@ -1,5 +1,7 @@
 """memory_limit, tasks_per_worker, retries and retry_on: what an item may take, and how often it is tried."""
 
+import platform
+import sys
 from pathlib import Path
 
 import faults
@@ -241,3 +243,64 @@ print(json.dumps("ulimit -n" in told))
 def test_descriptors_that_run_out():
     """An error that names the limit, and a pool that works as soon as there are enough."""
     assert run_script(["-"], RUN_OUT).values == [True]
+
+
+# ---- where there are no processes ----------------------------------------------------------------
+
+SANDBOX = """
+import ctypes, json, logging, struct, sys
+def deny():
+    # Threads can be started, and no processes.
+    LOAD, EQUAL, SET, RETURN = 0x20, 0x15, 0x45, 0x06
+    EPERM, ENOSYS, ALLOW = 0x50001, 0x50026, 0x7FFF0000
+    program = [
+        (LOAD, 0, 0, 0),            # number of the call
+        (EQUAL, 7, 0, 57),          # fork
+        (EQUAL, 6, 0, 58),          # vfork
+        (EQUAL, 6, 0, 435),         # clone3: the C library tries clone then
+        (EQUAL, 1, 0, 56),          # clone
+        (RETURN, 0, 0, ALLOW),
+        (LOAD, 0, 0, 16),           # its flags
+        (SET, 0, 1, 0x10000),       # CLONE_THREAD
+        (RETURN, 0, 0, ALLOW),
+        (RETURN, 0, 0, EPERM),
+        (RETURN, 0, 0, ENOSYS),
+    ]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+    filters = struct.pack("HxxxxxxP", len(program), ctypes.addressof(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+    if libc.prctl(22, 2, filters):
+        print(json.dumps("no filters here"))
+        sys.exit()
+
+class Told(logging.Handler):
+    def emit(self, record):
+        told.append(record.getMessage())
+
+told = []
+logging.getLogger("parallelkit").addHandler(Told())
+import parallelkit as pk
+
+deny()
+found = [pk.map(lambda x: x + 1, [1, 2]), list(pk.imap(abs, [-1])), pk.Pool().submit(abs, -1).result()]
+found.append(pk.Pool(2, seed=1).map(lambda x, rng: x, [1, 2]))
+errors = []
+for options in ({"backend": "process"}, {"start_method": "spawn"}, {"start_method": "fork"}, {"timeout": 5}):
+    try:
+        pk.Pool(2, **options).map(abs, [-1, -2])
+    except pk.ParallelError as error:
+        errors.append("lets this process start no others" in str(error))
+print(json.dumps([found, errors, len(told), "calls run on threads" in told[0]]))
+"""
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the filter is of its kernel"
+)
+def test_where_processes_are_denied():
+    """In a sandbox the default runs on threads, and says so once; what was asked for is an error."""
+    (seen,) = run_script(["-"], SANDBOX).values
+    if seen == "no filters here":
+        pytest.skip("the system takes no filters of calls")
+    assert seen == [[[2, 3], [1], 1, [1, 2]], [True] * 4, 1, True]

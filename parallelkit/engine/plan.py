@@ -10,7 +10,8 @@ a process worker                       threads, with this worker's share of the 
 a worker of another library            threads, with the share that is known (see `foreign`)
 the same, ``Pool(backend="process")``  processes, where such a worker may have children
 a thread of ours                       threads at the next level with the share that is left
-main process, ``workers=1``            in place, where nothing asks for a process (see `_in_place`)
+main process, ``workers=1``            in place, unless it `needs_process`
+the same, where processes are denied   threads, or in place; said once
 a share of one, no wish for workers    runs in place; goes on with threads when there are more cores
 ``workers=`` given                     honoured at every level
 ``backend="process"`` below a worker   threads all the same
@@ -33,10 +34,11 @@ from ..place import host
 from ..place.foreign import may_have_children
 from ..place.nesting import Nesting, fellows, for_good, foreign_worker, pool_cores
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "needs_process", "plan", "without_processes"]
 
 log = logging.getLogger("parallelkit")
 _ELSEWHERE = frozenset(name for name, backend in TABLE.items() if backend.elsewhere)
+_denied = False  # whether processes have been refused to this one
 _told: set[str] = set()  # warnings that this process has given
 
 
@@ -118,7 +120,9 @@ def plan(  # noqa: C901, PLR0912 - the rule table
         backend = "serial"
     workers = _workers(options.workers, here.cores)
     cores = here.cores
-    if backend == "process" and workers == 1 and _in_place(options):
+    if backend == "process" and _denied and not needs_process(options):
+        return without_processes(options, Plan(backend, workers, here.level + 1, cores), takes_rng)
+    if backend == "process" and workers == 1 and options.workers and not needs_process(options):
         log.debug("a call with one worker, for which nothing asks for a process, runs in place")
         backend = "serial"
     if backend == "serial":
@@ -162,13 +166,30 @@ def _given(options: Options) -> bool:
     return options.named
 
 
-def _in_place(options: Options) -> bool:
-    """Whether the items of a call that was given one worker need no process of their own.
+def without_processes(options: Options, plan_: Plan, takes_rng: bool) -> Plan:
+    """Plan a call anew whose processes the system does not allow, and which was not asked for any.
 
-    They need one where the pool names the backend or a start method, and for what only a process
-    can have: a limit, an end after some items, what an initializer leaves behind, devices.
+    All calls after it go that way at once.
     """
-    return options.workers is not None and not (
+    global _denied
+    if not _denied:
+        _denied = True
+        log.warning(
+            "this system lets no processes be started: calls run on threads, or in place; give "
+            "backend='process' to a pool for an error that says what is denied"
+        )
+    in_place = plan_.workers == 1 or (options.seed is not None and not takes_rng)
+    plan_.backend = "serial" if in_place else "thread"
+    return plan_
+
+
+def needs_process(options: Options) -> bool:
+    """Whether the items of a call must have processes of their own.
+
+    They must where the pool names the backend or a start method, and for what only a process can
+    have: a limit, an end after some items, what an initializer leaves behind, devices.
+    """
+    return bool(
         options.named
         or options.start_method is not None
         or options.timeout is not None

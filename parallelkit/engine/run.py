@@ -35,7 +35,7 @@ from . import inplace
 from .failures import Failures
 from .inputs import source_of
 from .ordering import Part, gathered, in_order
-from .plan import Plan, plan
+from .plan import Plan, needs_process, plan, without_processes
 from .progress import Bar, WithWorkers, bar
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ def run_source(
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
     recorded = _recorded(call, plan_, source) if recording.on else None
-    pool = _pool(options, plan_)
+    pool = _pool(options, plan_, options.seed is None or draws(call))
     if task is None:
         task = _task(call, options, plan_, source.total)
     if recorded is None:
@@ -310,7 +310,7 @@ def _recorded(call: Call, plan_: Plan, source: Source) -> Recorded | None:
     return begun(call, plan_, source)
 
 
-def _pool(options: Options, plan_: Plan) -> Pool:
+def _pool(options: Options, plan_: Plan, takes_rng: bool = True) -> Pool:
     if sys.is_finalizing():  # a finalizer calls, when no thread can be started any more
         importlib.import_module(_TASK)
         return SerialPool(Setup(None, ()))
@@ -318,6 +318,8 @@ def _pool(options: Options, plan_: Plan) -> Pool:
         backend = _backends.get(plan_.backend) or _first_of(plan_.backend, options)
         made: Pool = backend.pool_for(options, plan_.workers, plan_.level, plan_.wished)
     except (OSError, RuntimeError, MemoryError) as error:
+        if plan_.backend == "process" and limits.is_denied(error) and not needs_process(options):
+            return _pool(options, without_processes(options, plan_, takes_rng))
         limits.explain(error)
     return made
 

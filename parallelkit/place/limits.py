@@ -9,8 +9,18 @@ from typing import NoReturn
 
 from ..errors import ParallelError
 
-__all__ = ["OF_SEGMENTS", "explain", "explained", "like_ours", "refused", "start", "told"]
+__all__ = [
+    "OF_SEGMENTS",
+    "explain",
+    "explained",
+    "is_denied",
+    "like_ours",
+    "refused",
+    "start",
+    "told",
+]
 
+_DENIED = errno.EPERM, errno.EACCES, errno.ENOSYS
 _OPEN, _PROCESSES, _MEMORY = "open files", "processes and threads", "memory"
 OF_SEGMENTS = [_OPEN, _MEMORY]
 _KINDS = {
@@ -34,12 +44,22 @@ def explained(error: BaseException) -> BaseException:
         ours = ParallelError(
             "a subinterpreter cannot start processes: use backend='thread' or backend='serial'"
         )
+    elif is_denied(error):
+        ours = ParallelError(
+            f"the system lets this process start no others, or not talk to them ({error}): use "
+            "backend='thread' or backend='serial'"
+        )
     elif (kind := _kind(error)) is not None:
         ours = refused(kind)
     if ours is None:
         return error
     ours.__cause__ = error
     return ours
+
+
+def is_denied(error: BaseException) -> bool:
+    """Whether an error is the word of a sandbox, which is not going to change its mind."""
+    return isinstance(error, OSError) and error.errno in _DENIED
 
 
 def start(thread: threading.Thread) -> None:
