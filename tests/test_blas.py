@@ -263,9 +263,13 @@ def test_an_iterator_ended_by_another_thread(openmp, cores):
         closer = threading.Thread(target=inner.close)
         closer.start()
         closer.join()
-        return pk.map(team_of_item, range(2), library=openmp)
+        both.wait()  # no core falls free before the other one is done
+        teams = pk.map(team_of_item, range(2), library=openmp)
+        both.wait()
+        return teams
 
-    with pk.Pool(workers=2, backend="thread") as pool:
+    both = threading.Barrier(2, timeout=60)
+    with pk.Pool(workers=2, backend="thread", chunksize=1) as pool:
         assert {n for teams in pool.map(item, range(2)) for n in teams} <= {1, 2}
     assert team(openmp) == before
 
