@@ -90,8 +90,8 @@ class Shared(mmap.mmap):
         _mapped[token] = self
         return self
 
-    def __del__(self, close: Any = os.close) -> None:
-        if self.fd >= 0:
+    def __del__(self, close: Any = os.close, finalizing: Any = sys.is_finalizing) -> None:
+        if self.fd >= 0 and not finalizing():  # the end of the process closes it by itself
             if self.is_lost():
                 keep(self)  # its end would close what is somebody else's by now
             else:

@@ -79,7 +79,7 @@ def sweeps() -> dict[str, Any]:
     table = pk.Sweep(workers=2, backend="thread", repeats=2, seed=1).run(half, grid)
     rows: list[dict[str, Any]] = table.rows
     assert_type(len(table), int)
-    pk.sweep(half, pk.sample(3, 1, x=[1, 2], scale=[1.0]))
+    pk.sweep(half, pk.sample(2, 1, x=[1, 2], scale=[1.0]))
     return rows[0] | table.best("value")
 
 
