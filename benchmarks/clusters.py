@@ -51,14 +51,15 @@ def once_killed(x, folder):
     return x
 
 
-def seconds(call, expected):
-    """Median of a few runs."""
-    found = []
+def seconds(expected, *calls):
+    """Median of a few runs of each call, which take turns: the load of the machine is the same for all."""
+    found = [[] for _ in calls]
     for _ in range(REPEATS):
-        begin = time.perf_counter()
-        assert call() == expected
-        found.append(time.perf_counter() - begin)
-    return statistics.median(found)
+        for call, times in zip(calls, found, strict=True):
+            begin = time.perf_counter()
+            assert call() == expected
+            times.append(time.perf_counter() - begin)
+    return [statistics.median(times) for times in found]
 
 
 @contextlib.contextmanager
@@ -127,28 +128,29 @@ def compare(name, engine):
     table = np.arange(LARGE, dtype=float)
     few = list(range(10))
     with engine() as (backend, native):
-        rows = {}
-        native["map"](tiny, xs[:10])
-        theirs = {
-            "tiny": seconds(lambda: native["map"](tiny, xs), [x + 1 for x in xs]) / TINY,
-            "naps": seconds(lambda: native["map"](nap, naps), naps),
-        }
-        if hasattr(native, "end"):
-            native.end()
-        theirs["frozen"] = seconds(
-            lambda: native["frozen"](entry, few, table), [float(x) for x in few]
-        )
         pool = pk.Pool(backend=backend)
-        pool.map(tiny, xs)
-        ours = {
-            "tiny": seconds(lambda: pool.map(tiny, xs), [x + 1 for x in xs]) / TINY,
-            "naps": seconds(lambda: pool.map(nap, naps), naps),
-            "frozen": seconds(lambda: pool.map(entry, few, table=table), [float(x) for x in few]),
-        }
+        done, floats = [x + 1 for x in xs], [float(x) for x in few]
+        native["map"](tiny, xs[:10])
+        tiny_calls = [lambda: pool.map(tiny, xs), lambda: native["map"](tiny, xs)]
+        nap_calls = [lambda: pool.map(nap, naps), lambda: native["map"](nap, naps)]
+        if hasattr(native, "end"):  # it has the CPUs until it ends
+            [their_tiny], [their_nap] = seconds(done, tiny_calls[1]), seconds(naps, nap_calls[1])
+            native.end()
+            pool.map(tiny, xs)
+            [our_tiny], [our_nap] = seconds(done, tiny_calls[0]), seconds(naps, nap_calls[0])
+        else:
+            pool.map(tiny, xs)
+            # Not in turns: thousands of theirs are still being given up while the next one runs.
+            [our_tiny], [their_tiny] = [seconds(done, call) for call in tiny_calls]
+            our_nap, their_nap = seconds(naps, *nap_calls)
         rows = {
-            "a tiny item, us": (ours["tiny"] * 1e6, theirs["tiny"] * 1e6),
-            f"{NAPS} items of 10 ms on two workers, s": (ours["naps"], theirs["naps"]),
-            "a frozen array of 200 MB, 10 items, s": (ours["frozen"], theirs["frozen"]),
+            "a tiny item, us": (our_tiny / TINY * 1e6, their_tiny / TINY * 1e6),
+            f"{NAPS} items of 10 ms on two workers, s": (our_nap, their_nap),
+            "a frozen array of 200 MB, 10 items, s": seconds(
+                floats,
+                lambda: pool.map(entry, few, table=table),
+                lambda: native["frozen"](entry, few, table),
+            ),
         }
         if name != "executor":
             with tempfile.TemporaryDirectory() as folder:
