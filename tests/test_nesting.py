@@ -493,7 +493,7 @@ def in_thread(_):
 
 def test_a_pool_that_ends_while_a_short_inner_call_runs():
     """The call in place ends with the pool, after the item that runs."""
-    own = pk.Pool(backend="thread")
+    own = pk.Pool(backend="thread", workers=1)
     ran = []
 
     def ending(x):
