@@ -1,12 +1,10 @@
 """The backends and start methods on which one contract holds, as options of Pool."""
 
 import multiprocessing
-import sys
 
 from engines import ENGINES, WANTED
 
-# Processes do not work on Windows yet: there the contract holds for the other backends.
-_OURS = () if sys.platform == "win32" else ("forkserver", "spawn", "fork")
+_OURS = ("forkserver", "spawn", "fork")
 START_METHODS = [m for m in _OURS if m in multiprocessing.get_all_start_methods()]
 PROCESSES = {f"process-{m}": {"backend": "process", "start_method": m} for m in START_METHODS}
 # What is callable gives its options when it is wanted.

@@ -24,13 +24,11 @@ Dask, Ray or an executor               as many workers as it has; below level 0 
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import dataclass
 
 from ..backends import TABLE, reach
-from ..errors import ParallelError
 from ..options import Options
-from ..place import host
+from ..place import host, system
 from ..place.foreign import may_have_children
 from ..place.nesting import Nesting, fellows, for_good, foreign_worker, pool_cores
 
@@ -83,7 +81,7 @@ class Plan:
         return Nesting(self.level, base + (rank % busy < extra) or 1)
 
 
-def plan(  # noqa: C901, PLR0912 - the rule table
+def plan(  # noqa: C901 - the rule table
     options: Options, here: Nesting, takes_rng: bool = False
 ) -> Plan:
     """Decide for a call with `options` made at `here`.
@@ -103,7 +101,7 @@ def plan(  # noqa: C901, PLR0912 - the rule table
         log.debug("a call below level 0 runs on threads instead of %s", backend)
         backend = "thread"  # a worker that waits for another one of its engine may wait for ever
     if here.level > 0 and backend == "process" and not _given(options):
-        if options.nested == "process" and fellows() > 1:
+        if options.nested == "process" and fellows() > 1 and not system.WINDOWS:
             return _outer(options, here, fellows())
         if options.timeout is not None and "timeout" not in _told:
             _told.add("timeout")
@@ -113,8 +111,6 @@ def plan(  # noqa: C901, PLR0912 - the rule table
             )
         log.debug("a call below level 0 runs on threads instead of processes")
         backend = "thread"
-    if backend == "process" and sys.platform == "win32":
-        raise ParallelError("processes do not work on Windows yet; use backend='thread'")
     if backend == "thread" and options.seed is not None and not takes_rng:
         log.debug("a call with a seed, whose function has no parameter rng, runs in place")
         backend = "serial"

@@ -24,6 +24,7 @@ __all__ = [
     "PIPE_SIGNAL",
     "PROC",
     "SWITCHES",
+    "WINDOWS",
     "without",
 ]
 
@@ -51,6 +52,7 @@ def _has(name: str, there: bool) -> bool:
 
 
 LINUX = sys.platform.startswith("linux")
+WINDOWS = sys.platform == "win32"
 # How many cores a process may use: `os.sched_getaffinity`.
 AFFINITY = _has("affinity", hasattr(os, "sched_getaffinity"))
 # Room in a file is reserved, or refused, by one call: `os.posix_fallocate`.

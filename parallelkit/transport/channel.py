@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from ..place import system
 
-__all__ = ["Channel", "Closed", "Message", "take_all"]
+__all__ = ["Channel", "Closed", "Message", "connected", "take_all"]
 
 _HEADER = struct.Struct("<II")
 _READ = 1 << 16
@@ -244,6 +244,15 @@ class Channel:
             )
             at = end
         del buffer[:at]
+
+
+def connected(end: Any) -> Channel:
+    """Return the channel on one end of a pair."""
+    if system.WINDOWS:
+        from .pipes import PipeChannel
+
+        return PipeChannel(end)
+    return Channel(end)
 
 
 def take_all(ids: list[int]) -> list[int]:

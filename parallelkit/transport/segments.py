@@ -22,6 +22,7 @@ import ctypes
 import itertools
 import mmap
 import os
+import secrets
 import sys
 import tempfile
 import weakref
@@ -35,7 +36,16 @@ from .pickling import Pickled
 if TYPE_CHECKING:
     from .shared import Shared
 
-__all__ = ["INLINE", "Inbox", "Missing", "Outbox", "Packet", "Segment", "control_block"]
+__all__ = [
+    "INLINE",
+    "Inbox",
+    "Missing",
+    "Outbox",
+    "Packet",
+    "Segment",
+    "control_block",
+    "opened_block",
+]
 
 INLINE = 1 << 15  # bytes that travel in the message itself
 SMALLEST = 1 << 16
@@ -106,9 +116,20 @@ class Segment:
 
 def control_block(nbytes: int) -> tuple[int, memoryview]:
     """Small shared memory for a word or two: its descriptor and a view of it."""
+    if system.WINDOWS:
+        number = secrets.randbits(126)
+        return number, opened_block(number, nbytes)
     segment = Segment(0, nbytes, None)
     fd, segment.fd = segment.fd, -1
-    return fd, memoryview(mmap.mmap(fd, nbytes))
+    return fd, opened_block(fd, nbytes)
+
+
+def opened_block(fd: int, nbytes: int) -> memoryview:
+    """View of such memory; on Windows it has a number for a name instead of a descriptor."""
+    if system.WINDOWS:
+        tag: dict[str, Any] = {"tagname": f"Local\\parallelkit-{fd:x}"}
+        return memoryview(mmap.mmap(-1, nbytes, **tag))
+    return memoryview(mmap.mmap(fd, nbytes))
 
 
 class Outbox:
@@ -186,6 +207,8 @@ class Outbox:
         self._free.clear()
 
     def _lease(self, nbytes: int) -> Segment:
+        if system.WINDOWS:
+            raise OSError("segments do not travel: what is sent does")
         fitting = [s for s in self._free if nbytes <= s.size <= 2 * nbytes + SMALLEST]
         if fitting:
             segment = min(fitting, key=lambda s: s.size)

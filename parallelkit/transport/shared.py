@@ -176,7 +176,8 @@ def arrive(names: Sequence[tuple[str, int]], fds: Sequence[int]) -> list[Shared]
             fd = rest.pop(0)
             known = _mapped.get(token)
             if isinstance(known, Shared):
-                os.close(fd)
+                if fd >= 0:
+                    os.close(fd)
                 held.append(known)
             else:
                 held.append(Shared(fd, size, token))

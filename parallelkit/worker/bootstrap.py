@@ -7,7 +7,6 @@ message. `__main__` is not imported; what functions need of it comes with them.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import signal
 import socket
@@ -87,6 +86,8 @@ def _die_with_parent(life: int | None) -> None:
 
 def _die_with_pipe(life: int) -> bool:
     """Have the kernel end this process when nobody can write to a pipe any more."""
+    import fcntl
+
     try:
         # Opened anew: what follows is a matter of an open file, and others have the same.
         own = os.open(f"{system.PROC}/self/fd/{life}", os.O_RDONLY | os.O_NONBLOCK)

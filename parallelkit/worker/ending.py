@@ -10,7 +10,14 @@ import time
 
 from ..place import system
 
-__all__ = ["PATIENCE", "forget_exit_handlers", "kill_below", "kill_with_children", "leave"]
+__all__ = [
+    "PATIENCE",
+    "end_now",
+    "forget_exit_handlers",
+    "kill_below",
+    "kill_with_children",
+    "leave",
+]
 
 PATIENCE = 0.5  # seconds for the exit handlers of what items have used
 
@@ -25,8 +32,18 @@ def kill_with_children(pid: int) -> None:
         pass
 
 
+def end_now() -> None:
+    """End this process and what it has started; on Windows its job does the latter."""
+    if system.WINDOWS:
+        os._exit(1)
+    kill_below(os.getpid())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def kill_below(pid: int) -> None:
     """Kill what a process has started, but for what has been given a session of its own."""
+    if system.WINDOWS:
+        return  # its job does
     for child in _children(pid):
         try:
             if os.getsid(child) == os.getsid(pid):

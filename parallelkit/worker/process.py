@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import mmap
 import os
 import signal
 import sys
@@ -28,10 +27,10 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from ..place import malloc, nesting, recording
+from ..place import malloc, nesting, recording, system
 from ..transport import pickling
 from ..transport.channel import Channel, Closed, Message
-from ..transport.segments import Missing, Outbox
+from ..transport.segments import Missing, Outbox, opened_block
 from ..values import seeds
 from ..values.outcome import Reply
 from ..values.source import Chunk
@@ -205,7 +204,7 @@ class Worker:
                 self.connection.send(Retired())
                 return
 
-    def _greet(self) -> None:
+    def _greet(self) -> None:  # noqa: PLR0915 - in this order
         connection = self.connection
         connection.channel.wait()
         while not (arrived := connection.receive()):
@@ -215,10 +214,11 @@ class Worker:
         for other in more:
             self._arrived(other.message)
         control = fds[0]
-        self.control = memoryview(mmap.mmap(control, CONTROL_BYTES))
+        self.control = opened_block(control, CONTROL_BYTES)
         self.words = self.control.cast("Q")
         self.times = self.control.cast("d")
-        os.close(control)
+        if not system.WINDOWS:
+            os.close(control)
         sys.argv, tempfile.tempdir, standard, parentage = hello.origin
         sys.meta_path.insert(0, StandardFinder(standard, list(sys.path)))
         Parentage(*parentage).settle()
@@ -546,6 +546,11 @@ def _main_imports() -> bool:
 
 
 def _limit_memory(nbytes: int) -> None:
+    if system.WINDOWS:
+        from .jobs import limit_memory
+
+        limit_memory(nbytes)
+        return
     import resource
 
     kind = resource.RLIMIT_DATA if sys.platform.startswith("linux") else resource.RLIMIT_AS

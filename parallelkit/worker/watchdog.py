@@ -9,13 +9,11 @@ the thread cannot run, the parent sees it there.
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
 
-from .ending import kill_below
+from .ending import end_now
 from .protocol import WHOLE
 from .task import Progress
 
@@ -107,5 +105,4 @@ class Watch(threading.Thread):
                     try:
                         self._expire(self._what, self._progress, self._done)
                     finally:
-                        kill_below(os.getpid())
-                        os.kill(os.getpid(), signal.SIGKILL)
+                        end_now()

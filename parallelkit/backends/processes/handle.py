@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
+from ...place import system
 from ...place.sigint import held_here
-from ...transport.channel import Channel, Closed, take_all
+from ...transport.channel import Closed, connected, take_all
 from ...transport.pickling import Pickled
 from ...transport.script import Sent, script
 from ...transport.segments import Inbox, Outbox, control_block
@@ -42,7 +43,7 @@ class Handle(WorkerState):
         self.process = process
         self.sentinel: int = process.sentinel
         self.pid: int = process.pid
-        self.channel = Channel(sock)
+        self.channel = connected(sock)
         self.outbox, self.inbox = Outbox(folder=folder), Inbox()
         self.freed: list[int] = []  # segments of ours that it needs no more
         self.known: set[int] = set()  # tasks that it has
@@ -155,7 +156,7 @@ def obituary(pid: int, code: int | None) -> str:
     else:
         how = f"exit code {code}"
     advice = ""
-    if code == -signal.SIGKILL:
+    if code == -int(getattr(signal, "SIGKILL", 0)) != 0:
         advice = "; out of memory? (memory_limit= makes that a MemoryError of the item)"
     elif code == -signal.SIGSEGV:
         advice = "; a crash in compiled code, or a recursion too deep for the C stack"
@@ -180,6 +181,8 @@ def exit_code(process: Any) -> int | None:
 
 def interrupt(pid: int) -> None:
     """Send SIGINT; a worker takes it as a hint to look for what its parent gave up."""
+    if system.WINDOWS:
+        return  # a thread of it has read it
     try:
         os.kill(pid, signal.SIGINT)
     except ProcessLookupError:

@@ -8,13 +8,14 @@ its own order, when it is greeted.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterable
+
+from ...place import system
 
 __all__ = ["apart", "first_path", "pair", "run", "standard_modules"]
 
@@ -68,6 +69,8 @@ def apart(fd: int) -> int:
     """Return a descriptor, or if it is 0, 1 or 2, which may have been closed, another for it."""
     if fd > 2:
         return fd
+    import fcntl
+
     try:
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
@@ -76,6 +79,10 @@ def apart(fd: int) -> int:
 
 def pair() -> tuple[socket.socket, socket.socket]:
     """Return a socket pair that no interpreter takes for its standard input or output."""
+    if system.WINDOWS:
+        from ...transport import pipes
+
+        return pipes.pair()
     one, other = (socket.socket(fileno=apart(end.detach())) for end in socket.socketpair())
     for end in (one, other):
         end.settimeout(None)  # whatever the program has set as default

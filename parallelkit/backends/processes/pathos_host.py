@@ -15,6 +15,7 @@ that the pool makes for itself need no semaphores.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import signal
@@ -25,16 +26,18 @@ from collections.abc import Callable
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
-from multiprocess import context, popen_fork, popen_forkserver, queues, util
+from multiprocess import context, queues
 from multiprocess import process as mp_process
 from pathos.multiprocessing import ProcessPool
 
 from ...errors import ParallelError
-from ...place import limits
+from ...place import limits, system
 from ...place.descriptors import identity
 from ...worker.bootstrap import live
 from ...worker.ending import PATIENCE, forget_exit_handlers, kill_with_children
-from . import forkserver, launch, warden
+from . import forkserver, launch
+
+_family = importlib.import_module(".windows" if system.WINDOWS else ".posix", __package__)
 
 __all__ = ["Host"]
 
@@ -137,7 +140,7 @@ class _Context(context.BaseContext):  # type: ignore[misc]
     def Process(self, *_: Any, **__: Any) -> _Process:  # noqa: N802 - the base's name
         """A worker; what the pool wants to run in it is of no interest."""
         replaces = threading.current_thread() is not self._creator
-        return _Process(self, _POPEN[self._method], replaces)
+        return _Process(self, _family.POPEN[self._method], replaces)
 
     def SimpleQueue(self) -> _LocalQueue:  # noqa: N802 - the base's name
         """A queue for the pool's own threads."""
@@ -219,7 +222,9 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
 
     def kill(self) -> None:
         """End the process, whatever it does, and what its items have started."""
-        if self._popen is not None and self._popen.returncode is None:
+        if system.WINDOWS and self._popen is not None:
+            self._popen.kill()
+        elif self._popen is not None and self._popen.returncode is None:
             kill_with_children(self._popen.pid)
             forkserver.rouse()  # it is to tell of the end
 
@@ -231,6 +236,9 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         popen.finalizer.cancel()
         mp_process._children.discard(self)
         if popen.returncode is None:
+            if system.WINDOWS:
+                popen.kill()
+                return
             popen.returncode = -signal.SIGKILL
             try:
                 if os.getsid(popen.pid) == os.getsid(0):  # it is the one that was started
@@ -261,93 +269,6 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         """The worker's end of its socket, while it is being started."""
         assert self._theirs is not None
         return self._theirs
-
-
-class _Polled:
-    """The pool's thread and ours both ask for the exit code, which can be read just once."""
-
-    def __init__(self, process: Any) -> None:
-        self._polling = threading.Lock()
-        super().__init__(process)  # type: ignore[call-arg]
-
-    def poll(self, flag: int = os.WNOHANG) -> int | None:
-        """Exit code, or None while the process lives."""
-        if flag != os.WNOHANG:
-            return super().poll(flag)  # type: ignore[misc,no-any-return]
-        with self._polling:
-            return super().poll(flag)  # type: ignore[misc,no-any-return]
-
-
-class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
-    """Start by fork."""
-
-    def _launch(self, process: _Process) -> None:
-        process.connect()
-        process.life = warden.life()
-        self.sentinel, process.end = os.pipe()
-        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
-        try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                code = 1
-                try:
-                    os.close(self.sentinel)
-                    code = process._bootstrap()
-                finally:
-                    os._exit(code)
-        finally:
-            os.close(process.end)
-        warden.watch(self.pid)
-
-
-class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
-    """Start by a fork server of our own, which has loaded what every worker needs."""
-
-    server = "forkserver"
-
-    def _launch(self, process: _Process) -> None:
-        ours, self.pid, self.sentinel = forkserver.fork(self.server)
-        process.connect(ours)
-        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Wait until the server tells of the worker's end, also where somebody has stopped it."""
-        if timeout is None:
-            while self.returncode is None and not wait_for([self.sentinel], forkserver.PATIENCE):
-                forkserver.rouse()
-        return super().wait(timeout)  # type: ignore[no-any-return]
-
-
-class _DefaultPopen(_ForkServerPopen):
-    """Start by a fork server that may be a copy of this process."""
-
-    server = forkserver.DEFAULT
-
-
-class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
-    """Start in a fresh interpreter."""
-
-    def _launch(self, process: _Process) -> None:
-        process.connect()
-        self.sentinel, end = os.pipe()  # the worker's end of it is closed when it ends
-        end = launch.apart(end)
-        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
-        fds = process.theirs.fileno(), end, warden.life()
-        try:
-            code = f"from parallelkit.worker.bootstrap import spawned; spawned{fds}"
-            started = launch.run(code, fds)
-            self.pid, started.returncode = started.pid, 0  # its end is waited for here
-        finally:
-            os.close(end)
-        warden.watch(self.pid)
-
-
-_POPEN = {
-    "fork": _ForkPopen,
-    "spawn": _SpawnPopen,
-    "forkserver": _ForkServerPopen,
-    forkserver.DEFAULT: _DefaultPopen,
-}
 
 
 def _after_fork() -> None:

@@ -36,6 +36,7 @@ __all__ = ["Reactor"]
 
 LOOK = 2.0  # seconds of silence after which it is seen to that there is something to listen to
 PATIENCE = 0.01  # seconds in which somebody may begin to wait, before a call's own thread drives
+_IN = getattr(select, "POLLIN", 1)
 QUIET = 100  # times that, after which it sleeps until it is woken
 
 
@@ -60,12 +61,9 @@ class Reactor:
         self._this_thread = threading.get_ident  # found here even while Python takes modules apart
         self._waiting: list[Call | Waiter] = []
         self._turns = 0  # how often somebody has waited
-        self._poll: Any = select.epoll() if system.EPOLL else _Poll()
+        self._poll: Any = _poll()
         self._sources: dict[int, tuple[Callable[[Handle], None], Handle]] = {}
-        self._wake_in, self._wake_out = socket.socketpair()
-        for end in (self._wake_in, self._wake_out):
-            end.setblocking(False)
-        self._poll.register(self._wake_out, select.POLLIN)
+        self._wake_in, self._wake_out = _wakers(self._poll)
         self._wake_fd = self._wake_out.fileno()
         self._identity = identity(self._wake_fd)
         self.lost = False  # whether somebody has closed our descriptors
@@ -80,7 +78,7 @@ class Reactor:
         """Listen to a worker."""
         for fd, then in self._ends(worker):
             self._sources[fd] = then, worker
-            self._poll.register(fd, select.POLLIN)
+            self._poll.register(fd, _IN)
         self.nudge()
 
     def remove(self, worker: Handle) -> None:
@@ -249,6 +247,25 @@ def _wait_for(wakes: SimpleQueue[None], timeout: float | None) -> None:
             wakes.get_nowait()
     except Empty:
         pass
+
+
+def _poll() -> Any:
+    if system.WINDOWS:
+        from ...transport import pipes
+
+        return pipes.Poll()
+    return select.epoll() if system.EPOLL else _Poll()
+
+
+def _wakers(poll: Any) -> tuple[Any, Any]:
+    """Something to send a byte to that wakes who polls, and what reads it."""
+    if system.WINDOWS:
+        return poll, poll
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+    poll.register(ends[1], _IN)
+    return ends
 
 
 class _Poll:

@@ -31,7 +31,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign
-from ...place import recording
+from ...place import recording, system
 from ...place.descriptors import LOST, keep
 from ...place.sigint import Shield, held_here
 from ...transport import pickling
@@ -210,7 +210,8 @@ class Workers:
             out = scheduler.joined(worker)
             self.reactor.add(worker)
         self.carry_out(out)
-        os.close(worker.control_fd)
+        if not system.WINDOWS:
+            os.close(worker.control_fd)
 
     def _note(self, what: str, worker: Handle, told: str = "") -> None:
         """Tell open traces of a worker."""
@@ -306,8 +307,13 @@ class Workers:
     def settle(self) -> None:
         """Wait until that is so."""
         while not self.settled():
-            ends = [w.channel.fileno() for w in self.handles() if not w.ready and not w.dead]
-            wait_for(ends, SETTLING)  # another thread may read what comes, and close any of them
+            waited = [w.channel for w in self.handles() if not w.ready and not w.dead]
+            if system.WINDOWS:
+                waited[0].wait(SETTLING)
+                continue
+            wait_for(
+                [channel.fileno() for channel in waited], SETTLING
+            )  # another thread may read what comes, and close any of them
 
     def abandon(self) -> None:
         """In a forked child: close our copies of what is the parent's, and touch nothing else."""

@@ -1,0 +1,103 @@
+"""How workers are started where processes can be forked, by the start method."""
+
+# ruff: noqa: SLF001 - what a process of multiprocess has for who starts it
+
+from __future__ import annotations
+
+import os
+import threading
+from multiprocessing.connection import wait as wait_for
+from typing import Any
+
+from multiprocess import popen_fork, popen_forkserver, util
+
+from . import forkserver, launch, warden
+
+__all__ = ["POPEN"]
+
+
+class _Polled:
+    """The pool's thread and ours both ask for the exit code, which can be read just once."""
+
+    def __init__(self, process: Any) -> None:
+        self._polling = threading.Lock()
+        super().__init__(process)  # type: ignore[call-arg]
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Exit code, or None while the process lives."""
+        if flag != os.WNOHANG:
+            return super().poll(flag)  # type: ignore[misc,no-any-return]
+        with self._polling:
+            return super().poll(flag)  # type: ignore[misc,no-any-return]
+
+
+class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
+    """Start by fork."""
+
+    def _launch(self, process: Any) -> None:
+        process.connect()
+        process.life = warden.life()
+        self.sentinel, process.end = os.pipe()
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                code = 1
+                try:
+                    os.close(self.sentinel)
+                    code = process._bootstrap()
+                finally:
+                    os._exit(code)
+        finally:
+            os.close(process.end)
+        warden.watch(self.pid)
+
+
+class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
+    """Start by a fork server of our own, which has loaded what every worker needs."""
+
+    server = "forkserver"
+
+    def _launch(self, process: Any) -> None:
+        ours, self.pid, self.sentinel = forkserver.fork(self.server)
+        process.connect(ours)
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait until the server tells of the worker's end, also where somebody has stopped it."""
+        if timeout is None:
+            while self.returncode is None and not wait_for([self.sentinel], forkserver.PATIENCE):
+                forkserver.rouse()
+        return super().wait(timeout)  # type: ignore[no-any-return]
+
+
+class _DefaultPopen(_ForkServerPopen):
+    """Start by a fork server that may be a copy of this process."""
+
+    server = forkserver.DEFAULT
+
+
+class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
+    """Start in a fresh interpreter."""
+
+    def _launch(self, process: Any) -> None:
+        process.connect()
+        self.sentinel, end = os.pipe()  # the worker's end of it is closed when it ends
+        end = launch.apart(end)
+        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
+        fds = process.theirs.fileno(), end, warden.life()
+        try:
+            code = f"from parallelkit.worker.bootstrap import spawned; spawned{fds}"
+            started = launch.run(code, fds)
+            self.pid, started.returncode = started.pid, 0  # its end is waited for here
+        finally:
+            os.close(end)
+        warden.watch(self.pid)
+
+
+POPEN = {
+    "fork": _ForkPopen,
+    "spawn": _SpawnPopen,
+    "forkserver": _ForkServerPopen,
+    forkserver.DEFAULT: _DefaultPopen,
+}

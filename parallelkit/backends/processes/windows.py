@@ -1,0 +1,108 @@
+"""How workers are started and ended on Windows: a fresh interpreter each, in a job of its own.
+
+A job ends with the last handle to it, and all processes in it: so nothing that a worker has
+started outlives the worker, or this process, by whatever cause it ends.
+"""
+
+# ruff: noqa: SLF001 - what a process of subprocess has for who waits for it
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from typing import Any
+
+from multiprocess import util
+
+from ...place import system
+from ...transport.pipes import ProcessEnd
+from ...worker.jobs import Job
+from . import launch
+
+# What is there on Windows only; types are checked on other systems too.
+_winapi: Any = importlib.import_module("_winapi") if system.WINDOWS else None
+
+__all__ = ["KILLED", "POPEN"]
+
+_NEW_PROCESS_GROUP = 0x200
+KILLED = 1  # exit code of what was ended
+
+
+class _Popen:
+    """Start in a fresh interpreter; the face of multiprocess' Popen."""
+
+    method = "spawn"
+
+    def __init__(self, process: Any) -> None:
+        self.returncode: int | None = None
+        process.connect()
+        code = "from parallelkit.worker.windows import spawned; spawned()"
+        guarded = f"import sys; sys.path[:] = {launch.first_path()!r}; {code}"
+        flags = [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]
+        environment = dict(os.environ)
+        python = sys.executable
+        base = getattr(sys, "_base_executable", python)
+        if base and base != python:  # a venv's launcher, which would start another process
+            environment["__PYVENV_LAUNCHER__"] = python
+            python = base
+        self._started = started = subprocess.Popen(  # noqa: S603 - our own command
+            [python, *flags, "-c", guarded],
+            stdin=subprocess.PIPE,
+            env=environment,
+            creationflags=_NEW_PROCESS_GROUP,  # Ctrl-C is the parent's
+        )
+        self.pid = started.pid
+        self.sentinel = int(started._handle)  # type: ignore[attr-defined]
+        self.end = ProcessEnd(self.sentinel)
+        self.job = Job()
+        try:
+            self.job.take(self.sentinel)
+            here = _winapi.GetCurrentProcess()
+            theirs = _winapi.DuplicateHandle(
+                here,
+                process.theirs.fileno(),
+                self.sentinel,
+                0,
+                False,
+                _winapi.DUPLICATE_SAME_ACCESS,
+            )
+            assert started.stdin is not None
+            with started.stdin as told:
+                told.write(b"%d\n" % int(theirs))
+        except BaseException:
+            started.kill()
+            raise
+        self.finalizer = util.Finalize(self, self.job.close)
+
+    def poll(self, flag: int = 0) -> int | None:  # noqa: ARG002 - the face
+        """Exit code, or None while the process lives."""
+        return self.wait(0)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the end."""
+        if self.returncode is None:
+            try:
+                self.returncode = self._started.wait(timeout)
+            except subprocess.TimeoutExpired:
+                return None
+        return self.returncode
+
+    def kill(self) -> None:
+        """End the process, and what its items have started."""
+        self.job.end(KILLED)
+        if self.returncode is None:
+            try:
+                self._started.kill()
+            except OSError:
+                pass  # it has ended
+
+    terminate = kill
+
+    def close(self) -> None:
+        """Let go of the job."""
+        self.finalizer()
+
+
+POPEN = {"spawn": _Popen}

@@ -1,0 +1,34 @@
+"""How a worker process comes to life on Windows, on its own side; see `bootstrap` for elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from multiprocessing import connection
+
+from ..transport.channel import Message
+from ..transport.pipes import PipeChannel
+from . import ending
+from .process import serve
+from .protocol import Abort, decode
+
+__all__ = ["spawned"]
+
+
+def spawned() -> None:
+    """Be the worker that a fresh interpreter was started for; its input says by which handle."""
+    handle = int(sys.stdin.readline())
+    sys.stdin.close()
+    if sys.stdin is sys.__stdin__:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for good
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe = connection.PipeConnection(handle)  # type: ignore[attr-defined,unused-ignore]
+    serve(PipeChannel(pipe, _heed))
+    ending.leave()
+
+
+def _heed(message: Message) -> None:
+    """A call was given up: interrupt the main thread, which looks whether it runs an item of it."""
+    if type(decode(message.body)) is Abort:
+        signal.raise_signal(signal.SIGINT)
