@@ -91,7 +91,23 @@ REASONS = {
         "a window system",
     ),
     "an error": ("", "an exception is being handled"),
+    "a GPU": (
+        "import types; cuda = sys.modules['torch.cuda'] = types.ModuleType('torch.cuda')\n"
+        "cuda.is_initialized = lambda: True",
+        "torch.cuda is initialised",
+    ),
+    "a logger's thread": (
+        "import logging.handlers, queue\n"
+        "listener = logging.handlers.QueueListener(queue.Queue())\n"
+        "listener.start()",
+        "other threads",
+    ),
+    "h5py": (
+        "import h5py; file = h5py.File('own.h5', 'w')",
+        "own.h5 open, which may be a matter of",
+    ),
 }
+NEEDED = {"h5py": "h5py"}  # for these a library has to be there
 CALLS = {
     "another thread": "import concurrent.futures as f\nfound = f.ThreadPoolExecutor().submit(pk.Pool(2).map, abs, [-1, 2]).result()",
     "an error": "try:\n    1 / 0\nexcept ZeroDivisionError:\n    found = pk.Pool(2).map(abs, [-1, 2])",
@@ -101,6 +117,8 @@ CALLS = {
 @pytest.mark.parametrize("reason", REASONS)
 def test_where_a_fork_is_not_safe_it_is_a_new_one(reason, tmp_path):
     """The log says why."""
+    if reason in NEEDED:
+        pytest.importorskip(NEEDED[reason])
     (tmp_path / "own.py").write_text("")
     before, why = REASONS[reason]
     call = CALLS.get(reason, "found = pk.Pool(2).map(abs, [-1, 2])")
@@ -262,6 +280,72 @@ def test_nothing_of_the_caller_is_used_twice(tmp_path):
     assert ran.err == ""
     log = (tmp_path / "log").read_text().split("\n")
     assert log.count("closed at exit") == 1
+
+
+def test_what_multiprocessing_keeps_for_the_caller(tmp_path):
+    """Managers and shared memory of the caller work in items, and stay the caller's."""
+    source = """
+import multiprocessing
+from multiprocessing import shared_memory
+
+manager = multiprocessing.get_context("fork").Manager()
+noted = manager.dict()
+shared = shared_memory.SharedMemory(create=True, size=8)
+
+def item(x):
+    noted[x] = os.getppid()
+    there = shared_memory.SharedMemory(shared.name)
+    there.buf[x] = x
+    there.close()
+    return len(multiprocessing.active_children())
+
+assert pk.Pool(2, backend="process").map(item, [1, 2]) == [0, 0]
+pk.shutdown()
+assert sorted(noted) == [1, 2] and len(set(noted.values())) == 1
+assert bytes(shared.buf[:3]) == bytes([0, 1, 2])
+shared_memory.SharedMemory(shared.name).close()   # it is there still
+assert len(multiprocessing.active_children()) == 1
+shared.close()
+shared.unlink()
+manager.shutdown()
+"""
+    assert forked(source, cwd=tmp_path).err == ""
+
+
+def test_a_loop_of_trio():
+    """A call within a running loop of trio's; items run loops of their own."""
+    pytest.importorskip("trio")
+    source = """
+import trio
+
+async def seven():
+    return 7
+
+async def main():
+    assert pk.Pool(1, backend="process").map(lambda x: trio.run(seven), [1]) == [7]
+
+trio.run(main)
+"""
+    forked(source)
+
+
+def test_numerical_libraries_are_looked_for_once():
+    """The server looks for them, and workers know them from it."""
+    pytest.importorskip("numpy")
+    source = """
+import numpy, threadpoolctl
+plain = threadpoolctl.ThreadpoolController
+threadpoolctl.looks = []
+
+def counted():
+    threadpoolctl.looks.append(os.getpid())
+    return plain()
+
+threadpoolctl.ThreadpoolController = counted
+looked = pk.Pool(1, backend="process").map(lambda x: threadpoolctl.looks == [os.getppid()], [1])
+assert looked == [True]
+"""
+    forked(source)
 
 
 def test_workers_end_by_their_own_handlers(tmp_path):

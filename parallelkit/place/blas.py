@@ -239,14 +239,15 @@ def _libraries() -> list[Any]:
                 sys.addaudithook(_on_event)
             import threadpoolctl
 
+            modules = len(sys.modules)
             _controllers = threadpoolctl.ThreadpoolController().lib_controllers
-            _looked = now
+            _looked = modules, _loads  # it opens what is loaded already, which is no news
     return _controllers
 
 
-def _on_event(event: str, _: object) -> None:
+def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
     global _loads
-    if event == "ctypes.dlopen":
+    if event == "ctypes.dlopen" and arguments[0] is not None:  # that would be this process itself
         _loads += 1
 
 

@@ -14,6 +14,7 @@ closes its end of the socket pair, or is gone.
 
 from __future__ import annotations
 
+import codecs
 import gc
 import os
 import select
@@ -23,10 +24,10 @@ import struct
 import time
 from contextlib import suppress
 
-from . import bootstrap
+from . import bootstrap, output
 from .ending import kill_with_children
 
-__all__ = ["main", "serve"]
+__all__ = ["main", "prepare", "serve"]
 
 _PATIENCE = 1.0  # seconds for workers that have been killed to end
 _NUMBER = struct.Struct("q")  # as the popen classes of multiprocess read it
@@ -37,9 +38,21 @@ def main(fd: int, with_numpy: bool) -> None:
     bootstrap.settle()
     if with_numpy:
         from . import preload  # noqa: F401
+    prepare()
     gc.freeze()  # what is imported stays; no worker is to look through it, or to copy its pages
     gc.enable()
     serve(fd)
+
+
+def prepare() -> None:
+    """Do once, rather than in each worker, what all of them do when they are greeted.
+
+    What they import then would also make each of them look for numerical libraries once more.
+    """
+    import multiprocessing  # noqa: F401 - which has the key of the caller, for its managers
+
+    codecs.lookup("ascii")  # files of the kernel are read by it
+    output.set_filters(output.filters())  # whose patterns are compiled
 
 
 def serve(fd: int) -> None:

@@ -52,6 +52,7 @@ def serve(fd: int, path: Sequence[str]) -> NoReturn:
             gc.freeze()  # nothing that is here is to be looked through, or to come to an end
             _forget_caller(fd)
             sys.path[:] = path
+            forkserver.prepare()
             blas.look()  # once, rather than in each worker
             gc.freeze()
             forkserver.serve(fd)
