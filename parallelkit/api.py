@@ -316,10 +316,12 @@ def _call(
 
 def _check_mistaken(name: str, func: Callable[..., Any]) -> None:
     try:
-        parameters = inspect.signature(func).parameters
+        # What is called itself: a decorator may take an option that it keeps from its function.
+        parameters = inspect.signature(func, follow_wrapped=False).parameters
+        known = {*parameters, *inspect.signature(func).parameters}
     except Exception:  # noqa: BLE001 - some built-in functions do not tell, and some objects
         return
-    if name in parameters:
+    if name in known:
         return
     where = "a sweep: pk.Sweep(store=...)" if name == "store" else f"the pool: pk.Pool({name}=...)"
     told = f"keywords of a call belong to its function; options live on {where}"
@@ -328,6 +330,7 @@ def _check_mistaken(name: str, func: Callable[..., Any]) -> None:
     place = getattr(func, "__module__", None), getattr(func, "__qualname__", repr(func)), name
     if place not in _warned:
         _warned.add(place)
+        told = f"{told}. Where the function is meant, functools.partial(func, {name}=...) says so"
         warnings.warn(f"{name}= goes to the function {func!r}: {told}", stacklevel=outside())
 
 

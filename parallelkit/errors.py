@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import pickle
 import sys
+import traceback
+from types import TracebackType
 from typing import Any
 
 __all__ = [
@@ -38,6 +40,8 @@ __all__ = [
     "TransportError",
     "WorkerDied",
     "assign",
+    "formatted",
+    "note",
     "outside",
 ]
 
@@ -94,6 +98,24 @@ def assign(error: BaseException, **attributes: object) -> None:
     """Set what all exceptions have, also where the class refuses assignments, as a frozen one."""
     for name, value in attributes.items():
         getattr(BaseException, name).__set__(error, value)
+
+
+def formatted(error: BaseException, tb: TracebackType | None) -> str:
+    """Text of an exception and a traceback, whatever the class does."""
+    try:
+        return "".join(traceback.format_exception(type(error), error, tb))
+    except Exception:  # noqa: BLE001 - attributes are looked for, where a class may raise anything
+        lines = ["Traceback (most recent call last):\n", *traceback.format_tb(tb)]
+        return "".join(lines) + f"{type(error).__module__}.{type(error).__qualname__}\n"
+
+
+def note(error: BaseException, told: str) -> None:
+    """Add a note, once, where the class allows it."""
+    try:
+        if told not in getattr(error, "__notes__", ()):
+            error.add_note(told)
+    except Exception:  # noqa: BLE001 - it may forbid attributes, or raise whatever is looked for
+        pass
 
 
 class RemoteTraceback(Exception):

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from .api import Pool
+from .place.attributes import attribute
 
 __all__ = ["is_frame", "map_frames", "refuse_others"]
 
 
 def is_frame(value: object) -> bool:
     """Tell whether this is a DataFrame or a Series of pandas, or of a class derived from them."""
-    return hasattr(value, "iloc") and _made_by(value, "pandas")
+    return attribute(value, "iloc") is not None and _made_by(value, "pandas")
 
 
 def refuse_others(value: object) -> None:

@@ -4,6 +4,8 @@ import builtins
 import itertools
 import multiprocessing
 import os
+import threading
+from queue import Queue
 
 import multiprocess
 import pytest
@@ -246,6 +248,40 @@ def test_no_more_threads_than_asked_for():
         results += [pool.apply_async(watched, (i,)) for i in range(50)]
         assert [result.get(60) for result in results] == [list(range(50))] * 4 + list(range(50))
     assert max(most) <= 2
+
+
+def test_threads_with_an_initializer_start_with_the_pool():
+    """They run it once each before any call, and calls run in these very threads."""
+    ran, local, both = [], threading.local(), threading.Barrier(3)
+
+    def begin(factor):
+        ran.append(threading.get_ident())
+        local.factor = factor
+        both.wait(60)
+
+    with mp.ThreadPool(2, begin, (7,)) as pool:
+        both.wait(60)  # no call was made
+        times = lambda x: (x * local.factor, threading.get_ident())
+        results = [*pool.map(times, [1, 2]), *pool.imap(times, [3]), pool.apply(times, (4,))]
+    assert [value for value, _ in results] == [7, 14, 21, 28]
+    assert len(ran) == 2
+    assert {thread for _, thread in results} <= set(ran)
+
+
+def test_threads_that_serve_a_queue_keep_no_other_from_work():
+    """An initializer may be all that they are for; it goes on while the pool is terminated."""
+    jobs, results = Queue(), Queue()
+
+    def serve():
+        while (job := jobs.get()) is not None:
+            results.put(job + 1)
+
+    with mp.ThreadPool(2, serve):
+        jobs.put(1)
+        assert results.get(timeout=60) == 2
+        assert pk.Pool(2, backend="thread").map(increment, [1, 2]) == [2, 3]
+    for _ in range(2):
+        jobs.put(None)
 
 
 # ---- pathos --------------------------------------------------------------------------------------

@@ -367,3 +367,33 @@ def test_failing_again_and_again(pool):
         with pytest.raises(ZeroDivisionError):
             own.map(divide, [3, 2, 1, 0])
     assert own.map(divide, [1, 2]) == [12, 6]
+
+
+class Odd:
+    """Raises something of its own for each attribute that is looked for, as some proxies do."""
+
+    def __getattr__(self, name):
+        if name in ("__reduce_ex__", "__getstate__", "__setstate__"):
+            raise AttributeError(name)
+        raise LookupError(name)
+
+    def __call__(self, x):
+        return increment(x)
+
+
+class OddError(Exception):
+    def __getattr__(self, name):
+        raise LookupError(name)
+
+
+def fail_oddly(_):
+    raise OddError("odd")
+
+
+@pytest.mark.parametrize("way", [*CALLS, "submit"])
+def test_callables_and_errors_whose_attributes_raise(pool, way):
+    """What is looked for on the user's objects may be missing in any way."""
+    call = CALLS.get(way, by_submit)
+    assert sorted(call(pool(), Odd(), [1, 2])) == [2, 3]
+    with pytest.raises(OddError):
+        call(pool(), fail_oddly, [1, 2])

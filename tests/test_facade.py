@@ -1,5 +1,6 @@
 """What people type, on every backend: map, imap, uimap, starmap, run, parallel, Pool and its futures."""
 
+import functools
 import os
 import sys
 import threading
@@ -317,3 +318,21 @@ def test_shutdown_twice_is_harmless():
     """shutdown with nothing to end does nothing."""
     pk.shutdown()
     assert pk.shutdown() is None
+
+
+def keeps_timeout(func):
+    @functools.wraps(func)
+    def around(*args, timeout, **kwargs):
+        return func(*args, **kwargs), timeout
+
+    return around
+
+
+@keeps_timeout
+def plain(x):
+    return x
+
+
+def test_a_decorator_may_take_what_its_function_does_not():
+    """What is called is asked, not what it wraps."""
+    assert pk.Pool(backend="serial").map(plain, [1], timeout=5) == [(1, 5)]

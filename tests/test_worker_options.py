@@ -122,3 +122,21 @@ def test_bad_values(options):
     """Each is an error that names the option."""
     with pytest.raises((TypeError, ValueError), match=r"devices|retry_wait|finalizer"):
         pk.Pool(**options)
+
+
+AT_THE_END = """
+import atexit, os
+import parallelkit as pk
+def finish(): os.write(1, b"finalizer ")
+def handler(): os.write(1, b"handler ")
+def item(x):
+    atexit.register(handler)
+    return x
+assert pk.Pool(1, finalizer=finish, start_method=METHOD).map(item, [1, 2]) == [1, 2]
+"""
+
+
+def test_workers_end_in_an_orderly_way_at_the_end_of_a_script(script, start_method):
+    """Without `shutdown`, too, their finalizers and what items have registered are called."""
+    ran = script(AT_THE_END.replace("METHOD", repr(start_method)))
+    assert (ran.out, ran.err) == ("finalizer handler handler ", "")

@@ -25,7 +25,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
-from ..errors import IN_INITIALIZER
+from ..errors import IN_INITIALIZER, note
 from ..place.nesting import Nesting
 from ..place.recording import Traced
 from ..values.outcome import Lost, Reply
@@ -101,22 +101,22 @@ class Setup:
     def __init__(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
     ) -> None:
-        self._identity = initializer, *initargs
+        self.identity = initializer, *initargs
 
     def __call__(self) -> None:
         """Run it, if this thread has not yet."""
-        initializer, *initargs = self._identity
+        initializer, *initargs = self.identity
         if initializer is None:
             return
         done: list[tuple[Any, ...]] = self._done.__dict__.setdefault("identities", [])
-        if any(_same(self._identity, other) for other in done):
+        if any(_same(self.identity, other) for other in done):
             return
         try:
             initializer(*initargs)
         except BaseException as error:
-            error.add_note(IN_INITIALIZER)
+            note(error, IN_INITIALIZER)
             raise
-        done.append(self._identity)
+        done.append(self.identity)
 
 
 def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:

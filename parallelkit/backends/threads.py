@@ -103,13 +103,15 @@ class ThreadPool:
         follows = self._level > 1 and not (self._wished or source.endless)
         cores = room() if follows else None
         workers = self._workers if cores is None else max(self._workers, cores())
+        held = _held.get(self._key()) if _held else None
+        helping = helping and held is None
         helpers = workers - helping
         if source.total is not None:
             helpers = min(helpers, source.total - helping)
         own = source.endless if self._level == 1 else self._wished
         engaged = workers - helping if self._wished or own else helpers
-        staff = _Staff(self._level, self._wished, own)
-        if helpers > 0:
+        staff = _Staff(self._level, self._wished, own, None if held is None else held.helpers)
+        if helpers > 0 and held is None:
             try:
                 staff.engage(engaged)
             except RuntimeError:  # Python is ending, and starts no thread any more (3.12)
@@ -153,6 +155,35 @@ class ThreadPool:
 
     def close(self) -> None:
         """Nothing to end: helpers are shared."""
+
+    def _key(self) -> tuple[Any, ...]:
+        return self._level, self._workers, *map(id, self._setup.identity)
+
+    def hold(self) -> None:
+        """Have threads run the initializer now, and keep them for calls with the same one."""
+        with _lock:
+            held = _held.get(self._key())
+            if held is None:
+                held = _held[self._key()] = _Held(self._level, self._workers, self._setup)
+            held.holders.add(self)
+
+    def settle(self) -> None:
+        """Wait until the initializer is done in all of these threads."""
+        held = _held.get(self._key())
+        if held is not None:
+            held.settle()
+
+    def let_go(self) -> None:
+        """Keep them no longer; they end when what they run is over."""
+        with _lock:
+            held = _held.get(self._key())
+            if held is None or self not in held.holders:
+                return
+            held.holders.discard(self)
+            if held.holders:
+                return
+            del _held[self._key()]
+        held.end()
 
 
 class _Job:
@@ -378,11 +409,13 @@ class _Staff:
     wished : bool
     own : bool
         See `_engage`.
+    held : _Helpers, optional
+        Those that are kept for such calls, and that are as many as it wants.
     """
 
-    def __init__(self, level: int, wished: bool, own: bool) -> None:
+    def __init__(self, level: int, wished: bool, own: bool, held: _Helpers | None) -> None:
         self._of = level, wished, own
-        self._engaged: list[tuple[_Helpers, int]] = []
+        self._engaged = [] if held is None else [(held, 0)]
 
     def engage(self, threads: int, most: int = 0) -> None:
         """Have so many threads more; a level has `most` for all its calls, or its usual number."""
@@ -442,16 +475,17 @@ class _Helpers:
             self._wanted -= threads
             self._settle()
 
-    def close(self) -> None:
-        """End the threads; what they run is waited for."""
+    def close(self, wait: bool = True) -> None:
+        """End the threads; what they run is waited for, unless told not to."""
         with _lock:
             self._closed = True
         for _ in range(self._threads):
             self._queue.put(None)
         for pool in self._pools:
             pool.close()
-            pool.join()
-            pool.clear()
+            if wait:
+                pool.join()
+                pool.clear()
 
     def _serve(self) -> None:
         while (work := self._queue.get()) is not None:
@@ -468,6 +502,48 @@ class _Helpers:
             idle.append(self)
 
 
+class _Held:
+    """Threads that have run an initializer before any call, and are kept for calls that want it.
+
+    It may be all that they are for, as where it serves a queue, and never return.
+
+    Attributes
+    ----------
+    helpers : _Helpers
+    holders : set of ThreadPool
+        Who keeps them.
+    """
+
+    def __init__(self, level: int, threads: int, setup: Setup) -> None:
+        self.helpers = _Helpers(level, own=False)
+        self.holders: set[ThreadPool] = set()
+        self._setup = setup  # whose identity is known by its ids: it is kept alive
+        self._together = threading.Barrier(threads)  # one for each, none for who is quick
+        self._settled = [threading.Event() for _ in range(threads)]
+        self.helpers.engage(threads, threads)
+        context = contextvars.copy_context()
+        for settled in self._settled:
+            self.helpers.put(partial(context.copy().run, self._begin, settled))
+
+    def _begin(self, settled: threading.Event) -> None:
+        try:
+            self._together.wait()
+            self._setup()
+        except BaseException:  # noqa: BLE001 - the first call meets it, and raises it
+            pass
+        finally:
+            settled.set()
+
+    def settle(self) -> None:
+        """Wait until the initializer is done in all threads."""
+        for settled in self._settled:
+            settled.wait()
+
+    def end(self) -> None:
+        """End the threads; not those whose initializer goes on, which end with the process."""
+        self.helpers.close(wait=all(settled.is_set() for settled in self._settled))
+
+
 def _threads(number: int, serve: Callable[[], None]) -> Any:
     with Shield("pathos.threading" not in sys.modules):  # see `engine`
         hosting = whole("pathos.threading")
@@ -481,6 +557,7 @@ _ids = itertools.count()
 _lock = threading.RLock()  # a call may be closed by the garbage collector, anywhere
 _shared: dict[tuple[int, int], _Helpers] = {}  # by level, and by their number if that is a wish
 _owned: list[_Helpers] = []
+_held: dict[tuple[Any, ...], _Held] = {}
 _idle: defaultdict[int, list[_Helpers]] = defaultdict(list)  # of the owned ones, by their number
 
 
@@ -502,12 +579,15 @@ def _engage(level: int, threads: int, wished: bool, own: bool, most: int = 0) ->
 def shutdown() -> None:
     """End all helpers; items that still run are waited for."""
     with _lock:
-        helpers = [*_shared.values(), *_owned]
+        helpers, held = [*_shared.values(), *_owned], list(_held.values())
         _shared.clear()
+        _held.clear()
         _owned.clear()
         _idle.clear()
     for helper in helpers:
         helper.close()
+    for each in held:
+        each.end()
 
 
 def _after_fork() -> None:
@@ -515,6 +595,7 @@ def _after_fork() -> None:
     global _lock
     _lock = threading.RLock()
     _shared.clear()
+    _held.clear()
     _owned.clear()
     _idle.clear()
 

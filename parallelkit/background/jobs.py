@@ -27,6 +27,7 @@ from ..engine import run as engine
 from ..engine.ordering import Part
 from ..engine.plan import plan
 from ..options import Options
+from ..place.attributes import attribute
 from ..place.nesting import nesting
 from ..values.call import Call
 from ..values.outcome import Failure
@@ -281,5 +282,7 @@ def run_chunk(func: Callable[..., Any], rows: list[tuple[Any, ...]], begin: int)
 def snapshot(iterables: Sequence[Iterable[Any]]) -> list[Any]:
     """Inputs as they are now, whatever becomes of them later; arrays are not copied."""
     if all(isinstance(each, Sized) for each in iterables):
-        return [each if hasattr(each, "__array_interface__") else list(each) for each in iterables]
+        return [
+            each if attribute(each, "__array_interface__") else list(each) for each in iterables
+        ]
     return [list(column) for column in zip(*zip(*iterables, strict=False), strict=True)]

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import random
 import reprlib
-import traceback
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..errors import ParallelError, RemoteTraceback, TaskTimeout, TransportError, WorkerDied, assign
+from ..errors import (
+    ParallelError,
+    RemoteTraceback,
+    TaskTimeout,
+    TransportError,
+    WorkerDied,
+    assign,
+    formatted,
+    note,
+)
 from ..options import Options
 from ..values.call import Call
 from ..values.outcome import Failure, Lost, Raised, Reply
@@ -73,7 +81,7 @@ class Failures:
         if wanted and chunk.attempts <= self._options.retries:
             self._try_again(chunk)
             return []
-        text = "".join(traceback.format_exception(error))
+        text = formatted(error, error.__traceback__)
         return [self._failed(chunk, 0, error, text)]
 
     def _with_raised(self, chunk: Chunk, reply: Reply) -> list[Part]:
@@ -118,9 +126,9 @@ class Failures:
     ) -> Part:
         index = chunk.start + offset
         args, kwargs = self._call.arguments(chunk.args(offset))
-        _note(error, f"in item {index} of the input, called with {_told(args, kwargs)}")
+        note(error, f"in item {index} of the input, called with {_told(args, kwargs)}")
         if chunk.attempts > 1:
-            _note(error, f"after {chunk.attempts} attempts")
+            note(error, f"after {chunk.attempts} attempts")
         if raised is not None and error.__traceback__ is None and error.__cause__ is None:
             assign(error, __cause__=RemoteTraceback(text))
         if self._options.on_error == "raise":
@@ -143,14 +151,6 @@ def _explained(chunk: Chunk, reason: BaseException, options: Options) -> BaseExc
     error = TransportError(f"item {chunk.start} or its result could not be unpickled: {told}")
     error.__cause__ = reason
     return error
-
-
-def _note(error: BaseException, note: str) -> None:
-    try:
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
-    except Exception:  # noqa: BLE001 - an exception class may forbid attributes
-        pass
 
 
 def _told(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 from ..place import limits
+from ..place.attributes import attribute
 from ..values.source import Chunk, Sizer, Source, Table
 
 __all__ = ["Inline", "Stream", "source_of"]
@@ -233,10 +234,12 @@ def _rows(iterables: Sequence[Iterable[Any]], total: int | None) -> Iterator[Any
 
 def _nbytes(row: Any) -> int:
     """Bytes of the arrays in a row, as far as that shows at once."""
-    if type(row) is tuple:
-        return sum([getattr(value, "nbytes", 0) for value in row])
-    nbytes = getattr(row, "nbytes", 0)
-    return nbytes if type(nbytes) is int else 0
+    try:
+        if type(row) is tuple:
+            return int(sum([getattr(value, "nbytes", 0) for value in row]))
+        return int(getattr(row, "nbytes", 0))
+    except Exception:  # noqa: BLE001 - it may be anything that is called so, or raise anything
+        return 0
 
 
 def _columns(rows: list[Any], arity: int) -> tuple[Any, ...]:
@@ -260,8 +263,8 @@ def _column(position: int, iterable: Any) -> Any:
             "pass a value that is the same for all items by keyword: map(func, xs, name=value)"
         ) from None
     # Sets, dict views, deques; and a DataFrame, which has as many items as columns, not rows.
-    in_memory = type(iterable).__module__ in ("builtins", "collections") or hasattr(
-        iterable, "keys"
+    in_memory = type(iterable).__module__ in ("builtins", "collections") or (
+        attribute(iterable, "keys") is not None
     )
     return list(iterator) if in_memory and _length(iterable) is not None else iterable
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
+from ..place.attributes import attribute
 from ..place.recording import Traced, called, current, number, record, targets, told
 from ..values.call import Call
 from ..values.outcome import Lost, Reply
@@ -94,7 +95,7 @@ def _nbytes(value: object) -> int:
     if isinstance(value, (list, tuple, dict, set)):
         return 8 * len(value)
     try:
-        size = getattr(value, "nbytes", 0)
+        size = attribute(value, "nbytes", 0)
         if not isinstance(size, int) and hasattr(value, "memory_usage"):  # pandas
             size = int(value.memory_usage().sum())
         return size if isinstance(size, int) else 0

@@ -327,7 +327,7 @@ def _pool(options: Options, plan_: Plan, takes_rng: bool = True) -> Pool:
 def hold(options: Options) -> Any:
     """Start the workers that calls with these options have, and return the pool that keeps them.
 
-    None where such calls have no processes of their own.
+    None where such calls have no workers of their own.
     """
     pool: Any = _pool(options, plan(options, nesting()))
     if not hasattr(pool, "hold"):
@@ -349,6 +349,10 @@ def _first_of(backend: str, options: Options) -> Any:
         if backend not in _backends:  # another thread may have been first
             module = prepare(backend, options)
             importlib.import_module(_TASK)
+            # It is to be called before what the backend's own libraries have registered meanwhile:
+            # they would kill workers that still have finalizers and exit handlers to call.
+            atexit.unregister(_at_exit)
+            atexit.register(_at_exit)
             _backends[backend] = module
         return _backends[backend]
 

@@ -21,6 +21,7 @@ from ..background.jobs import ENGINE, Job, snapshot, start
 from ..engine.plan import plan
 from ..errors import IN_INITIALIZER, StaysHere, WorkerDied
 from ..options import Resolver
+from ..place.attributes import attribute
 from ..place.nesting import nesting
 
 __all__ = ["BrokenPool", "BrokenWorker", "PoolExecutor"]
@@ -279,7 +280,7 @@ class _Health:
 
     def translate(self, error: BaseException) -> BaseException:
         """Error for a future."""
-        if IN_INITIALIZER in getattr(error, "__notes__", ()):
+        if IN_INITIALIZER in attribute(error, "__notes__", ()):
             self.broken = BrokenPool(f"no call can be run, since the initializer fails: {error!r}")
             self.broken.__cause__ = error
             return self.broken
@@ -287,7 +288,7 @@ class _Health:
             return error
         told = BrokenWorker(*error.args)
         told.__cause__ = error.__cause__
-        for note in getattr(error, "__notes__", ()):
+        for note in attribute(error, "__notes__", ()):
             told.add_note(note)
         return told
 

@@ -40,8 +40,9 @@ except ImportError as error:
     ) from error
 
 from ..api import Pool
-from ..errors import ParallelError, RemoteTraceback, WorkerDied, assign
+from ..errors import ParallelError, RemoteTraceback, WorkerDied, assign, note
 from ..place import blas
+from ..place.attributes import attribute
 from ..place.nesting import nesting
 from ..worker.task import format_error
 from .arrays_once import Once, Packed
@@ -342,7 +343,7 @@ def _note(error: Exception, task: tuple[Any, ...]) -> None:
         func, args, kwargs = task
         name = getattr(func, "__qualname__", type(func).__name__)
         told = [*map(_short, args), *(f"{k}={_short(v)}" for k, v in kwargs.items())]
-        error.add_note(f"in the task {name}({', '.join(told)})")
+        note(error, f"in the task {name}({', '.join(told)})")
     except Exception:  # noqa: BLE001 - an exception class, or a __repr__, may raise anything
         pass
 
@@ -354,7 +355,7 @@ def _short(value: object) -> str:
 
 def _drop_index(error: BaseException) -> None:
     """Take away what the pool says of the item: a batch is none that the user knows."""
-    notes = getattr(error, "__notes__", None)
+    notes = attribute(error, "__notes__")
     if notes and notes[-1].startswith("in item "):
         notes.pop()
 

@@ -32,7 +32,7 @@ class Pool(AsyncPool):
     processes : int, optional
         By default the share of the cores.
     initializer : callable, optional
-        Called once in each worker, with `initargs`. Processes then start with the pool, so that one
+        Called once in each worker, with `initargs`. Workers then start with the pool, so that one
         which serves a queue does its work without any call.
     initargs : tuple
     maxtasksperchild : int, optional

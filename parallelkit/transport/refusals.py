@@ -6,6 +6,7 @@ import functools
 from types import CodeType
 
 from ..errors import INHERITED, StaysHere, TransportError
+from ..place.attributes import attribute
 from . import pickling
 from .byvalue import class_attributes, global_names, is_reachable
 from .mirror import current
@@ -80,20 +81,22 @@ def _parts(obj: object, shallow: bool) -> list[tuple[str, object]]:
         return [(".func", obj.func), (".args", obj.args), (".keywords", obj.keywords)]
     if shallow and not callable(obj):
         return []
-    parts = [(f".{name}", value) for name, value in getattr(obj, "__dict__", {}).items()]
+    parts = [(f".{name}", value) for name, value in attribute(obj, "__dict__", {}).items()]
     slots = [s for s in getattr(type(obj), "__slots__", ()) if isinstance(s, str)]
-    parts += [(f".{slot}", getattr(obj, slot)) for slot in slots if hasattr(obj, slot)]
-    closure = getattr(obj, "__closure__", None)
+    parts += [
+        (f".{slot}", getattr(obj, slot)) for slot in slots if attribute(obj, slot) is not None
+    ]
+    closure = attribute(obj, "__closure__")
     if closure:
         names = obj.__code__.co_freevars  # type: ignore[attr-defined]
         parts += [
             (f" (its variable {name!r})", cell.cell_contents)
             for name, cell in zip(names, closure, strict=True)
         ]
-    bound = getattr(obj, "__self__", None)
+    bound = attribute(obj, "__self__")
     if bound is not None and not isinstance(bound, type) and callable(obj):
         parts.append((".__self__", bound))
-    code = getattr(obj, "__code__", None)
+    code = attribute(obj, "__code__")
     if isinstance(code, CodeType):
         space = getattr(obj, "__globals__", {})
         parts += [

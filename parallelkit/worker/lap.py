@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..place import system
+from ..place.attributes import attribute
 from ..place.recording import Here, Traced, called, current, record, told
 from ..values.call import Delayed, apply_call, apply_parts
 from ..values.outcome import Raised
@@ -86,7 +87,7 @@ class Lap:
             self._batched = True
             self._every = -(-self._every // batch)
             return call
-        func = getattr(call, "func", call)
+        func = attribute(call, "func", call)
         several = func is apply_call or func is apply_parts
         items, every, long, clock = self._items, self._every, self._long, _clock
 

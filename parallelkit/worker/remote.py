@@ -30,7 +30,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from ..errors import IN_INITIALIZER
+from ..errors import IN_INITIALIZER, note
 from ..place import blas, nesting, recording
 from ..place.foreign import granted
 from ..place.host import cpu_count
@@ -147,7 +147,7 @@ class Guest:
             try:
                 self.context.run(initializer, *initargs)
             except BaseException as error:
-                error.add_note(IN_INITIALIZER)
+                note(error, IN_INITIALIZER)
                 raise
             self.initialized.add(key)
 

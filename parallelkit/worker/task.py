@@ -10,7 +10,6 @@ import contextvars
 import functools
 import os
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from itertools import islice
@@ -18,7 +17,9 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 from .. import options
+from ..errors import formatted
 from ..place import nesting
+from ..place.attributes import attribute
 from ..place.nesting import Nesting
 from ..transport.refusals import check, refusal
 from ..values import seeds
@@ -243,7 +244,7 @@ class Task:
                     if put_back():
                         self.alters, batch = True, 1
                 if batch == 1:  # large results go one after the other
-                    nbytes = getattr(values[-1], "nbytes", 0)
+                    nbytes = attribute(values[-1], "nbytes", 0)
                     weight += nbytes if type(nbytes) is int else 0
                     if weight > LARGEST_BYTES:
                         break
@@ -318,5 +319,4 @@ def format_error(error: BaseException) -> str:
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename.startswith(PACKAGE):
         tb = tb.tb_next
-    lines = traceback.TracebackException(type(error), error, tb or error.__traceback__)
-    return "".join(lines.format())
+    return formatted(error, tb or error.__traceback__)

@@ -30,7 +30,7 @@ from multiprocessing import current_process
 from multiprocessing.connection import wait as wait_for
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign
+from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign, note
 from ...place import recording, system
 from ...place.descriptors import LOST, keep
 from ...place.sigint import Shield, held_here
@@ -589,7 +589,7 @@ class Workers:
             worker.known.discard(message.task)
             worker.script_sent.undo()
             return self.scheduler.task_failed(message.task, error)
-        error.add_note(IN_INITIALIZER)
+        note(error, IN_INITIALIZER)
         return self.scheduler.fail(error)
 
     def _error(self, worker: Handle, message: Failed | Unreadable, fds: list[int]) -> BaseException:
