@@ -276,11 +276,12 @@ def test_threads_that_serve_a_queue_keep_no_other_from_work():
         while (job := jobs.get()) is not None:
             results.put(job + 1)
 
-    with mp.ThreadPool(2, serve):
-        jobs.put(1)
-        assert results.get(timeout=60) == 2
-        assert pk.Pool(2, backend="thread").map(increment, [1, 2]) == [2, 3]
-    for _ in range(2):
+    for threads in (1, 2):
+        with mp.ThreadPool(threads, serve):
+            jobs.put(threads)
+            assert results.get(timeout=60) == threads + 1
+            assert pk.Pool(2, backend="thread").map(increment, [1, 2]) == [2, 3]
+    for _ in range(3):
         jobs.put(None)
 
 

@@ -329,7 +329,10 @@ def hold(options: Options) -> Any:
 
     None where such calls have no workers of their own.
     """
-    pool: Any = _pool(options, plan(options, nesting()))
+    planned = plan(options, nesting())
+    if planned.backend == "serial" and options.backend == "thread":
+        planned.backend = "thread"  # calls of one thread run in place; this is none
+    pool: Any = _pool(options, planned)
     if not hasattr(pool, "hold"):
         return None
     pool.hold()
