@@ -35,6 +35,7 @@ help:
 
 demo: $(VENV)/.installed-examples
 	$(BIN)/python examples/sweep.py
+	$(BIN)/python examples/halving.py
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

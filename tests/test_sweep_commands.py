@@ -124,6 +124,14 @@ def test_a_sweep_from_the_command_line(run, here):
     assert Path("log").read_text() == ran
 
 
+def test_points_that_fit_alone(run):
+    """--where is an expression over the parameters of a point."""
+    words = ("depth=1:3", "rate=1,2", "--where", "depth * rate < 4 and depth != rate")
+    code, out, _ = run("sweep", "train.py:train", *words, "--csv", "-", *SERIAL)
+    assert code == 0
+    assert [(r["depth"], r["rate"]) for r in rows(out)] == [("1", "2"), ("2", "1"), ("3", "1")]
+
+
 def test_words_in_any_order(run):
     """Values may stand before, between and after options."""
     code, out, _ = run(
@@ -247,6 +255,9 @@ def test_the_best_rows_are_shown(run):
         (("sweep", "train.py:train", "depth=1", "--csv", "no/out.csv"), 2, "no folder"),
         (("sweep", "train.py:train", "depth=1", "--plot", "out.foo"), 2, ".png"),
         (("sweep", "train.py:train", "depth=1", "--top", "-1"), 2, "--top"),
+        (("sweep", "train.py:train", "depth=1", "--where", "depth <"), 2, "is no expression"),
+        (("sweep", "train.py:train", "depth=1", "--where", "deep < 2"), 2, "no parameter 'deep'"),
+        (("sweep", "train.py:train", "depth=1", "--where", "depth + ''"), 2, "TypeError"),
         (("sweep", "train.py:train", "depth=1", "--store", "no/run.db"), 3, "folder"),
         (("sweep", "--resume", "run.db", "train.py:train"), 2, "--resume takes"),
         (("sweep", "--resume", "none.db"), 3, "no file"),

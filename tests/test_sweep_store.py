@@ -141,6 +141,43 @@ def test_ctrl_c_keeps_what_was_finished(path):
         sweep(path, **options).run(work, pk.grid(x=range(4)), stop=False)
 
 
+STUBBORN = """
+import os, signal, sys, time
+import parallelkit as pk
+def work(x, pid):
+    if x == 0:
+        return x
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with open(pid + ".new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(pid + ".new", pid)
+    while True:
+        time.sleep(0.01)
+pk.Sweep(store=sys.argv[1], workers=1, backend="process").run(work, pk.grid(x=[0, 1]), pid=sys.argv[2])
+"""
+
+
+def test_a_second_ctrl_c_ends_a_sweep(path, tmp_path):
+    """A point that ignores Ctrl-C holds nothing up, and what was finished stays."""
+    script, pid = tmp_path / "program.py", tmp_path / "pid"
+    script.write_text(STUBBORN)
+    home = str(Path(pk.__file__).parents[1])
+    child = subprocess.Popen(
+        [sys.executable, script, path, pid],
+        env={**os.environ, "PYTHONPATH": home},
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(pid.exists, "the second point")
+    wait_until(lambda: len(pk.open_sweep(path)) == 1, "the stored point")
+    worker = psutil.Process(int(pid.read_text()))
+    child.send_signal(signal.SIGINT)
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=60) != 0
+    worker.wait(timeout=60)
+    assert pk.open_sweep(path)["x"] == [0]
+
+
 @pytest.mark.parametrize("backend", ["process", "thread"])
 def test_one_table_with_and_without_a_store(path, backend):
     """A stored table says what one in memory says."""
@@ -186,9 +223,16 @@ def work(x, rng):
     os.write(out, b"%d " % x)
     os.close(out)
     time.sleep(0.002)
+    pk.report(x, 1)
+    while hopeless(x):  # a worker hears at a later report that it is given up
+        time.sleep(0.0005)
+        pk.report(x)
     return {"y": x * x, "z": rng.random(3)}
+def hopeless(x):
+    return x % 7 == 3
 def begin(backend, part):
-    sweep = pk.Sweep(store=f"{path}-{part}.db", part=(part, parts), seed=7, backend=backend, workers=2)
+    sweep = pk.Sweep(store=f"{path}-{part}.db", part=(part, parts), seed=7, backend=backend, workers=2,
+                     pruner=lambda report: hopeless(report.params["x"]))
     os._exit(0 if len(sweep.run(work, pk.grid(x=range(count)))) == count // parts else 1)
 for line in sys.stdin:
     child = os.fork()
@@ -200,7 +244,7 @@ for line in sys.stdin:
 
 
 def test_kill_9_at_any_moment(tmp_path, path):
-    """Killed thirty times, a sweep in two parts ends with the table of one that was not killed.
+    """Killed thirty times, a sweep in two parts, with pruning, ends as one that was not killed.
 
     It repeats nothing that was stored, and a copy of its file alone can be read.
     """
@@ -259,6 +303,8 @@ def test_kill_9_at_any_moment(tmp_path, path):
     assert done.returncode == 0
     assert comparable(files) == comparable(f"{whole}-0.db")
     assert [x for x, *_ in comparable(files)] == list(range(count))
+    pruned = [row["x"] for row in pk.open_sweep(files) if row["status"] == "pruned"]
+    assert pruned == [x for x in range(count) if x % 7 == 3]
 
 
 def stored(file, before):
@@ -286,7 +332,19 @@ def started(server, backend, part):
 def comparable(files):
     """What must be the same, however often a sweep was killed."""
     rows = pk.open_sweep(files)
-    return [(r["x"], r["y"], r["z"].tolist(), r["seed"], r["status"], r["attempt"]) for r in rows]
+    first = [curve["values"][0] for curve in rows.curves()]
+    assert first == rows["x"]
+    return [
+        (
+            r["x"],
+            r["y"],
+            r["z"] is not None and r["z"].tolist(),
+            r["seed"],
+            r["status"],
+            r["attempt"],
+        )
+        for r in rows
+    ]
 
 
 # ---- what is refused -----------------------------------------------------------------------------
