@@ -35,7 +35,6 @@ help:
 
 demo: $(VENV)/.installed-examples
 	$(BIN)/python examples/sweep.py
-	$(BIN)/python examples/halving.py
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
