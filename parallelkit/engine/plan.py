@@ -81,7 +81,7 @@ class Plan:
         return Nesting(self.level, base + (rank % busy < extra) or 1)
 
 
-def plan(  # noqa: C901 - the rule table
+def plan(  # noqa: C901, PLR0912 - the rule table
     options: Options, here: Nesting, takes_rng: bool = False
 ) -> Plan:
     """Decide for a call with `options` made at `here`.
