@@ -26,6 +26,9 @@ from helpers import (
 )
 
 import parallelkit as pk
+from parallelkit.place.nesting import nesting
+from parallelkit.values.source import Chunk
+from parallelkit.worker.task import Progress, Task
 
 ONE_START_METHOD = True
 
@@ -397,3 +400,25 @@ def test_callables_and_errors_whose_attributes_raise(pool, way):
     assert sorted(call(pool(), Odd(), [1, 2])) == [2, 3]
     with pytest.raises(OddError):
         call(pool(), fail_oddly, [1, 2])
+
+
+class StruckAfter(list):
+    """The values of a chunk, whose last one is followed at once by what a signal handler raises."""
+
+    struck = False
+
+    def append(self, value):
+        super().append(value)
+        if len(self) == 2 and not self.struck:
+            self.struck = True
+            raise TimeoutError("struck")
+
+
+def test_a_handler_that_raises_when_the_last_item_is_done():
+    """It counts to that item: there is none after it."""
+    task = Task(increment, {}, True, [nesting()], {}, 1)
+    progress = Progress()
+    progress.values = StruckAfter()
+    task.run(Chunk(0, 2, ([1, 2],)), 0, progress=progress)
+    assert progress.values == [2, None]
+    assert [(one.offset, str(one.exception)) for one in progress.raised] == [(1, "struck")]

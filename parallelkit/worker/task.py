@@ -228,6 +228,8 @@ class Task:
                 except BaseException as error:
                     if _is_ours(error):
                         raise
+                    if len(values) == size:  # a signal handler's, which came just after the last
+                        values.pop()
                     raised.append(Raised(len(values), error, format_error(error)))
                     values.append(None)
                     if self.stop_at_error:
