@@ -123,8 +123,9 @@ dist: $(VENV)/.installed-dist
 	$(PYTHON) -m venv $(DIST)/venv
 	$(DIST_BIN)/python -m pip install --quiet --disable-pip-version-check "$$(echo dist/*.whl)[all]"
 	cp -r tests/typing $(DIST)/typing
-	cd $(DIST)/typing && $(abspath $(BIN))/mypy --strict --config-file= --python-executable $(DIST_BIN)/python user.py
-	cd $(DIST)/typing && $(abspath $(BIN))/pyright --pythonpath $(DIST_BIN)/python user.py
+	cd $(DIST)/typing && $(abspath $(BIN))/mypy --strict --config-file= --warn-unused-ignores \
+	    --python-executable $(DIST_BIN)/python user.py wrong.py
+	cd $(DIST)/typing && $(abspath $(BIN))/pyright --pythonpath $(DIST_BIN)/python user.py wrong.py
 	cd $(DIST)/typing && $(DIST_BIN)/python user.py
 	mkdir $(DIST)/sdist && tar -xzf dist/*.tar.gz -C $(DIST)/sdist --strip-components=1
 	cd $(DIST)/sdist && $(DIST_BIN)/python -m pip install --quiet --disable-pip-version-check '.[test]' && \

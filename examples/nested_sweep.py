@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import GradientBoostingClassifier
@@ -67,7 +67,9 @@ def score_point(depth: int, rate: float, *, features: np.ndarray, labels: np.nda
     return Point(depth, rate, statistics.mean(scores), statistics.stdev(scores))
 
 
-def search(backend: str, features: np.ndarray, labels: np.ndarray) -> tuple[list[Point], float]:
+def search(
+    backend: Literal["process", "serial"], features: np.ndarray, labels: np.ndarray
+) -> tuple[list[Point], float]:
     """Score every point; return the points and the seconds, start of the workers included."""
     depths, rates = zip(*itertools.product(DEPTHS, RATES), strict=True)
     started = time.perf_counter()

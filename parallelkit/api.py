@@ -10,15 +10,15 @@ from collections.abc import (
     AsyncIterable,
     AsyncIterator,
     Callable,
+    Generator,
     Iterable,
-    Iterator,
     Mapping,
     Sequence,
 )
 from concurrent.futures import Executor, Future
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack
 
 from .background.futures import Desk, in_thread
 from .engine import run as engine
@@ -31,6 +31,10 @@ from .values.source import Source
 
 __all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
 
+if TYPE_CHECKING:
+    from .options import BackendName, PoolOptions
+
+P = ParamSpec("P")
 R = TypeVar("R")
 
 
@@ -79,8 +83,8 @@ class Pool:
     def __init__(
         self,
         workers: int | Literal["fair"] | Unset | None = UNSET,
-        backend: str | Executor | Unset | None = UNSET,
-        **options: Any,
+        backend: BackendName | Executor | Unset | None = UNSET,
+        **options: Unpack[PoolOptions],
     ) -> None:
         self._resolve = Resolver({"workers": workers, "backend": backend, **options})
         self._closed = False
@@ -95,14 +99,14 @@ class Pool:
 
     def imap(
         self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
-    ) -> Iterator[R]:
+    ) -> Generator[R, None, None]:
         """The same as a lazy iterator; see :func:`parallelkit.imap`."""
         call = _call(func, iterables, frozen)
         return engine.stream(call, self._options(), self._watch, ordered=True)
 
     def uimap(
         self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
-    ) -> Iterator[R]:
+    ) -> Generator[R, None, None]:
         """The same in the order in which items finish; see :func:`parallelkit.uimap`."""
         call = _call(func, iterables, frozen)
         return engine.stream(call, self._options(), self._watch, ordered=False)
@@ -215,7 +219,7 @@ class Pool:
         inputs: tuple[Any, ...] = iterables
         return AsyncResults(_call(func, inputs, frozen), self._options(), self._watch)
 
-    def submit(self, func: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+    def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Start one call of `func` in the background.
 
         Returns
@@ -381,7 +385,9 @@ def map(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> 
     return _default.map(func, *iterables, **frozen)
 
 
-def imap(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> Iterator[R]:
+def imap(
+    func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
+) -> Generator[R, None, None]:
     """:func:`map` as an iterator over the results, in input order.
 
     It is lazy on its input: never more than ``max(64 * workers, 4 * workers * chunksize)`` items
@@ -423,7 +429,9 @@ def imap(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) ->
     return _default.imap(func, *iterables, **frozen)
 
 
-def uimap(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> Iterator[R]:
+def uimap(
+    func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
+) -> Generator[R, None, None]:
     """:func:`imap` in the order in which the items finish.
 
     Parameters

@@ -17,12 +17,12 @@ import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextvars import ContextVar, Token
 from dataclasses import dataclass, fields
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, Unpack
 
 from .place import host, nesting
 from .place.sizes import in_bytes
@@ -40,6 +40,7 @@ __all__ = [
 
 log = logging.getLogger("parallelkit")
 
+BackendName = Literal["process", "thread", "serial", "auto", "dask", "ray"]
 BACKENDS = ("process", "thread", "serial", "auto", "dask", "ray")
 ON_ERROR = ("raise", "return", "skip")
 NESTED = ("thread", "auto", "process")
@@ -47,7 +48,7 @@ NESTED = ("thread", "auto", "process")
 RESOURCES = frozenset(
     (
         *("workers", "backend", "progress", "blas_threads", "memory_limit", "max_nbytes"),
-        *("temp_folder", "start_method", "nested", "address"),
+        *("temp_folder", "start_method", "nested", "address", "most_threads"),
     )
 )
 
@@ -97,6 +98,7 @@ class Options:
     address: str | None = None
     upload: bool = False
     named: bool = False  # no option: whether the pool itself was given its backend
+    most_threads: int | None = None  # no option: what the user's variables let an item's BLAS have
     fair: bool = False  # no option: what workers="fair" becomes
 
     def __post_init__(self) -> None:  # noqa: C901, PLR0912 - a check for each option
@@ -153,7 +155,8 @@ class Options:
             )
 
 
-NAMES = tuple(field.name for field in fields(Options) if field.name not in ("named", "fair"))
+_NO_OPTIONS = ("named", "fair", "most_threads")
+NAMES = tuple(field.name for field in fields(Options) if field.name not in _NO_OPTIONS)
 _DEFAULTS = {field.name: field.default for field in fields(Options)}
 
 
@@ -333,6 +336,51 @@ def forget() -> None:
     _with_main.clear()
 
 
+if TYPE_CHECKING:
+
+    class _Common(TypedDict, total=False):
+        progress: bool | str | Mapping[str, Any] | Unset | None
+        timeout: float | Unset | None
+        retries: int | Unset | None
+        retry_on: type[BaseException] | tuple[type[BaseException], ...] | Unset | None
+        retry_wait: float | Unset | None
+        chunksize: int | Unset | None
+        start_method: Literal["forkserver", "spawn", "fork"] | Unset | None
+        initializer: Callable[..., object] | Unset | None
+        initargs: Iterable[Any] | Unset | None
+        finalizer: Callable[[], object] | Unset | None
+        devices: Sequence[Any] | Mapping[str, Sequence[Any]] | Unset | None
+        tasks_per_worker: int | Unset | None
+        memory_limit: int | str | Unset | None
+        max_nbytes: int | str | Unset | None
+        temp_folder: str | Unset | None
+        blas_threads: int | Unset | None
+        nested: Literal["thread", "auto", "process"] | Unset | None
+        strict: bool | Unset | None
+        prefer: BackendName | Unset | None
+        library: bool | Unset | None
+        address: str | Unset | None
+        upload: bool | Unset | None
+
+    class PoolOptions(_Common, total=False):
+        """Options of a pool but `workers` and `backend`, to type checkers."""
+
+        on_error: Literal["raise", "return", "skip"] | Unset | None
+        seed: Any
+
+    class AllOptions(PoolOptions, total=False):
+        """All options of a pool, to type checkers."""
+
+        workers: int | Literal["fair"] | Unset | None
+        backend: BackendName | Executor | Unset | None
+
+    class SweepOptions(_Common, total=False):
+        """What a sweep takes of a pool's options, to type checkers."""
+
+        workers: int | Literal["fair"] | Unset | None
+        backend: BackendName | Executor | Unset | None
+
+
 class configure:  # noqa: N801 - reads as the function that it is used as
     """Set the defaults of every pool and call below it.
 
@@ -363,13 +411,13 @@ class configure:  # noqa: N801 - reads as the function that it is used as
     [1, 2]
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: Unpack[AllOptions]) -> None:
         self._options = given(options)
         Options(**self._options)
         self._entered: list[tuple[_Layer, Token[_Layer | None]]] = []
         # One that is hidden altogether need not be kept.
-        options = self._options
-        _set_process([*(o for o in _process if o.keys() - options.keys()), options])
+        own = self._options
+        _set_process([*(o for o in _process if o.keys() - own.keys()), own])
 
     def __enter__(self) -> Self:
         # What the plain call set for the whole process moves to this block alone.

@@ -169,6 +169,24 @@ def test_blas_threads_overrides(openmp, backend, cores):
     assert team(openmp) == before
 
 
+def teams_below(_, library):
+    """Teams of an item, and of those of a call inside it."""
+    return team(library), *pk.map(team_of_item, [0], library=library)
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 1, "backend": "process"}])
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "NUMBA_NUM_THREADS"])
+def test_variables_of_the_user_are_upper_bounds(openmp, options, name, cores, monkeypatch):
+    """A limit that the user has set holds in items and in calls inside them, whatever falls free meanwhile."""
+    cores(4)
+    with pk.Pool(**{"workers": 2, **options}) as pool:
+        share = 4 // pool.workers
+        for limit in (1, 2, 3):
+            monkeypatch.setenv(name, str(limit))
+            teams = pool.map(teams_below, range(2), library=openmp)
+            assert set(teams) == {(min(limit, share),) * 2}
+
+
 @needs_proc
 @pytest.mark.parametrize(("share", "cores_in_all"), [(1, 2), (2, 4)])
 def test_threads_that_work_around_thread_items(share, cores_in_all, cores):

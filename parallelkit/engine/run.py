@@ -25,7 +25,7 @@ from ..backends import TABLE, end_all, prepare
 from ..backends.base import Done, Pool, Setup
 from ..backends.serial import SerialPool
 from ..options import Options, configured, resources
-from ..place import importing, limits, recording
+from ..place import blas, importing, limits, recording
 from ..place.nesting import nesting
 from ..place.sigint import Shield
 from ..values.call import Call
@@ -289,6 +289,12 @@ def _task(call: Call, options: Options, plan_: Plan, total: int | None) -> Any:
     if options.nested != "thread":  # the pool's own word for all that is below it
         below["nested"] = options.nested
     places = [plan_.share(rank, total) for rank in range(plan_.workers)]
+    threads = options.blas_threads
+    most = blas.limit() if plan_.level == 1 else options.most_threads
+    if most is not None:
+        below["most_threads"] = most
+        if threads is None:  # and none that fall free later
+            threads = min(most, *(place.cores for place in places))
     stop_at_error = options.on_error == "raise" and not options.retry_on
     return sys.modules[_TASK].Task(  # an import statement takes a microsecond
         call.func,
@@ -298,7 +304,7 @@ def _task(call: Call, options: Options, plan_: Plan, total: int | None) -> Any:
         below,
         plan_.cores,
         options.timeout,
-        options.blas_threads,
+        threads,
         inherited() if options.seed is None else root(options.seed),
         options.seed is not None and TABLE[plan_.backend].alone,
     )

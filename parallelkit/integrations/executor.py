@@ -14,7 +14,7 @@ from concurrent.futures.thread import BrokenThreadPool
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from ..background.futures import Desk, Submissions
 from ..background.jobs import ENGINE, Job, snapshot, start
@@ -25,6 +25,9 @@ from ..place.attributes import attribute
 from ..place.nesting import nesting
 
 __all__ = ["BrokenPool", "BrokenWorker", "PoolExecutor"]
+
+if TYPE_CHECKING:
+    from ..options import BackendName, PoolOptions
 
 R = TypeVar("R")
 
@@ -78,11 +81,11 @@ class PoolExecutor(Executor):
     def __init__(
         self,
         max_workers: int | None = None,
-        backend: str | None = None,
+        backend: BackendName | Executor | None = None,
         *,
         mp_context: Any = None,
         max_tasks_per_child: int | None = None,
-        **options: Any,
+        **options: Unpack[PoolOptions],
     ) -> None:
         if max_workers is not None and max_workers <= 0:
             raise ValueError("max_workers must be greater than 0; None means all cores")

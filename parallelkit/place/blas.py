@@ -21,7 +21,7 @@ from typing import Any
 
 from .host import Variables, cpu_count
 
-__all__ = ["VARIABLES", "hold", "lent", "look", "settle"]
+__all__ = ["VARIABLES", "hold", "lent", "limit", "look", "settle"]
 
 _OPENMP = "OMP_NUM_THREADS"
 # These are asked by their libraries before OpenMP's; where they are not set, that counts.
@@ -30,6 +30,8 @@ _JOBLIB = "LOKY_MAX_CPU_COUNT"
 VARIABLES = (_OPENMP, *_OWN, _JOBLIB)
 _ALWAYS = (_OPENMP, _JOBLIB, *(_OWN[-1:] if sys.platform == "darwin" else ()))
 _set_ones = Variables(VARIABLES).read
+_BOUNDS = (_OPENMP, *_OWN, "NUMBA_NUM_THREADS")
+_bounds = Variables(_BOUNDS).read
 
 
 def settle(threads: int, cores: int) -> None:
@@ -38,6 +40,19 @@ def settle(threads: int, cores: int) -> None:
     for library in _libraries():
         _set(library, threads)
     _of_thread().now = threads, _looked
+
+
+def limit() -> int | None:
+    """Return the most threads that the user's variables allow an item; None where all are.
+
+    Not what a call that runs has put there meanwhile.
+    """
+    seen = _of_process.before()
+    if not seen:
+        return None
+    numbers = [int(text) for text in seen.values() if text.isdecimal()]
+    least = min((number for number in numbers if number), default=None)
+    return least if least is not None and least < cpu_count() else None
 
 
 def look() -> None:
@@ -139,6 +154,15 @@ class _OfProcess:
         self._now: tuple[int, int, object] | None = None
         self._before: dict[str, int] = {}
         self._environment: dict[str, str | None] = {}
+
+    def before(self) -> dict[str, str]:
+        """Variables with bounds, as they are where no share is lent."""
+        if not self._lent:
+            return _bounds()
+        with _lock:
+            saved = {**self._environment} if self._lent else {}
+        saved.pop(_JOBLIB, None)
+        return {**_bounds(), **{name: text or "" for name, text in saved.items()}}
 
     def enter(self, one: lent, libraries: list[Any]) -> None:
         """Hold to the least share of all."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ..engine.progress import bar
 from ..options import Resolver, check_names
@@ -27,6 +27,9 @@ from .running import Run, check_call
 from .store import Store, Writing
 from .stored import Chosen, Stored
 from .table import Table
+
+if TYPE_CHECKING:
+    from ..options import SweepOptions
 
 __all__ = ["Sweep", "sweep"]
 
@@ -102,17 +105,17 @@ class Sweep:
         store: str | os.PathLike[str] | None = None,
         repeats: int = 1,
         seed: Any = None,
-        on_error: str = "record",
+        on_error: Literal["record", "raise"] = "record",
         retry_failed: bool = False,
         shuffle: bool = False,
         version: Any = None,
         name: str | None = None,
         pickle: bool = False,
         notes: Mapping[str, str] | None = None,
-        on_change: str = "warn",
+        on_change: Literal["warn", "rerun", "error", "ignore"] = "warn",
         part: tuple[int, int] | None = None,
         pruner: Pruner | None = None,
-        **options: Any,
+        **options: Unpack[SweepOptions],
     ) -> None:
         if isinstance(repeats, bool) or not hasattr(repeats, "__index__"):
             raise TypeError(f"repeats must be a whole number, not {repeats!r}")
@@ -144,10 +147,11 @@ class Sweep:
                 f"pruner must be pk.Median(), pk.Halving() or a function, not {pruner!r}"
             )
         self._pruner = pruner
+        own: dict[str, Any] = {**options}
         if seed is not None:
-            options["seed"] = seed
-        check_names(options, OWN)
-        self._resolve = Resolver(options)
+            own["seed"] = seed
+        check_names(own, OWN)
+        self._resolve = Resolver(own)
 
     def run(self, func: Callable[..., Any], grid: Any, /, **frozen: Any) -> Table:
         """Call `func` with the parameters of each point as keywords, in parallel.

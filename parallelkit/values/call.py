@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar
 
 __all__ = ["Call", "Delayed", "apply_call", "apply_parts", "apply_row", "around", "delayed"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -101,19 +104,19 @@ def around(
 
 
 @dataclass(frozen=True, slots=True)
-class Delayed:
+class Delayed(Generic[R]):
     """A call that waits to be run; made by :func:`delayed`."""
 
-    func: Callable[..., Any]
+    func: Callable[..., R]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
-    def __call__(self) -> Any:
+    def __call__(self) -> R:
         """Make the call."""
         return self.func(*self.args, **self.kwargs)
 
 
-def delayed(func: Callable[..., Any]) -> Callable[..., Delayed]:
+def delayed(func: Callable[P, R]) -> Callable[P, Delayed[R]]:
     """Freeze a call, for :func:`run`.
 
     Parameters
@@ -139,7 +142,7 @@ def delayed(func: Callable[..., Any]) -> Callable[..., Delayed]:
     if not callable(func):
         raise TypeError(f"delayed needs something callable, not {func!r}")
 
-    def freeze(*args: Any, **kwargs: Any) -> Delayed:
+    def freeze(*args: P.args, **kwargs: P.kwargs) -> Delayed[R]:
         return Delayed(func, args, kwargs)
 
     return freeze

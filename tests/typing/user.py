@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Executor, Future
 from typing import Any, assert_type
 
@@ -23,12 +23,12 @@ def half(x: int, scale: float = 1.0) -> float:
 def calls() -> None:
     """The results of a map have the type that the function returns."""
     assert_type(pk.map(half, [1, 2], scale=2.0), list[float])
-    assert_type(pk.imap(half, [1, 2]), Iterator[float])
-    assert_type(pk.uimap(half, range(2)), Iterator[float])
+    assert_type(pk.imap(half, [1, 2]), Generator[float, None, None])
+    pk.uimap(half, range(2)).close()
     assert_type(pk.starmap(half, [(1, 2.0)]), list[float])
     assert_type(pk.starmap(half, [{"x": 1}]), list[float])
     assert_type(pk.parallel(half, [1, 2], show=False, thread=True), list[float])
-    pk.run(pk.delayed(half)(n) for n in range(3))
+    assert_type(pk.run(pk.delayed(half)(n) for n in range(3)), list[float])
 
 
 def pools() -> None:
