@@ -563,3 +563,27 @@ def test_an_unknown_way_of_nesting_is_refused():
     """``nested`` names one of two ways."""
     with pytest.raises(ValueError, match="nested"):
         pk.Pool(nested="fork")
+
+
+def calls_of_threads(x):
+    """Threads of an item make many short calls at the same time, the very first ones too."""
+    if x:
+        return []
+    found = []
+
+    def calls():
+        found.extend(pk.map(increment, range(8)) for _ in range(100))
+
+    threads = [threading.Thread(target=calls) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_calls_of_many_threads_of_an_item(process_pool):
+    """None of them is left without an answer."""
+    own = process_pool(workers=4, nested="process", chunksize=1)
+    found, *_ = own.map(calls_of_threads, range(4))
+    assert found == [[x + 1 for x in range(8)]] * 400

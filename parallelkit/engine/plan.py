@@ -117,7 +117,9 @@ def plan(  # noqa: C901, PLR0912 - the rule table
     workers = _workers(options.workers, here.cores)
     cores = here.cores
     if backend == "process" and _denied and not needs_process(options):
-        return without_processes(options, Plan(backend, workers, here.level + 1, cores), takes_rng)
+        given = options.workers is not None
+        plan_ = Plan(backend, workers, here.level + 1, cores, given)
+        return without_processes(options, plan_, takes_rng)
     if backend == "process" and workers == 1 and options.workers and not needs_process(options):
         log.debug("a call with one worker, for which nothing asks for a process, runs in place")
         backend = "serial"
@@ -176,6 +178,8 @@ def without_processes(options: Options, plan_: Plan, takes_rng: bool) -> Plan:
         )
     in_place = plan_.workers == 1 or (options.seed is not None and not takes_rng)
     plan_.backend = "serial" if in_place else "thread"
+    if in_place:
+        plan_.workers = 1
     return plan_
 
 

@@ -14,6 +14,8 @@ import threading
 import time
 from typing import Any
 
+from .descriptors import identity
+
 fcntl: Any
 try:
     import fcntl
@@ -25,7 +27,8 @@ __all__ = ["leave", "share"]
 OFTEN = 0.5  # seconds between two looks at who is there
 
 _lock = threading.RLock()
-_own: tuple[int, int, str] | None = None  # process, descriptor and path of the file of this program
+# Process, descriptor and path of the file of this program, and what the descriptor is of.
+_own: tuple[int, int, str, tuple[int, int] | None] | None = None
 _seen: tuple[float, int, int] = 0.0, 0, 1  # when who was there: rank of this program, and how many
 
 
@@ -55,7 +58,7 @@ def leave() -> None:
             with contextlib.suppress(OSError):
                 os.unlink(own[2])
                 os.rmdir(os.path.dirname(own[2]))  # who is the last
-            os.close(own[1])
+            _close(own)
 
 
 def _look() -> tuple[int, int]:
@@ -91,21 +94,37 @@ def _folder() -> str:
 def _entered(folder: str) -> str:
     """Name of the file of this program, made and locked if it is not there."""
     global _own
-    if _own is not None and _own[0] == os.getpid() and os.path.exists(_own[2]):
-        return os.path.basename(_own[2])
-    if _own is not None:  # a copy of the parent's, which keeps its lock; or somebody has removed it
-        os.close(_own[1])
+    if _own is not None:
+        if _own[0] == os.getpid() and _is_ours(_own) and os.path.exists(_own[2]):
+            return os.path.basename(_own[2])
+        # A copy of the parent's, which keeps its lock; or somebody has removed or closed it.
+        _close(_own)
         _own = None
     while True:
         name = f"{os.getpid()}-{os.urandom(4).hex()}"
         path = os.path.join(folder, name)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         # A lock of the process, not of the descriptor: what is forked from here has none.
-        fcntl.lockf(file, fcntl.LOCK_EX)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            os.unlink(path)
+            os.close(file)
+            raise
         if os.path.exists(path):  # else it was taken for left over before it was locked
-            _own = os.getpid(), file, path
+            _own = os.getpid(), file, path, identity(file)
             return name
         os.close(file)
+
+
+def _is_ours(own: tuple[int, int, str, tuple[int, int] | None]) -> bool:
+    """Whether the descriptor is still of that file; a program may close all that there are."""
+    return identity(own[1]) == own[3]
+
+
+def _close(own: tuple[int, int, str, tuple[int, int] | None]) -> None:
+    if _is_ours(own):
+        os.close(own[1])
 
 
 def _alive(folder: str, name: str) -> bool:

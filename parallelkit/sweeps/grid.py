@@ -257,7 +257,7 @@ def sample(n: int, seed: int | None = None, /, **draws: Any) -> Points:
     **draws
         For each parameter: a distribution with a method ``rvs(random_state=...)``, as scipy's; or
         a callable that takes a ``numpy.random.Generator``; or a list to choose from. Where all are
-        lists, no combination is drawn twice.
+        lists, no combination of their places is drawn twice.
 
     Returns
     -------

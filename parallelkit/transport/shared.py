@@ -120,7 +120,7 @@ class Shared(mmap.mmap):
         try:
             os.ftruncate(fd, size)
             if reserve:
-                _reserve(fd, 0, size)
+                _reserve(fd, size)
         except OSError as error:
             os.close(fd)
             where = f" in {folder}" if folder else ""
@@ -445,21 +445,21 @@ def ready_to_write(array: NDArray[Any]) -> None:
         start = low - low % mmap.PAGESIZE
         memory.madvise(_POPULATE_WRITE, start, high - start)
     except (AttributeError, OSError, ValueError):
+        if not system.ALLOCATES or memory.fd < 0:
+            return  # nothing else is sure not to undo what others write at this moment
         try:
-            _reserve(memory.fd, low, high - low)
+            os.posix_fallocate(memory.fd, low, high - low)
         except OSError as error:
             raise MemoryError(f"no room for {high - low} bytes of shared memory: {error}") from None
 
 
-def _reserve(fd: int, at: int, nbytes: int) -> None:
-    """Have all pages of a part of a file, or an OSError; what is there stays."""
-    if fd < 0:  # memory by name, on Windows, is had as a whole
-        return
+def _reserve(fd: int, nbytes: int) -> None:
+    """Have all pages of a file that nobody else has yet, or an OSError."""
     if system.ALLOCATES:
-        os.posix_fallocate(fd, at, nbytes)
+        os.posix_fallocate(fd, 0, nbytes)
         return
-    for page in range(at, at + nbytes, mmap.PAGESIZE):
-        os.pwrite(fd, os.pread(fd, 1, page), page)
+    for page in range(0, nbytes, mmap.PAGESIZE):
+        os.pwrite(fd, b"\0", page)
 
 
 def _sound(kind: np.dtype[Any]) -> np.dtype[Any]:

@@ -59,7 +59,7 @@ def _children(pid: int) -> list[int]:
         for thread in os.listdir(f"{system.PROC}/{pid}/task"):
             with open(f"{system.PROC}/{pid}/task/{thread}/children", encoding="ascii") as file:
                 found += map(int, file.read().split())
-    except FileNotFoundError:  # it has ended
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
         pass
     except OSError:  # not Linux
         found += _listed_below(pid)
@@ -75,8 +75,12 @@ def _listed_below(pid: int) -> list[int]:
         with subprocess.Popen(  # noqa: S603 - our own command
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as ps:
-            listed, _ = ps.communicate(timeout=PATIENCE)
-    except (OSError, subprocess.SubprocessError):
+            try:
+                listed, _ = ps.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                ps.kill()
+                return []
+    except OSError:
         return []
     pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
     return [child for child, parent in pairs if parent == pid and child != ps.pid]

@@ -51,6 +51,7 @@ __all__ = ["Inner", "Link"]
 
 AHEAD_BELOW = 0.02  # seconds; where chunks are longer, none is sent in advance
 SWITCH = 0.0002  # seconds after which an item lets the thread have the interpreter
+LOOK = 0.05  # seconds between looks whether the thread is still to be waited for
 PATIENCE = 0.002  # seconds of waiting before others' chunks are asked for
 
 
@@ -169,8 +170,9 @@ class Link:
         self._inners: dict[int, Inner] = {}
         self.opened = 0  # inner calls so far
         self._closed = False
-        self._switched = sys.getswitchinterval()  # as it is while no such call is open
+        self._switched = 0.0  # what it is while no such call is open
         self._needed = threading.Event()
+        self._listing = threading.RLock()  # several threads of an item may make calls
         self._reading = threading.Lock()
         self._wake_out, self._wake_in = os.pipe()
         for end in (self._wake_out, self._wake_in):
@@ -182,7 +184,7 @@ class Link:
 
     def open(self, task: Stateful, source: Source, helpers: int) -> Inner:
         """Begin an inner call."""
-        with self._worker.undisturbed():
+        with self._worker.undisturbed(), self._listing:
             self.opened += 1
             inner = Inner(self.opened, task, source, helpers)
             inner.outer = self._worker.running
@@ -190,6 +192,7 @@ class Link:
             # must not be waiting for them when another item's call is given up.
             inner.alone = inner.outer is None or altered()
             if not self._inners:  # the thread must not wait long for an item in pure Python
+                self._switched = sys.getswitchinterval()
                 sys.setswitchinterval(min(SWITCH, self._switched))
             self._inners[inner.number] = inner
             self._needed.set()
@@ -284,19 +287,27 @@ class Link:
     def close(self, inner: Inner) -> None:
         """End an inner call; what is still out is run here, should the call go on."""
         with self._worker.undisturbed():
-            if self._inners.pop(inner.number, None) is None:
-                return
-            if not self._inners:  # let nobody else read the channel from now on
-                self._needed.clear()
-                sys.setswitchinterval(self._switched)
-                self._wake()
-                if threading.current_thread() is not self._thread:
-                    with self._reading:
-                        pass
+            with self._listing:
+                if self._inners.pop(inner.number, None) is None:
+                    return
+                last = not self._inners
+                if last:
+                    self._needed.clear()
+                    sys.setswitchinterval(self._switched)
+                    self._wake()
+            if last and threading.current_thread() is not self._thread:
+                self._wait_for_thread()
             inner.go_on_alone()
             inner.events.put(None)
             if inner.seeking or inner.task_sent:
                 self._worker.connection.send(Settled(inner.number))
+
+    def _wait_for_thread(self) -> None:
+        """Let nobody else read the channel from now on, unless another thread's call needs that."""
+        while not self._inners:
+            if self._reading.acquire(timeout=LOOK):
+                self._reading.release()
+                return
 
     def end_since(self, opened: int) -> None:
         """Close what has been opened since, and left open."""

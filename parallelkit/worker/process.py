@@ -131,13 +131,18 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+_linking = threading.RLock()
+
+
 def link() -> Link:
     """Return the link of this worker process to idle ones."""
     assert _this is not None
     if _this.link is None:
         from .helpers import Link
 
-        _this.link = Link(_this)
+        with _linking:
+            if _this.link is None:  # another thread of the item may have been first
+                _this.link = Link(_this)
     return _this.link
 
 
