@@ -13,7 +13,8 @@
 #             the whole contract on Dask, Ray, loky and under MPI (CLUSTERS=dask,ray: on these)
 # make test-libraries   a real call of each library that takes a pool of ours
 # make test-windows
-#             tests on threads and in place under a Windows Python, which Wine runs (needs apt the first time)
+#             tests on threads, in place, and the contract on processes, under a Windows Python, which
+#             Wine runs (needs apt the first time)
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
 #             the tests that others have written for what we stand in for
@@ -86,6 +87,7 @@ WINDOWS ?= $(patsubst %,tests/test_%.py,blocks errors inputs lazy limits progres
 test-windows:
 	tests/windows/prepare .windows
 	tests/windows/run .windows -k "(thread or serial) and not executor" $(WINDOWS)
+	tests/windows/run .windows -k process $(addprefix tests/test_,facade.py errors.py inputs.py progress.py blocks.py)
 
 CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library limits nesting \
     options progress seeds settings telling transport)
