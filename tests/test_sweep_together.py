@@ -122,6 +122,16 @@ def test_points_that_two_files_have(tmp_path):
     assert len(table) == 6
 
 
+def test_means_of_parts(tmp_path, parts):
+    """The repeats of a point are averaged, in whichever files they are; a part that is empty is told."""
+    whole = pk.Sweep(seed=1, repeats=2, backend="serial").run(draw, GRID)
+    (tmp_path / "run-3.db").touch()
+    with pytest.warns(UserWarning, match=r"run-3\.db' is empty"):
+        table = pk.open_sweep(tmp_path / "run-*.db")
+    assert told(table.mean()) == told(whole.mean())
+    assert table.best("y") == whole.best("y")
+
+
 def test_files_that_do_not_fit(tmp_path):
     """Other frozen values or seeds are named, the rows kept apart; such files are not made one."""
     files = [tmp_path / "a.db", tmp_path / "b.db"]

@@ -58,6 +58,10 @@ class Picked:
         names: Names = self._source.names()
         return names
 
+    def files_differ(self) -> bool:
+        """Whether the whole table has files whose points are not the same points."""
+        return bool(self._source.files_differ())
+
     def notes(self) -> dict[str, str]:
         """Texts by name: of the whole table."""
         notes: dict[str, str] = self._source.notes()
@@ -82,17 +86,21 @@ class Means(Picked):
         return self._names
 
 
-def means(rows: Iterable[Row], layout: Layout, over: Sequence[str]) -> tuple[list[Record], Names]:
+def means(
+    rows: Iterable[Row], layout: Layout, over: Sequence[str], files: bool
+) -> tuple[list[Record], Names]:
     """Rows of means over some columns, as records.
 
     Each has the parameters that are not in `over`, and for each numeric result its mean under its
     own name, the standard deviation (of a sample) and the standard error of the mean; how many
-    runs are in it, have failed, and were pruned.
+    runs are in it, have failed, and were pruned. With `files` each file has means of its own;
+    without it they are parts of one sweep, which may have a point's repeats in several of them.
     """
     kept = [name for name in layout.params if name not in over]
     if layout.repeat is not None and layout.repeat not in over:
         kept.append(layout.repeat)
-    kept += [layout.own[name] for name in ("file", "function", "version") if name in layout.own]
+    origin = ("file", "function", "version") if files else ("function", "version")
+    kept += [layout.own[name] for name in origin if name in layout.own]
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         groups.setdefault(tuple(key_of(row[name]) for name in kept), []).append(row)

@@ -80,6 +80,10 @@ class Rows(Protocol):
         """What the columns are called."""
         ...
 
+    def files_differ(self) -> bool:
+        """Whether there are files whose points are not the same points."""
+        ...
+
     def notes(self) -> dict[str, str]:
         """Texts by name that were given with it."""
         ...
@@ -123,6 +127,10 @@ class Kept:
         repeats = any(record.repeat for record in self._records)
         reported = any(record.curve for record in self._records)
         return Names(list(params), list(results), repeats, reported=reported)
+
+    def files_differ(self) -> bool:
+        """Whether there are files whose points are not the same points."""
+        return False
 
     def notes(self) -> dict[str, str]:
         """Texts by name: a store keeps them, memory has none."""

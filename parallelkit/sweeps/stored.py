@@ -25,7 +25,7 @@ from .identity import DIGEST
 from .records import Names, Record, Summary, named_results
 from .values import decode
 
-__all__ = ["FETCHED", "Chosen", "Outcome", "Stored", "Swept"]
+__all__ = ["FETCHED", "Chosen", "EmptyStore", "Outcome", "Stored", "Swept"]
 
 FETCHED = 500  # rows at a time
 LARGEST_FETCH = 8 << 20  # bytes at a time, but for the last row
@@ -81,6 +81,10 @@ class Chosen:
         return [bytes(self._keys[i * DIGEST : (i + 1) * DIGEST]) for i in order]
 
 
+class EmptyStore(StoreError):
+    """No sweep has begun in a file."""
+
+
 class Stored:
     """The reading side: records of a store, read anew each time.
 
@@ -131,7 +135,7 @@ class Stored:
             if every:
                 known = ", ".join(one.title for one in every)
                 raise StoreError(f"{path!r} has no such function or version; it has: {known}")
-            raise StoreError(f"{path!r} is empty: no sweep has begun in it")
+            raise EmptyStore(f"{path!r} is empty: no sweep has begun in it")
         self._of = {one.number: one for one in self.sweeps}
         self.title = ", ".join(one.title for one in self.sweeps)
 
@@ -139,10 +143,14 @@ class Stored:
     def _connected(self) -> Iterator[sqlite3.Connection]:
         with translated(self.path), closing(readable(self.path)) as connection:
             if is_new(connection):
-                raise StoreError(f"{self.path!r} is empty: no sweep has begun in it")
+                raise EmptyStore(f"{self.path!r} is empty: no sweep has begun in it")
             yield connection
 
     # --- what is told ------------------------------------------------------------------------
+
+    def files_differ(self) -> bool:
+        """Whether there are files whose points are not the same points."""
+        return False
 
     def notes(self) -> dict[str, str]:
         """Texts by name that its makers gave."""

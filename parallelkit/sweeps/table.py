@@ -20,7 +20,7 @@ from .layout import Layout, is_number
 from .means import Means, Picked, means
 from .records import Record, Rows
 from .row import Row, rank, same, unlabelled
-from .stored import Stored
+from .stored import EmptyStore, Stored
 from .together import Together, files_of
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class Table:
             if name not in (*layout.params, layout.repeat):
                 known = ", ".join([*layout.params, *filter(None, [layout.repeat])])
                 raise KeyError(f"means are over repeats and parameters, not {name!r}: {known}")
-        records, columns = means(self, layout, names)
+        records, columns = means(self, layout, names, self._source.files_differ())
         title = f"{self._source.title}, means over {', '.join(names) or 'single runs'}"
         return Table(Means(self._source, records, columns, title), self.interrupted)
 
@@ -728,8 +728,17 @@ def open_sweep(
     files = files_of(path)
     if not files:
         raise ValueError("name at least one file")
-    stores = [Stored(file, pickle=pickle, name=name, version=version) for file in files]
-    if len(stores) == 1:
+    stores, empty = [], []
+    for file in files:
+        try:
+            stores.append(Stored(file, pickle=pickle, name=name, version=version))
+        except EmptyStore as error:  # of several parts one may have just begun
+            empty.append(error)
+    if not stores:
+        raise empty[0]
+    for nothing in empty:
+        warnings.warn(str(nothing), stacklevel=2)
+    if len(files) == 1:
         return Table(stores[0])
     together = Together(stores)
     for told in (*together.different, *together.other_code, *together.conflicts):

@@ -190,6 +190,10 @@ class Together:
             ("file", *several, "code"),
         )
 
+    def files_differ(self) -> bool:
+        """Whether there are files whose points are not the same points."""
+        return bool(self.different)
+
     def notes(self) -> dict[str, str]:
         """Texts by name; of the same name those of the last file."""
         return {name: text for store in self.stores for name, text in store.notes().items()}
