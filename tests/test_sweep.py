@@ -728,3 +728,28 @@ def test_long_ranges_are_not_made():
     assert next(iter(pk.grid(x=range(10**9), y=range(10**9)))) == {"x": 0, "y": 0}
     with pytest.raises(ValueError, match="more points than can be counted"):
         pk.grid(x=range(10**9), y=range(10**9), z=range(10**9))
+
+
+def often_diverges(x, rng):
+    """One that is sound, one that fails now and then, and one that gives NaN then."""
+    value = rng.normal()
+    if x and value < 1:
+        if x == 1:
+            raise ValueError("diverged")
+        value = math.nan
+    return {"score": value, "failed": 7}
+
+
+def test_the_best_is_not_what_was_left_of_failures():
+    """A point of which repeats failed or gave NaN is not compared by those that went well."""
+    options = {"seed": 3, "repeats": 8, "backend": "serial"}
+    table = pk.Sweep(**options).run(often_diverges, pk.grid(x=[0, 1, 2]))
+    assert table.best("score")["x"] == 0
+    assert [row["x"] for row in table.top("score", 3)] == [0]
+    assert table.best("score", over=None)["x"] > 0
+    means = {row["x"]: row for row in table.mean()}
+    assert means[1]["sweep.failed"] > 0
+    assert math.isnan(means[2]["score"])
+    lucky = pk.Sweep(**options).run(often_diverges, pk.grid(x=[1]))
+    with pytest.raises(ValueError, match="a repeat failed, so that no mean can be compared"):
+        lucky.best("score")

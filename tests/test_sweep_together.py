@@ -319,3 +319,33 @@ def test_provenance(tmp_path, monkeypatch):
     assert len(first["git"]["commit"]) == 40
     assert {"host", "python", "platform", "command", "started", "folder"} <= first.keys()
     assert pk.sweep(other, pk.grid(x=[1])).provenance == []
+
+
+def drawn(x, rng):
+    """A number of which the mean over repeats says something."""
+    return {"score": rng.normal()}
+
+
+def test_means_over_parts_are_those_of_one_run(tmp_path):
+    """The repeats of a point may lie in several files."""
+    options = {"seed": 42, "repeats": 2, "backend": "serial"}
+    points = pk.grid(x=range(10))
+    for i in range(3):
+        pk.Sweep(store=tmp_path / f"part-{i}.db", part=(i, 3), **options).run(drawn, points)
+    whole = pk.Sweep(**options).run(drawn, points)
+    parts = pk.open_sweep(str(tmp_path / "part-*.db"))
+    assert list(parts.mean()) == list(whole.mean())
+    assert parts.best("score") == whole.best("score")
+
+
+def test_means_of_rival_files_stay_apart(tmp_path):
+    """Two runs of the same points, with seeds of their own, are two results of each point."""
+    for seed in (1, 2):
+        run = pk.Sweep(store=tmp_path / f"run-{seed}.db", seed=seed, repeats=3, backend="serial")
+        run.run(drawn, pk.grid(x=[1]))
+    with pytest.warns(UserWarning, match="the seed"):
+        table = pk.open_sweep(str(tmp_path / "run-*.db"))
+    assert [(row["file"], row["count"]) for row in table.mean()] == [
+        ("run-1.db", 3),
+        ("run-2.db", 3),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 from .layout import Layout, as_float, is_number
@@ -117,7 +118,8 @@ def means(
         ok = [row for row in group if row.record.status == "ok"]
         for name in results:
             if numeric[name]:
-                value |= _of(name, [as_float(r[name], name) for r in ok if is_number(r[name])])
+                told = (row[name] for row in ok)
+                value |= _of(name, [as_float(v, name) for v in told if isinstance(v, Real)])
             else:
                 first = ok[0][name] if ok else None
                 value[name] = first if all(same(row[name], first) for row in ok) else None
@@ -132,12 +134,14 @@ def means(
         seconds = sum(row.record.seconds or 0.0 for row in group)
         records.append(Record(*head, status, value, None, None, seconds, None, None, len(group)))
     columns = list(dict.fromkeys(name for record in records for name in record.value))
-    return records, Names(kept, columns, False)
+    lost = tuple(counts[status] for status in ("failed", "pruned") if counts[status] in columns)
+    return records, Names(kept, columns, False, lost=lost)
 
 
 def _of(name: str, values: list[float]) -> dict[str, float]:
     count = len(values)
-    spread = statistics.stdev(values) if count > 1 else math.nan
+    numbers = count > 1 and all(map(math.isfinite, values))
+    spread = statistics.stdev(values) if numbers else math.nan
     return {
         name: math.fsum(values) / count if count else math.nan,
         f"{name}.std": spread,

@@ -38,6 +38,7 @@ class Names(NamedTuple):
     repeats: bool  # whether any point was run more than once on purpose
     origin: tuple[str, ...] = ()  # of "file", "function", "version", "code": those there are
     reported: bool = False  # whether any has a curve
+    lost: tuple[str, ...] = ()  # of means: the columns that count runs which did not end well
 
 
 class Summary(NamedTuple):

@@ -344,8 +344,8 @@ class Table:
         """Return the `n` best rows, the best first; of equal ones, that which comes first.
 
         Points that failed or were pruned and values that are no numbers, or NaN, do not count; nor
-        does a mean of which a run was pruned, as the others are the lucky ones. Parameters and
-        exceptions are those of :meth:`best`.
+        does a mean of which a run failed, was pruned or gave NaN, as the others are the lucky ones.
+        Parameters and exceptions are those of :meth:`best`.
         """
         if mode not in ("max", "min"):
             raise ValueError(f"mode must be 'max' or 'min', not {mode!r}")
@@ -354,12 +354,13 @@ class Table:
         table = self._averaged(over, column)
         _check(table, column)
         sign = 1 if mode == "max" else -1
+        lost = table._source.names().lost  # noqa: SLF001 - a table like this one
         ranked = (
             (sign * row[column], -place, row)
             for place, row in enumerate(table)
             if row.record.status == "ok"
             and is_number(row[column])
-            and not (table is not self and row.get("pruned"))
+            and not any(row[name] for name in lost)
         )
         return [row for _, _, row in heapq.nlargest(n, ranked, key=lambda entry: entry[:2])]
 
@@ -393,9 +394,10 @@ class Table:
                 f"of {of.points} points {of.failed} failed and {of.pruned} were pruned: none ended"
             )
         ended = (row for row in self if row.record.status == "ok")
-        if of.pruned and any(is_number(row[column]) for row in ended):
+        if (of.pruned or of.failed) and any(is_number(row[column]) for row in ended):
+            how = " or ".join(["failed"] * bool(of.failed) + ["was pruned"] * bool(of.pruned))
             return (
-                f"of each point with a number in the column {column!r} a repeat was pruned, so "
+                f"of each point with a number in the column {column!r} a repeat {how}, so "
                 "that no mean can be compared with others; over=None compares single rows"
             )
         return f"no row has a number in the column {column!r}"
