@@ -237,6 +237,9 @@ class Pool:
         if not callable(func):
             raise TypeError(f"the function must be callable, not {func!r}")
         self._options()  # or the pool is closed
+        if kwargs and not _MISTAKEN.isdisjoint(kwargs):
+            for name in _MISTAKEN & kwargs.keys():
+                _check_mistaken(name, func)
         return self._desk.here().put(func, args, kwargs)
 
     def close(self) -> None:

@@ -348,6 +348,8 @@ def test_options_that_are_given_to_a_function():
     """What the function does not take is refused; what it may only take by accident, told once."""
     with pytest.raises(TypeError, match=r"takes no workers=: .*the pool: pk.Pool\(workers=...\)"):
         pk.map(abs, [1], workers=2)
+    with pytest.raises(TypeError, match=r"takes no workers=: .*the pool: pk.Pool\(workers=...\)"):
+        pk.Pool(backend="thread").submit(abs, 1, workers=2)
     with pytest.raises(TypeError, match=r"a sweep: pk.Sweep\(store=...\)"):
         list(pk.imap(lambda x: x, [1], store="runs.db"))
     with pytest.warns(

@@ -753,3 +753,21 @@ def test_the_best_is_not_what_was_left_of_failures():
     lucky = pk.Sweep(**options).run(often_diverges, pk.grid(x=[1]))
     with pytest.raises(ValueError, match="a repeat failed, so that no mean can be compared"):
         lucky.best("score")
+
+
+def test_a_carriage_return_ends_no_row_of_a_csv_file():
+    """What is written is what is read, line ends in texts and texts that look like formulas included."""
+    texts = ["a\r=1+1", "b\n=2", "c\r\n-3", "d"]
+    table = pk.Sweep(**SERIAL).run(lambda i: {"text": texts[i]}, pk.grid(i=range(4)))
+    for formulas in (True, False):
+        rows = list(csv.reader(io.StringIO(table.to_csv(formulas=formulas), newline="")))
+        at = rows[0].index("text")
+        assert [row[at] for row in rows[1:]] == texts
+
+
+def test_options_that_are_given_to_the_function_of_a_sweep():
+    """The error says where they live."""
+    with pytest.raises(TypeError, match=r"options live on the sweep: pk\.Sweep\(workers=\.\.\.\)"):
+        pk.sweep(score, pk.grid(depth=[1], rate=[2]), workers=2)
+    with pytest.raises(TypeError, match=r"pk\.Sweep\(store=\.\.\.\)"):
+        pk.Sweep(**SERIAL).run(score, pk.grid(depth=[1], rate=[2]), store="runs.db")

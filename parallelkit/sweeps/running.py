@@ -25,7 +25,7 @@ from ..backends import TABLE
 from ..engine import run as engine
 from ..engine.plan import plan
 from ..engine.progress import Bar
-from ..options import Options
+from ..options import NAMES, Options
 from ..place.nesting import nesting
 from ..transport.shared import shared_empty
 from ..values.call import Call
@@ -46,6 +46,8 @@ from .stored import Chosen
 from .values import Encoded, NotPlain
 
 __all__ = ["Run", "check_call"]
+
+_OF_SWEEPS = ("store", "repeats", "pruner", "on_change", "version", "notes", "part")
 
 
 class _Sent:
@@ -400,6 +402,8 @@ def check_call(
         unknown = [name for name in names if name not in signature.parameters]
         near = difflib.get_close_matches(unknown[0], signature.parameters, 1) if unknown else []
         hint = f"; did you mean {near[0]!r}?" if near else ""
+        if unknown and unknown[0] in (*NAMES, *_OF_SWEEPS):
+            hint = f"; options live on the sweep: pk.Sweep({unknown[0]}=...)"
         raise TypeError(
             f"the function {getattr(func, '__name__', func)}{signature} cannot take the first "
             f"point: {error}{hint}"

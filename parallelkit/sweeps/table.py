@@ -433,9 +433,17 @@ class Table:
     def _write_csv(self, file: Any, formulas: bool) -> None:
         columns = self.columns
         cell = show.cell if formulas else show.harmless
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns if formulas else map(cell, columns))
-        writer.writerows([cell(row[name]) for name in columns] for row in self)
+        plain = csv.writer(file, lineterminator="\n")
+        # Before Python 3.13 a carriage return alone is not quoted, and would end the row.
+        quoting = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+
+        def write(cells: list[Any]) -> None:
+            returns = any(isinstance(text, str) and "\r" in text for text in cells)
+            (quoting if returns else plain).writerow(cells)
+
+        write(columns if formulas else list(map(cell, columns)))
+        for row in self:
+            write([cell(row[name]) for name in columns])
 
     def to_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write a Parquet file. (``pip install pandas pyarrow``).
