@@ -127,11 +127,30 @@ if "PARALLELKIT_TRACE" in os.environ:
 def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = _found(name, _HOME[name])
+    return value
+
+
+def _found(name: str, home: str) -> object:
+    """Import what a name stands for.
+
+    A signal handler that makes a call in the middle of that would find a module half made.
+    """
     from importlib import import_module
 
-    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value
-    return value
+    if home == "errors":  # which an `except` clause of that handler asks for
+        return getattr(import_module(".errors", __name__), name)
+    try:
+        from .place.sigint import Shield
+    except ImportError:
+        from .errors import ParallelError
+
+        raise ParallelError(
+            "parallelkit is being imported by what this signal handler has interrupted: let it "
+            "set a flag, and make the call later"
+        ) from None
+    with Shield():
+        return getattr(import_module(f".{home}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -372,3 +372,28 @@ def test_what_multiprocessing_shares_as_an_argument(process_pool, name):
             call()
         assert "\n" not in str(caught.value)
         assert "._" not in str(caught.value)  # nothing of its insides
+
+
+REBOUND = """
+import json
+import parallelkit as pk
+SEEN, ONE = [], [1]
+OTHER = ONE
+def seen(i): SEEN.append(i)
+def lengths(i): return len(SEEN)
+def same(i): return ONE is OTHER
+with pk.Pool(2, start_method=METHOD, chunksize=1) as pool:
+    pool.map(seen, range(8))
+    kept = sum(set(pool.map(lengths, range(8)))) > 0
+    SEEN = []
+    found = [kept, pool.map(lengths, range(4)), pool.map(same, [0])]
+    OTHER = [1]
+    print(json.dumps([*found, pool.map(same, [0])]))
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+def test_a_global_that_is_bound_anew_to_what_is_equal(method):
+    """It takes the place of what a worker has filled, and is no longer what another name stands for."""
+    source = REBOUND.replace("METHOD", repr(method))
+    assert run_script(["-"], source).values == [[True, [0] * 4, [True], [False]]]

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from .host import Variables, cpu_count
+from .sigint import Shield
 
 __all__ = ["VARIABLES", "hold", "lent", "limit", "look", "settle"]
 
@@ -261,7 +262,8 @@ def _libraries() -> list[Any]:
         with _lock:
             if _looked is None:
                 sys.addaudithook(_on_event)
-            import threadpoolctl
+            with Shield():  # a signal handler that makes a call would find a module half made
+                import threadpoolctl
 
             modules = len(sys.modules)
             _controllers = threadpoolctl.ThreadpoolController().lib_controllers

@@ -331,12 +331,14 @@ class GlobalUnit(Unit):
         self.name = name
         self.mark: Mark = Mark(ABSENT)
         self.value: Any = ABSENT
+        self.identity = 0
 
     def refresh(self, script: Script) -> bool:
         value = self.space.get(self.name, ABSENT)
         mark = self.mark
-        if mark.same(value, script):
+        if mark.same(value, script) and (mark.fixed or id(value) == self.identity):
             return False
+        self.identity = id(value)  # bound anew to what is equal, it takes the worker's place too
         if value is not ABSENT:
             try:
                 self._look(value, script)
