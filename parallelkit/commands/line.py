@@ -178,7 +178,9 @@ def _commands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.Argument
 
 def _told(error: BaseException, code: int) -> int:
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"{PROGRAM}: error: {' '.join(str(text).split())}", file=sys.stderr)
+    from ..sweeps.database import clean  # a stranger's column may be in it
+
+    print(f"{PROGRAM}: error: {' '.join(clean(str(text)).split())}", file=sys.stderr)
     return code
 
 

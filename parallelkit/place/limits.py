@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import threading
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import ParallelError
 
@@ -15,6 +15,7 @@ __all__ = [
     "explained",
     "is_denied",
     "like_ours",
+    "ours",
     "refused",
     "start",
     "told",
@@ -102,6 +103,15 @@ def told(kinds: list[str] | None = None) -> str:
         if limit not in (resource.RLIM_INFINITY, -1):
             found.append(f"ulimit -{letter}: {limit // 1024 if letter == 'v' else limit}")
     return f" ({', '.join(found)})" if found else ""
+
+
+def ours() -> tuple[Any, ...]:
+    """The limits of this process, to be compared."""
+    if not sys.platform.startswith("linux"):
+        return ()
+    import resource
+
+    return tuple(resource.getrlimit(getattr(resource, f"RLIMIT_{n}")) for n, _ in _NAMES.values())
 
 
 def like_ours(pid: int) -> None:

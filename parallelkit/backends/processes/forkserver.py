@@ -61,6 +61,7 @@ class _Server:
         self._process: subprocess.Popen[bytes] | _Child | None = None
         self._requests: socket.socket | None = None
         self._identity: tuple[int, int] | None = None  # of that socket
+        self._limits: tuple[object, ...] = ()  # of this process when it was started
         self._stock: deque[tuple[socket.socket, int]] = deque()  # of workers that nobody has yet
 
     def start(self) -> None:
@@ -70,12 +71,16 @@ class _Server:
                 self._lose()
             if self._process is not None and self._requests is not None:
                 if not self._is_gone():
+                    if limits.ours() != self._limits:  # what it forks has its own
+                        self._limits = limits.ours()
+                        limits.like_ours(self._process.pid)
                     return
                 self._requests.close()
                 if self._process.wait() == FAILED:
                     self._may_be_forked = False
                     log.debug("%s: a copy of this process could not become one", ANEW)
             self.disown()
+            self._limits = limits.ours()
             self._requests, theirs = launch.pair()
             self._identity = identity(self._requests.fileno())
             with theirs:
