@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
@@ -40,6 +40,9 @@ class Handle(WorkerState):
 
     def __init__(self, process: Any, sock: socket.socket, rank: int, folder: str | None) -> None:
         super().__init__(rank)
+        self.on_unread: Callable[[Handle], None] | None = (
+            None  # for messages that nothing announces
+        )
         self.process = process
         self.sentinel: int = process.sentinel
         self.pid: int = process.pid
@@ -106,6 +109,8 @@ class Handle(WorkerState):
             self.channel.send(encode(message), fds)
         except Closed:
             pass  # its end is seen elsewhere, and what it had is then lost or given back
+        if self.channel.pending and self.on_unread is not None:
+            self.on_unread(self)  # read while the message waited to be sent
 
     def _packed(self, pickled: Pickled) -> tuple[tuple[Any, ...], list[int]]:
         """What a message says of a pickle and of segments, and the descriptors it needs."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -60,6 +61,7 @@ class Reactor:
         self._thread = 0  # that of the leader
         self._this_thread = threading.get_ident  # found here even while Python takes modules apart
         self._waiting: list[Call | Waiter] = []
+        self._unread: deque[Handle] = deque()
         self._turns = 0  # how often somebody has waited
         self._poll: Any = _poll()
         self._sources: dict[int, tuple[Callable[[Handle], None], Handle]] = {}
@@ -219,7 +221,18 @@ class Reactor:
         self._wake_in.close()
         self._wake_out.close()
 
+    def recall(self, worker: Handle) -> None:
+        """Have messages taken in that have been read already, of which no descriptor tells."""
+        self._unread.append(worker)
+        self.nudge()
+
     def _drive(self, timeout: float | None) -> None:
+        if self._unread:
+            while self._unread:
+                worker = self._unread.popleft()
+                if not worker.dead:
+                    self._on_message(worker)
+            return
         try:
             events = self._poll.poll(LOOK if timeout is None else timeout)
         except (OSError, ValueError):  # closed, also under a call that Python's end has cut off

@@ -203,6 +203,7 @@ class Workers:
                 process.kill()
                 return
             worker = Handle(process, sock, self._rank(), self.settings["temp_folder"])
+            worker.on_unread = self.reactor.recall
             worker.environment = current()
             self._greet(worker)
             if recording.on:
@@ -415,8 +416,6 @@ class Workers:
         if assignment is None:
             return False
         worker.run(call, assignment, chunk, pickled, self.tasks)
-        if worker.channel.pending:  # read while the message waited to be sent
-            self._receive(worker)
         return True
 
     def close_call(self, call: Call) -> None:
