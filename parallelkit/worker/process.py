@@ -75,6 +75,7 @@ if TYPE_CHECKING:
 
 __all__ = ["link", "serve"]
 
+LOOK = 1.0  # seconds between looks for messages that another thread has read
 MOST_ABORTED = 1024  # calls given up that are remembered, for chunks that were on their way
 
 
@@ -195,7 +196,9 @@ class Worker:
                 channel = self.connection.channel  # another one in a process that an item forks
                 if not channel.wait(malloc.IDLE):
                     malloc.trim()
-                    channel.wait()
+                    # What the link's thread has read while it sent is not told of by the channel.
+                    while not (queue or channel.wait(None if self.link is None else LOOK)):
+                        pass
                 self.take()
                 fresh = True
             message = queue.popleft()
