@@ -304,30 +304,3 @@ def test_where_processes_are_denied():
     if seen == "no filters here":
         pytest.skip("the system takes no filters of calls")
     assert seen == [[[2, 3], [1], 1, [1, 2]], [True] * 4, 1, True]
-
-
-LIFTED = """
-import json, resource
-import numpy as np
-import parallelkit as pk
-
-def large(i):
-    return np.full(200_000, float(i))
-
-pool = pk.Pool(4)
-soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (now + (4 << 20), hard))
-try:
-    pool.map(large, range(8))
-except (pk.ParallelError, MemoryError):  # the latter where this process has none either
-    pass
-resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-print(json.dumps([float(array[-1]) for array in pool.map(large, range(8))]))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process are set on Linux")
-def test_a_limit_that_is_lifted_after_the_first_call():
-    """The fork server that was started below it does not hand it on."""
-    assert run_script(["-"], LIFTED).values == [[float(i) for i in range(8)]]
