@@ -237,9 +237,8 @@ class Pool:
         if not callable(func):
             raise TypeError(f"the function must be callable, not {func!r}")
         self._options()  # or the pool is closed
-        if kwargs and not _MISTAKEN.isdisjoint(kwargs):
-            for name in _MISTAKEN & kwargs.keys():
-                _check_mistaken(name, func)
+        if kwargs:
+            _check_mistaken(kwargs, func)
         return self._desk.here().put(func, args, kwargs)
 
     def close(self) -> None:
@@ -315,13 +314,18 @@ def _call(
 ) -> Call:
     """Make a call; refuse a keyword that its function has not, and that looks like an option."""
     call = Call(func, iterables, frozen)
-    if frozen and call.inner is not None and not _MISTAKEN.isdisjoint(frozen):
-        for name in _MISTAKEN & frozen.keys():
-            _check_mistaken(name, call.inner)
+    if frozen and call.inner is not None:
+        _check_mistaken(frozen, call.inner)
     return call
 
 
-def _check_mistaken(name: str, func: Callable[..., Any]) -> None:
+def _check_mistaken(keywords: dict[str, Any], func: Callable[..., Any]) -> None:
+    """Refuse keywords that are options, where the function does not take them."""
+    for name in _MISTAKEN & keywords.keys():
+        _check_keyword(name, func)
+
+
+def _check_keyword(name: str, func: Callable[..., Any]) -> None:
     try:
         # What is called itself: a decorator may take an option that it keeps from its function.
         parameters = inspect.signature(func, follow_wrapped=False).parameters

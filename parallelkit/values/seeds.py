@@ -26,6 +26,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..place.attributes import attribute
 from ..place.importing import whole
 from .call import Call, around
 
@@ -184,10 +185,7 @@ def draws(call: Call) -> bool:
 def needs(call: Call) -> bool:
     """Whether the items of `call` cannot be run without an ``rng`` that nobody gives them."""
     func = call.inner
-    try:
-        code = getattr(func, "__code__", None)
-    except Exception:  # noqa: BLE001 - an object with attributes of its own making
-        code = None
+    code = attribute(func, "__code__")
     if func is None or (code is not None and "rng" not in code.co_varnames):  # the quick way out
         return False
     if _here.get() is not None or not draws(call):

@@ -40,9 +40,8 @@ class Handle(WorkerState):
 
     def __init__(self, process: Any, sock: socket.socket, rank: int, folder: str | None) -> None:
         super().__init__(rank)
-        self.on_unread: Callable[[Handle], None] | None = (
-            None  # for messages that nothing announces
-        )
+        # Told when messages have been read that no descriptor tells of.
+        self.on_unread: Callable[[Handle], None] | None = None
         self.process = process
         self.sentinel: int = process.sentinel
         self.pid: int = process.pid
