@@ -492,8 +492,8 @@ _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
 _read = host.Variables(_VARIABLES).read
 _last_environment: tuple[dict[str, str], dict[str, Any]] = {}, {}
 
-_NO_OPTIONS = ("MALLOC", "TRACE", "FORK_SERVER", "WITHOUT")
-_OTHERS = tuple(PREFIX + name for name in _NO_OPTIONS)
+# Variables that are no options.
+_OTHERS = tuple(PREFIX + name for name in ("MALLOC", "TRACE", "FORK_SERVER", "WITHOUT"))
 _names_checked = False
 
 
