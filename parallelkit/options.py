@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, Unpack
 
@@ -44,6 +44,16 @@ BackendName = Literal["process", "thread", "serial", "auto", "dask", "ray"]
 BACKENDS = ("process", "thread", "serial", "auto", "dask", "ray")
 ON_ERROR = ("raise", "return", "skip")
 NESTED = ("thread", "auto", "process")
+# What concerns the call at hand, not the calls inside its items.
+_NOT_INHERITED = (
+    "progress",
+    "initializer",
+    "initargs",
+    "timeout",
+    "blas_threads",
+    "seed",
+    "address",
+)
 # What says where and on how much a call runs, not what comes of it.
 RESOURCES = frozenset(
     (
@@ -100,6 +110,7 @@ class Options:
     named: bool = False  # no option: whether the pool itself was given its backend
     most_threads: int | None = None  # no option: what the user's variables let an item's BLAS have
     fair: bool = False  # no option: what workers="fair" becomes
+    below: Mapping[str, Any] = field(default_factory=dict)  # no option: what calls in items inherit
 
     def __post_init__(self) -> None:  # noqa: C901, PLR0912 - a check for each option
         if isinstance(self.workers, str) and self.workers == "fair":
@@ -155,9 +166,9 @@ class Options:
             )
 
 
-_NO_OPTIONS = ("named", "fair", "most_threads")
-NAMES = tuple(field.name for field in fields(Options) if field.name not in _NO_OPTIONS)
-_DEFAULTS = {field.name: field.default for field in fields(Options)}
+_NO_OPTIONS = ("named", "fair", "most_threads", "below")
+NAMES = tuple(f.name for f in fields(Options) if f.name not in _NO_OPTIONS)
+_DEFAULTS = {f.name: f.default for f in fields(Options)}
 
 
 HERE = ("process", "thread", "serial", "auto")
@@ -303,6 +314,12 @@ class Resolver:
 
     def _resolved(self) -> Options:
         own, outside = self._own, configured()
+        below = {k: v for k, v in outside.items() if k not in _NOT_INHERITED}
+        if not isinstance(below.get("backend", ""), str):  # an executor stays with its owner
+            del below["backend"]
+        if own.get("library", outside.get("library")):
+            # Its items are the library's own code.
+            below = {**resources(below), "library": True}
         if own.get("library"):
             outside = resources(outside)
         if "prefer" in own and own["prefer"] is not None:
@@ -313,7 +330,11 @@ class Resolver:
             if together[name] != _DEFAULTS[name] and not {name, "backend"} <= {*own}:
                 log.debug("%s= is left out: backend=%r cannot do it", name, together["backend"])
                 together[name] = _DEFAULTS[name]
-        return Options(**together, named="backend" in own)
+        options = Options(**together, named="backend" in own)
+        if options.nested != "thread":  # the pool's own word for all that is below it
+            below["nested"] = options.nested
+        object.__setattr__(options, "below", below)
+        return options
 
 
 def inherit(options: Mapping[str, Any]) -> None:

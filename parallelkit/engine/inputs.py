@@ -20,6 +20,8 @@ from ..values.source import Chunk, Sizer, Source, Table
 
 __all__ = ["Inline", "Stream", "source_of"]
 
+_PLAIN = (list, tuple, range, str, bytes, bytearray)
+
 
 class _Drawn(Source):
     """What both kinds of inputs with an iterator among them know."""
@@ -215,6 +217,8 @@ def source_of(
 
     Iterators are drawn by a thread, or `inline` by whoever takes the chunks.
     """
+    if len(iterables) == 1 and type(iterables[0]) in (list, tuple):
+        return Table(iterables, len(iterables[0]), sizer, lazy)  # type: ignore[arg-type]
     columns = [_column(position, iterable) for position, iterable in enumerate(iterables)]
     lengths = [_length(column) for column in columns]
     known = [length for length in lengths if length is not None]
@@ -280,7 +284,7 @@ def _length(column: Any) -> int | None:
 def _sliceable(value: Any) -> bool:
     """Whether slices of `value` are sequences of its items. Tells an ndarray without numpy."""
     kind = type(value)
-    if kind in (list, tuple, range, str, bytes, bytearray) or kind.__module__ == "array":
+    if kind in _PLAIN or kind.__module__ == "array":
         return True
     is_array = any(c.__name__ == "ndarray" and c.__module__ == "numpy" for c in kind.__mro__)
     return is_array and value.ndim > 0

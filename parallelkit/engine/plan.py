@@ -23,6 +23,7 @@ Dask, Ray or an executor               as many workers as it has; below level 0 
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 
@@ -68,17 +69,22 @@ class Plan:
     wished: bool = False
     pace: float = 1.0
 
-    def share(self, rank: int, items: int | None) -> Nesting:
-        """Place of worker `rank`: its part of the cores, remainders to the first workers.
+    def places(self, items: int | None) -> tuple[Nesting, ...]:
+        """Place of each worker: its part of the cores, remainders to the first workers.
 
         Fewer items than workers leave more cores for each, but where the items run in workers of
         the outer pool: those are all there, and any of them may have items of another call.
         """
         if self.backend == "outer":
-            return Nesting(self.level, max(1, self.cores // max(1, fellows())))
+            return _places(self.level, self.workers, max(1, self.cores // max(1, fellows())), 1)
         busy = self.workers if items is None or items > self.workers else items or 1
-        base, extra = divmod(self.cores, busy)
-        return Nesting(self.level, base + (rank % busy < extra) or 1)
+        return _places(self.level, self.workers, self.cores, busy)
+
+
+@functools.lru_cache(64)  # most calls of a program are of one kind
+def _places(level: int, workers: int, cores: int, busy: int) -> tuple[Nesting, ...]:
+    base, extra = divmod(cores, busy)
+    return tuple(Nesting(level, base + (rank % busy < extra) or 1) for rank in range(workers))
 
 
 def plan(  # noqa: C901, PLR0912 - the rule table

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..backends import TABLE, end_all, prepare
 from ..backends.base import Done, Pool, Setup
 from ..backends.serial import SerialPool
-from ..options import Options, configured, resources
+from ..options import Options
 from ..place import blas, importing, limits, recording
 from ..place.nesting import nesting
 from ..place.sigint import Shield
@@ -52,16 +52,6 @@ LEARN_FROM = 1e-4  # seconds of a call in place from which on it is remembered w
 MOST_COSTS = 1000  # functions of which it is remembered how long their items take
 _TASK = f"{__package__.rpartition('.')[0]}.worker.task"  # needed from the first call on
 _BEGUN = Part(0, 0, [])  # stands before the results of a call, when its work has begun
-# What concerns the call at hand, not the calls inside its items.
-_NOT_INHERITED = (
-    "progress",
-    "initializer",
-    "initargs",
-    "timeout",
-    "blas_threads",
-    "seed",
-    "address",
-)
 
 
 def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
@@ -281,18 +271,12 @@ def run_source(
 
 def _task(call: Call, options: Options, plan_: Plan, total: int | None) -> Any:
     """What workers are told of a call."""
-    below = {k: v for k, v in configured().items() if k not in _NOT_INHERITED}
-    if not isinstance(below.get("backend", ""), str):  # an executor stays with its owner
-        del below["backend"]
-    if options.library:  # its items are the library's own code: see `options`
-        below = {**resources(below), "library": True}
-    if options.nested != "thread":  # the pool's own word for all that is below it
-        below["nested"] = options.nested
-    places = [plan_.share(rank, total) for rank in range(plan_.workers)]
+    below = options.below
+    places = plan_.places(total)
     threads = options.blas_threads
     most = blas.limit() if plan_.level == 1 else options.most_threads
     if most is not None:
-        below["most_threads"] = most
+        below = {**below, "most_threads": most}
         if threads is None:  # and none that fall free later
             threads = min(most, *(place.cores for place in places))
     stop_at_error = options.on_error == "raise" and not options.retry_on

@@ -21,6 +21,7 @@ _RAY_WORKER = 1  # ray's WORKER_MODE; a driver has another one
 _COUNTED_FOR = 1.0  # seconds; pools start their workers one by one
 
 _counted: tuple[int, float, int] = 0, 0.0, 0  # process, time, siblings
+_mains: dict[str, Any] = {}  # processes seen to be nobody's worker, by the module that has them
 
 
 def granted() -> int | None:
@@ -60,7 +61,10 @@ def _by_multiprocessing() -> int | None:
         if module is None:
             continue
         process: Any = module.current_process()
+        if process is _mains.get(name):
+            continue
         if module.parent_process() is None and not process.daemon:
+            _mains[name] = process
             continue
         if type(process).__name__ == "LokyProcess" and _openmp():
             return _openmp()

@@ -77,7 +77,7 @@ class Runtime:
 
     def learn(self, key: Any, data: Any, buffers: list[Any]) -> None:
         """Make the task that is called `key` from now on; raises what its unpickling raises."""
-        self.tasks[key] = Task(*pickling.loads(data, buffers))
+        self.tasks[key] = Task.of(pickling.loads(data, buffers))
 
     def learn_script(self, data: Any, buffers: list[Any]) -> None:
         """Take in what has come of the script; raises what its unpickling raises."""

@@ -10,11 +10,11 @@ import contextvars
 import functools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from types import BuiltinFunctionType, FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from .. import options
 from ..errors import formatted
@@ -69,7 +69,7 @@ class Task:
         Keywords that are the same for all items.
     stop_at_error : bool
         Whether the first exception ends a chunk.
-    places : iterable of Nesting
+    places : sequence of Nesting
         Place of each worker by its rank.
     configured : Mapping
         Options that calls inside the items inherit.
@@ -94,7 +94,7 @@ class Task:
         func: Callable[..., Any],
         frozen: Mapping[str, Any],
         stop_at_error: bool,
-        places: Iterable[tuple[int, int]],
+        places: Sequence[Nesting],
         configured: Mapping[str, Any],
         cores: int,
         timeout: float | None = None,
@@ -106,7 +106,7 @@ class Task:
         self.func = func
         self.frozen = frozen
         self.stop_at_error = stop_at_error
-        self.places = [Nesting(*place) for place in places]
+        self.places: Sequence[Nesting] = places
         self.configured = configured
         self.cores = cores
         self.timeout = timeout
@@ -117,8 +117,14 @@ class Task:
         self.traced: Traced | None = None  # not of the state: it is another one for each call
         self.alters = False  # whether items have been seen to set context variables
 
+    @classmethod
+    def of(cls, state: Sequence[Any]) -> Self:
+        """Make a task of its :meth:`state`."""
+        func, frozen, stop_at_error, places, *rest = state
+        return cls(func, frozen, stop_at_error, [Nesting(*place) for place in places], *rest)
+
     def state(self, variables: context.Carried) -> tuple[Any, ...]:
-        """Arguments of the constructor, as plain as can be; `variables` are the caller's."""
+        """What another process makes the task of; `variables` are the caller's."""
         places = tuple(map(tuple, self.places))
         return (
             *(self.func, self.frozen, self.stop_at_error, places),
