@@ -1,10 +1,12 @@
 """Points that report how far they are, that are given up, that are streamed and run again."""
 
 import itertools
+import threading
 
 import pytest
 
 import parallelkit as pk
+from parallelkit.worker import output
 
 BACKENDS = ("serial", "thread", "process")
 
@@ -145,6 +147,41 @@ def test_leaving_a_stream_stops_the_sweep(backend, tmp_path):
     assert len(stored) < 10_000
     whole = pk.Sweep(store=path, backend="serial").stream(fixed, pk.grid(skill=range(5)))
     assert sorted(row["value"] for row in whole) == [0, 9, 18, 27, 36]
+
+
+def test_a_thread_whose_sweep_is_over_stops_at_its_next_report():
+    """A thread cannot be stopped, but asks; nothing else hears of the sweep any more."""
+    over, ended, how = threading.Event(), threading.Event(), []
+
+    def work(x):
+        if x:
+            over.wait(60)
+            try:
+                pk.report(x)
+            except BaseException as error:
+                how.append(type(error).__name__)
+                raise
+            finally:
+                ended.set()
+        return x
+
+    stream = pk.Sweep(backend="thread", workers=2).stream(work, pk.grid(x=[0, 1]))
+    assert next(stream)["x"] == 0
+    stream.close()
+    over.set()
+    assert ended.wait(60)
+    assert how == ["Pruned"]
+    assert not output._listeners
+
+
+def test_the_work_of_a_stream_starts_with_the_call():
+    """Not with the first row that is asked for; what is wrong is raised there as well."""
+    begun = threading.Event()
+    rows = pk.Sweep(backend="thread", workers=2).stream(lambda x: begun.set(), pk.grid(x=[0, 1]))
+    assert begun.wait(60)
+    assert len(list(rows)) == 2
+    with pytest.raises(TypeError, match="parameter 'skill'"):
+        pk.Sweep(seed=1).stream(fixed, [{"skill": object()}])
 
 
 def test_a_failed_row_is_run_again_here():

@@ -178,6 +178,41 @@ def test_a_second_ctrl_c_ends_a_sweep(path, tmp_path):
     assert pk.open_sweep(path)["x"] == [0]
 
 
+THREADS = """
+import sys, threading
+import parallelkit as pk
+def work(x, path):
+    if x:
+        open(path, "w").close()
+        threading.Event().wait(600)
+    return x
+sweep = pk.Sweep(store=sys.argv[1], workers=2, backend="thread")
+try:
+    sweep.run(work, pk.grid(x=[0, 1]), path=sys.argv[2])
+except pk.SweepInterrupted as stopped:
+    print(stopped, stopped.table["x"])
+"""
+
+
+def test_ctrl_c_does_not_wait_for_threads(path, tmp_path):
+    """A point that runs in a thread holds up neither the table nor the end of the script."""
+    script, begun = tmp_path / "program.py", tmp_path / "begun"
+    script.write_text(THREADS)
+    home = str(Path(pk.__file__).parents[1])
+    child = subprocess.Popen(
+        [sys.executable, script, path, begun],
+        env={**os.environ, "PYTHONPATH": home},
+        stdout=subprocess.PIPE,
+    )
+    wait_until(begun.exists, "the second point")
+    wait_until(lambda: len(pk.open_sweep(path)) == 1, "the stored point")
+    child.send_signal(signal.SIGINT)
+    said, _ = child.communicate(timeout=60)  # the point would run for ten minutes
+    assert b"1 point finished" in said
+    assert b"in threads cannot be stopped" in said
+    assert said.endswith(b"[0]\n")
+
+
 @pytest.mark.parametrize("backend", ["process", "thread"])
 def test_one_table_with_and_without_a_store(path, backend):
     """A stored table says what one in memory says."""

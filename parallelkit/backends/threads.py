@@ -18,6 +18,9 @@ further helpers, and a helper sees that its core is somebody else's now, and lea
 wait for the interpreter lock, which `locked` finds out, and ``nested="auto"`` allows it, what is
 left of the items is handed to idle workers of the outer pool (`helpers`).
 
+A thread cannot be stopped: what runs when a call is left early, as by Ctrl-C, goes on until it ends
+by itself, and nobody hears of it. The end of the process waits for it a moment alone.
+
 It is long because calls, helpers and what they hand each other go by one lock.
 """
 
@@ -29,6 +32,8 @@ import os
 import queue
 import sys
 import threading
+import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
@@ -45,6 +50,8 @@ from . import locked
 from .base import Done, Pool, Setup, Task
 
 __all__ = ["ThreadPool", "helped_by", "pool_for", "prepare", "shutdown"]
+
+GRACE = 0.5  # seconds for which the end waits for items of calls that were left early
 
 
 class ThreadPool:
@@ -395,6 +402,13 @@ class _Job:
         """Take no more chunks; an item that runs ends when it ends."""
         self._source.wake = None
         self._stopped = True
+        if self._running or not self._source.finished:
+            self._staff.leave(self)
+
+    @property
+    def running(self) -> int:
+        """How many threads run items of it."""
+        return len(self._running)
 
 
 # --- helpers ------------------------------------------------------------------------------------
@@ -426,6 +440,11 @@ class _Staff:
         """Let one of them run `work`."""
         self._engaged[-1][0].put(work)
 
+    def leave(self, job: _Job) -> None:
+        """Let them know a job of which items may run when nobody waits for them any more."""
+        for helpers, _ in self._engaged:
+            helpers.left.add(job)
+
     def dismiss(self) -> None:
         """Be in need of them no more."""
         while self._engaged:
@@ -439,9 +458,15 @@ class _Helpers:
     They are as many as the calls that share them want together, but no more than `most`, or than
     one call alone wants: calls that are nested in a share of cores want what is left of that, so
     that together they never want more than the process has.
+
+    Attributes
+    ----------
+    left : set of _Job
+        Calls that were left early: nobody waits for their items any more.
     """
 
     def __init__(self, level: int, own: bool) -> None:
+        self.left: weakref.WeakSet[_Job] = weakref.WeakSet()
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._level = level
         self._own = own
@@ -476,16 +501,29 @@ class _Helpers:
             self._settle()
 
     def close(self, wait: bool = True) -> None:
-        """End the threads; what they run is waited for, unless told not to."""
+        """End the threads; what they run is waited for, unless told not to.
+
+        Not what was left early, which may never end: it gets a moment.
+        """
         with _lock:
             self._closed = True
         for _ in range(self._threads):
             self._queue.put(None)
+        wait = wait and self._over()
         for pool in self._pools:
             pool.close()
             if wait:
                 pool.join()
                 pool.clear()
+
+    def _over(self) -> bool:
+        """Wait for all that is waited for; tell whether that is all there is."""
+        until = time.monotonic() + GRACE
+        while given_up := sum(job.running for job in self.left):
+            if self._busy <= given_up and time.monotonic() > until:
+                return False
+            time.sleep(0.01)
+        return True
 
     def _serve(self) -> None:
         while (work := self._queue.get()) is not None:

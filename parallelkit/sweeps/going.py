@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 from ..errors import SweepInterrupted, outside
@@ -19,12 +19,11 @@ __all__ = ["Going"]
 
 
 class Going:
-    """Iterate over it to have the sweep done, record by record; close it to end it early.
+    """Start it, iterate over it to have the sweep done, record by record; close it to end it early.
 
     Parameters
     ----------
     run : Run
-    records : iterator of Record
     store : Store, optional
     stack : ExitStack
         What ends with the sweep: its call, its bar, its store.
@@ -38,18 +37,30 @@ class Going:
     def __init__(
         self,
         run: Run,
-        records: Iterator[Record],
         store: Store | None,
         stack: ExitStack,
         name: str,
         pickle: bool,
         repeats: int,
     ) -> None:
-        self._run, self._records, self._store, self._stack = run, records, store, stack
+        self._run, self._store, self._stack = run, store, stack
+        self._records: Iterator[Record] = iter(())
         self._name, self._pickle, self._repeats = name, pickle, repeats
         self._interrupted = False
         self._params: dict[str, None] = {}
         self._results: dict[str, None] = {}
+
+    def start(self, begin: Callable[[ExitStack], Iterator[Record]]) -> None:
+        """Let the work begin: `begin` leaves to the stack what is to end with it."""
+        try:
+            self._records = begin(self._stack)
+        except KeyboardInterrupt:
+            self._interrupted = True
+            self.close()
+            raise self._stopped() from None
+        except BaseException:
+            self.close()
+            raise
 
     def __iter__(self) -> Iterator[Record]:
         """Run the sweep. Ctrl-C gives up what runs, and raises with what is finished."""
@@ -90,6 +101,11 @@ class Going:
             told += f", which are stored in {self._store.path!r}: run the same again to go on"
         else:
             told += "; they are in the .table of this exception"
+        if self._run.in_threads:
+            told += (
+                ". What runs in threads cannot be stopped: it goes on until it ends, calls "
+                "pk.report, or the process ends"
+            )
         return SweepInterrupted(told, self.table)
 
     def _warn(self) -> None:

@@ -7,9 +7,9 @@
           └─► where there is a pruner:  (index, run, step, value) ─► Run.heard ─► the pruner
     report ◄─ a place in shared memory ◄────────────────────────── what it has given up
 
-Items in threads ask the sweep itself, and know at once. In a worker `report` does not wait for an
-answer, which is found by the next one. What an item leaves in shared memory is the number of its
-run, which is another one at each attempt: an answer that comes late is nobody's.
+Items in threads ask the sweep itself, and know at once, also that it is over. In a worker `report`
+does not wait for an answer, which is found by the next one. What an item leaves in shared memory is
+the number of its run, which is another one at each attempt: an answer that comes late is nobody's.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ class Asking(NamedTuple):
 
     number: int
     given_up: NDArray[Any] | None  # where items run in other processes
+    home: int = 0  # process id of the sweep, where they run in its threads
 
 
 class Reporter:
@@ -116,6 +117,8 @@ class Reporter:
         heard = output.listener(asking.number)
         if heard is not None:
             return bool(heard(self._index, self._run, step, value))
+        if asking.home and asking.home == os.getpid():
+            return True  # the sweep is over, and nobody waits for this thread
         output.say(asking.number, self._index, self._run, step, value)
         if asking.given_up is None:
             return False

@@ -329,9 +329,9 @@ class Sweep:
             run.bar = bar(progress, total)
             stack.callback(run.bar.close)
             numbered = points.numbered(SHUFFLE if self._shuffle else None)
-            records = run.records(func, numbered, frozen, options, stack)
-            return Going(run, records, store, stack.pop_all(), name, self._pickle, self._repeats)
-        raise AssertionError  # for who reads types: the stack swallows nothing
+            going = Going(run, store, stack.pop_all(), name, self._pickle, self._repeats)
+        going.start(partial(run.records, func, numbered, frozen, options))
+        return going
 
     def _read(self, store: Store, chosen: Chosen) -> Stored:
         return Stored(store.path, chosen, self._pickle, store.sweep, store.run)

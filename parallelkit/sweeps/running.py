@@ -23,6 +23,7 @@ from typing import Any
 
 from ..backends import TABLE
 from ..engine import run as engine
+from ..engine.ordering import Part
 from ..engine.plan import plan
 from ..engine.progress import Bar
 from ..options import NAMES, Options
@@ -107,6 +108,7 @@ class Run:
         self._first: str | None = None  # what the first point that failed has raised
         self.part: tuple[int, int] | None = None  # of the points, by their number
         self._numbered = 0
+        self.in_threads = False  # where nothing that runs can be stopped
         self.done: set[bytes] = set()  # stored by an earlier run, and not seen yet in this one
         self.chosen = Chosen()
         self.kept: list[Record] = []
@@ -140,28 +142,35 @@ class Run:
     ) -> Iterator[Record]:
         """Run all points; give what comes of them, as it comes.
 
-        What is wrong with the first one is raised before anything starts.
+        Work starts here, and what is wrong with the first point is raised before. What ends with
+        the sweep is left to the `stack`.
         """
         feed = self._feed(numbered)
         stack.callback(self._end)
         first = next(feed, None)
-        if first is not None:
-            names = frozenset((*first.params, *frozen))
-            options, backend = _for_engine(options, takes_rng(func, 0, names))
-            if self._history is not None:
-                self._asking = self._listen(backend, stack)
-            passing = (Exception,) if self._raising else options.retry_on
-            alone, together = TABLE[backend].alone, options.chunksize != 1
-            measured = Measured(func, passing, alone, together, self._asking)
-            call = Call(measured, (chain([first], feed),), frozen)
-            parts = engine.stream(call, options, _nobody, ordered=False, whole=True)
-            stack.callback(parts.close)
-            for part in parts:
-                for offset, value in enumerate(part.values):
-                    index = part.start + offset
-                    yield self._settle(index, self._sent.pop(index), value, part.attempts)
-                yield from self._from_store()
-                self._show()
+        if first is None:
+            return self._settled(())
+        names = frozenset((*first.params, *frozen))
+        options, backend = _for_engine(options, takes_rng(func, 0, names))
+        kind = TABLE[backend]
+        self.in_threads = kind.shares_memory and not kind.inline
+        if self._history is not None or self.in_threads:
+            self._asking = self._listen(backend, stack)
+        passing = (Exception,) if self._raising else options.retry_on
+        measured = Measured(func, passing, kind.alone, options.chunksize != 1, self._asking)
+        call = Call(measured, (chain([first], feed),), frozen)
+        parts = engine.stream(call, options, _nobody, ordered=False, whole=True)
+        stack.callback(parts.close)
+        return self._settled(parts)
+
+    def _settled(self, parts: Iterable[Part]) -> Iterator[Record]:
+        """What comes of points, as it arrives."""
+        for part in parts:
+            for offset, value in enumerate(part.values):
+                index = part.start + offset
+                yield self._settle(index, self._sent.pop(index), value, part.attempts)
+            yield from self._from_store()
+            self._show()
         yield from self._from_store()
         self._show()
 
@@ -175,7 +184,7 @@ class Run:
         given_up = None
         if backend not in ("serial", "thread"):
             given_up = shared_empty(PLACES, "uint64")
-        return Asking(number, given_up)
+        return Asking(number, given_up, os.getpid() if backend == "thread" else 0)
 
     def _heard(self, index: int, run: int, step: float, value: float) -> bool:
         """Take in a step of a point; tell whether it is given up, here and where it runs."""
