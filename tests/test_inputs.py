@@ -12,6 +12,8 @@ import pytest
 from helpers import add, add_all, describe, identity, increment, pid, record
 
 import parallelkit as pk
+from parallelkit.engine.inputs import source_of
+from parallelkit.values.source import Sizer
 
 ONE_START_METHOD = True
 
@@ -255,3 +257,23 @@ def test_wrong_arguments_are_the_error_of_the_item(pool):
     assert len(caught.value.__notes__) == 1
     with pytest.raises(TypeError, match="unexpected keyword"):
         pool().map(pid, [1, 2], wrong=3)
+
+
+@pytest.mark.parametrize("quick", [0.0, 1e-6])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_a_chunk_of_large_arguments_is_small(quick, drawn):
+    """What is on its way takes memory: 8 MB at a time, also where the items are known to be quick."""
+    arrays = [np.zeros(500_000) for _ in range(40)]  # 4 MB each
+    sizer = Sizer(2, remembered=quick)
+    source = source_of(
+        [iter(arrays) if drawn else arrays], sizer=sizer, lazy=False, strict=True, inline=False
+    )
+    sizer.settle(source.total)
+    sizes = []
+    while not source.finished:
+        if (chunk := source.take()) is not None:
+            sizes.append(chunk.size)
+            sizer.observe(chunk.size, 1e-5)
+            assert source.depth(2, 0.02) <= 2  # and a second chunk in advance, no more
+    assert sum(sizes) == 40
+    assert max(sizes) <= 2

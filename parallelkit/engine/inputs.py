@@ -16,7 +16,7 @@ from typing import Any
 
 from ..place import limits
 from ..place.attributes import attribute
-from ..values.source import Chunk, Sizer, Source, Table
+from ..values.source import Chunk, Sizer, Source, Table, bytes_of
 
 __all__ = ["Inline", "Stream", "source_of"]
 
@@ -143,7 +143,7 @@ class Stream(_Drawn):
 
     def _weighed(self, row: Any, before: int, room: int) -> int:
         """How many rows there is room for, the others being likely to be as large as `row`."""
-        weight = _nbytes(row)
+        weight = bytes_of(row if self._arity > 1 else (row,))
         if not weight:
             return room
         self.sizer.weigh(weight)
@@ -234,16 +234,6 @@ def _rows(iterables: Sequence[Iterable[Any]], total: int | None) -> Iterator[Any
     iterators = [iter(iterable) for iterable in iterables]
     rows: Iterator[Any] = iterators[0] if len(iterators) == 1 else zip(*iterators, strict=False)
     return rows if total is None else islice(rows, total)
-
-
-def _nbytes(row: Any) -> int:
-    """Bytes of the arrays in a row, as far as that shows at once."""
-    try:
-        if type(row) is tuple:
-            return int(sum([getattr(value, "nbytes", 0) for value in row]))
-        return int(getattr(row, "nbytes", 0))
-    except Exception:  # noqa: BLE001 - it may be anything that is called so, or raise anything
-        return 0
 
 
 def _columns(rows: list[Any], arity: int) -> tuple[Any, ...]:

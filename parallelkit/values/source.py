@@ -14,11 +14,11 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-__all__ = ["LARGEST_BYTES", "Chunk", "Sizer", "Source", "Table"]
+__all__ = ["LARGEST_BYTES", "Chunk", "Sizer", "Source", "Table", "bytes_of"]
 
 Wakes = Callable[[], None]
 TARGET_SECONDS = 0.015  # of work in a chunk: long beside a message (0.1 ms), short beside a wait
@@ -99,8 +99,6 @@ class Sizer:
             wish: float = self._largest
             if self._cost > 0:
                 wish = min(wish, TARGET_SECONDS * self._pace / self._cost)
-            if self._bytes:
-                wish = min(wish, LARGEST_BYTES / self._bytes)
             self._size = max(1, min(int(wish), max(self._size, items) * GROWTH))
 
     def first(self, there: int) -> int:
@@ -111,6 +109,11 @@ class Sizer:
     def seconds(self) -> float:
         """What the next chunk is expected to take; 0.0 while nothing is known."""
         return self._cost * self._size
+
+    @property
+    def nbytes(self) -> int:
+        """What the next chunk, or what comes of it, may have at most; 0 while nothing is known."""
+        return self._bytes * self._size
 
     def settle(self, total: int | None) -> None:
         """Cut a short call of `total` items evenly, where the function is remembered as quick.
@@ -146,8 +149,12 @@ class Sizer:
         return items
 
     def weigh(self, nbytes: int) -> None:
-        """Learn from an item that has been drawn how many bytes one may have."""
-        self._bytes = max(self._bytes, nbytes)
+        """Learn how many bytes the arguments or the result of an item may have."""
+        if nbytes > self._bytes:
+            self._bytes = nbytes
+            self._largest = max(1, min(self._largest, LARGEST_BYTES // nbytes))
+            if self._fixed is None:
+                self._size = min(self._size, self._largest)
 
 
 class Source:
@@ -269,6 +276,8 @@ class Source:
         if not 0.0 < expected < seconds:
             return 1
         wish = min(MOST_AHEAD, max(2, int(AHEAD_SECONDS / expected)))
+        if nbytes := self.sizer.nbytes:
+            wish = max(2, min(wish, LARGEST_BYTES // nbytes))
         left = self.remaining
         if left is None or left > wish * workers:
             return wish
@@ -315,6 +324,14 @@ class Source:
         raise NotImplementedError
 
 
+def bytes_of(row: Iterable[Any]) -> int:
+    """Bytes of the arrays among the arguments of an item, as far as that shows at once."""
+    try:
+        return int(sum([getattr(value, "nbytes", 0) for value in row]))
+    except Exception:  # noqa: BLE001 - it may be anything that is called so, or raise anything
+        return 0
+
+
 class Table(Source):
     """Inputs of known length that can be sliced."""
 
@@ -322,6 +339,8 @@ class Table(Source):
         super().__init__(sizer, lazy)
         self.total = self._length = length
         self._columns = columns
+        if length:
+            sizer.weigh(bytes_of(column[0] for column in columns))
 
     def _draw(self, size: int) -> Chunk | None:
         begin = self.drawn
