@@ -63,9 +63,9 @@ class Pool:
         ``chunksize``, ``start_method``, ``initializer``, ``initargs``, ``finalizer``,
         ``devices``, ``tasks_per_worker``, ``memory_limit``,
         ``max_nbytes``, ``temp_folder``, ``strict``, ``seed``, ``nested``, ``blas_threads``,
-        ``prefer``, ``library``, ``address``, ``upload``; see *Options* in the documentation.
-        What is not given, or is ``pk.UNSET``, comes from :class:`configure`, from
-        ``PARALLELKIT_*`` variables, or is its default; None is always the default.
+        ``prefer``, ``library``, ``address``, ``upload``, ``idle``; see *Options* in the
+        documentation. What is not given, or is ``pk.UNSET``, comes from :class:`configure`, from
+        ``PARALLELKIT_*`` variables, or is its default; None is the default of each but ``idle``.
 
     Raises
     ------

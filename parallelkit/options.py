@@ -58,7 +58,7 @@ _NOT_INHERITED = (
 RESOURCES = frozenset(
     (
         *("workers", "backend", "progress", "blas_threads", "memory_limit", "max_nbytes"),
-        *("temp_folder", "start_method", "nested", "address", "most_threads"),
+        *("temp_folder", "start_method", "nested", "address", "idle", "most_threads"),
     )
 )
 
@@ -107,6 +107,7 @@ class Options:
     library: bool = False
     address: str | None = None
     upload: bool = False
+    idle: float | None = 300.0
     named: bool = False  # no option: whether the pool itself was given its backend
     most_threads: int | None = None  # no option: what the user's variables let an item's BLAS have
     fair: bool = False  # no option: what workers="fair" becomes
@@ -136,6 +137,7 @@ class Options:
         if self.blas_threads is not None:  # libraries take a C int, and have limits below this one
             object.__setattr__(self, "blas_threads", min(self.blas_threads, MOST_THREADS))
         _seconds("timeout", self.timeout)
+        _seconds("idle", self.idle)
         # numpy's SeedSequence, Generator and RandomState
         if not any(hasattr(self.seed, n) for n in ("spawn_key", "bit_generator", "randint")):
             _whole("seed", self.seed, least=0, none=True)
@@ -178,6 +180,7 @@ _NOT_OURS = {
     "tasks_per_worker": "its workers are not ours to replace; let the engine do it",
     "start_method": "its workers have been started by the engine",
     "temp_folder": "nothing is put into files there",
+    "idle": "its workers are not ours to end",
     "finalizer": "its workers are not ours to end",
     "devices": "the engine gives its workers their devices",
     "nested": "calls that items make run on threads, with the share of their worker",
@@ -229,10 +232,10 @@ def check_names(names: Mapping[str, Any], more: Sequence[str] = ()) -> None:
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without those that are unset; None is the default of each."""
+    """Options without those that are unset; None is the default of each, but for `idle`."""
     check_names(options)
     return {
-        name: _DEFAULTS[name] if value is None else value
+        name: _DEFAULTS[name] if value is None and name != "idle" else value
         for name, value in options.items()
         if value is not UNSET
     }
@@ -382,6 +385,7 @@ if TYPE_CHECKING:
         library: bool | Unset | None
         address: str | Unset | None
         upload: bool | Unset | None
+        idle: float | Unset | None
 
     class PoolOptions(_Common, total=False):
         """Options of a pool but `workers` and `backend`, to type checkers."""
@@ -416,8 +420,9 @@ class configure:  # noqa: N801 - reads as the function that it is used as
     Parameters
     ----------
     **options
-        Any option of :class:`Pool`. None is the option's default; one that is :data:`UNSET` is not
-        set. With ``library=True`` only resources that are set outside of the block hold within it.
+        Any option of :class:`Pool`. None is the option's default (of ``idle``: never); one that is
+        :data:`UNSET` is not set. With ``library=True`` only resources that are set outside of the
+        block hold within it.
 
     Raises
     ------
@@ -508,6 +513,7 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "seed": int,
     "nested": str,
     "strict": lambda text: text.lower() not in ("0", "false", "no"),
+    "idle": lambda text: None if text.lower() in ("none", "never") else float(text),
 }
 _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
 _read = host.Variables(_VARIABLES).read

@@ -200,6 +200,16 @@ def only_once(i, folder):
     return i
 
 
+def test_a_call_beside_an_iterator_that_is_not_read_on(process_pool, folder):
+    """It gets a worker though nobody waits for it, and nobody takes what the workers have sent."""
+    pool = process_pool(chunksize=1)
+    results = pool.imap(increment, range(1000))
+    assert next(results) == 1
+    pool.submit(mark, folder, "ran")
+    wait_for(folder / "ran")
+    results.close()
+
+
 def test_each_call_runs_once_whoever_runs_it(executor, folder):
     """Short calls are sent in advance, and taken back behind long ones: none is lost or run twice."""
     own = executor()

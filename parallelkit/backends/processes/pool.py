@@ -34,17 +34,20 @@ from ..base import Done, Setup, Task
 from ..serial import SerialPool
 from . import forkserver, warden
 from .handle import Handle
+from .idle import Sleeper
 from .scheduler import LONG
-from .state import Answer, Call, Waiter
+from .state import Answer, Call, Expired, Waiter
 from .workers import Workers
 
-__all__ = ["ProcessPool", "pool_for", "shutdown"]
+__all__ = ["ProcessPool", "end_idle", "pool_for", "shutdown"]
 
 TIMEOUT_CHECK = 0.25  # seconds between looks at workers that hold on to the interpreter
 PREFETCH_BELOW = 0.02  # seconds; a longer chunk makes the gap between two of no account
 LOOK_EVERY = 8  # submitted calls after which who submits looks for results
 MOST_METHODS = 64  # sets of arguments whose start method is remembered
 MOST_WARM = 4  # sets of workers that are kept while nobody uses them
+SOONER = 10  # so many times sooner those end that differ from the last used ones in number alone
+LEAST = 0.05  # seconds after which it is looked again whether workers that are in use have ended
 
 
 class _Owner:
@@ -54,10 +57,18 @@ class _Owner:
 
 
 class ProcessPool:
-    """Runs chunks in the processes of one set of workers."""
+    """Runs chunks in the processes of one set of workers.
 
-    def __init__(self, workers: Workers) -> None:
+    Parameters
+    ----------
+    workers : Workers
+    wanted : tuple
+        What `pool_for` was asked for, to have the same again.
+    """
+
+    def __init__(self, workers: Workers, wanted: tuple[Options, int, int, bool]) -> None:
         self._workers = workers
+        self._wanted = wanted
 
     def run(  # noqa: C901, PLR0912, PLR0915 - the one way of a call
         self, task: Task, source: Source
@@ -66,6 +77,7 @@ class ProcessPool:
         workers = self._workers
         call: Call | None = None
         owner = _Owner()
+        expired = False
         try:
             try:
                 if workers.interrupted():
@@ -108,7 +120,7 @@ class ProcessPool:
                 elif not call.assignments and source.finished:
                     return
                 elif source.endless:
-                    workers.attend(call, source.hurried)
+                    workers.attend(call, source.hurried, not source.idle)
                     if call.timeout is not None:
                         workers.end_overdue(call)
                 elif call.timeout is None:
@@ -116,12 +128,20 @@ class ProcessPool:
                 else:
                     workers.wait(call, TIMEOUT_CHECK)
                     workers.end_overdue(call)
+        except Expired:
+            expired = True
         finally:
             source.wake = source.push = source.help = None
             if call is not None:
                 workers.close_call(call)
-            if workers.broken is not None:
+            if workers.broken is not None and not expired:
                 workers.close()
+        if expired:  # what was submitted meanwhile has been taken by nobody
+            _wait_for_more(source)
+            if not source.finished:
+                yield from pool_for(*self._wanted).run(task, source)
+            elif source.aborted is not None:
+                raise source.aborted
 
     def _push(self, call: Call, source: Source) -> None:
         """Send what has just been put into `source`, from the thread that put it there."""
@@ -310,6 +330,15 @@ class ProcessPool:
             workers.close()
 
 
+def _wait_for_more(source: Source) -> None:
+    """Wait, without workers, until something is submitted or nothing will be any more."""
+    changed = threading.Event()
+    source.wake = changed.set
+    while source.idle and not source.finished:
+        changed.wait()
+        changed.clear()
+
+
 def _next(inbox: deque[Answer]) -> Answer | None:
     """Take what has come first; other threads may do so as well."""
     try:
@@ -324,13 +353,14 @@ _lock = threading.RLock()
 _warm: dict[tuple[Any, ...], Workers] = {}  # the last used ones last
 
 
-def pool_for(options: Options, workers: int, level: int, wished: bool) -> ProcessPool | SerialPool:  # noqa: ARG001 - as all backends
+def pool_for(options: Options, workers: int, level: int, wished: bool) -> ProcessPool | SerialPool:
     """Pool on the warm workers with these settings, started if there are none.
 
     A signal handler or a finalizer that has interrupted just that makes its call in place.
     """
     if held_here(_lock):
         return SerialPool(Setup(None, ()))
+    wanted = options, workers, level, wished
     start_method = options.start_method or _default_for(options.initargs)
     key = (
         *(workers, start_method, id(options.initializer), tuple(map(id, options.initargs))),
@@ -345,7 +375,10 @@ def pool_for(options: Options, workers: int, level: int, wished: bool) -> Proces
         elif next(reversed(_warm)) != key:  # it is the last used one now
             _warm[key] = _warm.pop(key)
         found.handed_out += 1  # until it has the call that it is wanted for
-    return ProcessPool(found)
+        if found.patience != options.idle:
+            found.patience = options.idle
+            _sleeper.begin()
+    return ProcessPool(found, wanted)
 
 
 _methods: dict[tuple[int, ...], tuple[object, str]] = {}  # what the ids are of, and the method
@@ -393,9 +426,14 @@ def _start(
 
 def shutdown() -> None:
     """End all workers; the fork server too, unless another thread has begun a call meanwhile."""
+    _sleeper.stop()
     with _lock:
         ended = list(_warm.values())
         _warm.clear()
+    _end(ended)
+
+
+def _end(ended: list[Workers]) -> None:
     for workers in ended:
         workers.close()
     with _lock:
@@ -404,14 +442,44 @@ def shutdown() -> None:
             warden.shutdown()
 
 
+def end_idle(now: float | None = None) -> float | None:
+    """End workers that have been idle for as long as they may, the fork server with the last.
+
+    Returns in how many seconds the next may be due; None if there are none. `now` is the time
+    of `time.monotonic`.
+    """
+    ended: list[Workers] = []
+    soonest: float | None = None
+    with _lock:
+        now = time.monotonic() if now is None else now
+        last = next(reversed(_warm), ())
+        for key, workers in list(_warm.items()):
+            patience = workers.patience
+            if patience is None:
+                continue
+            if key != last and key[1:] == last[1:]:
+                patience /= SOONER
+            left = workers.used() + patience - now
+            if left <= 0 and workers.retire():
+                ended.append(_warm.pop(key))
+                continue
+            left = left if left > 0 else max(LEAST, patience)
+            soonest = left if soonest is None else min(soonest, left)
+    if ended:
+        _end(ended)
+    return soonest
+
+
 def _after_fork() -> None:
     """In a forked child: the workers are the parent's. Forget them without a word to them."""
-    global _lock
+    global _lock, _sleeper
     _lock = threading.RLock()
+    _sleeper = Sleeper(end_idle)
     for workers in _warm.values():
         workers.abandon()
     _warm.clear()
 
 
+_sleeper = Sleeper(end_idle)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -118,22 +118,23 @@ class Reactor:
         finally:  # also where Ctrl-C strikes in between
             self.leave(call, before)
 
-    def attend(self, call: Call, hurried: bool) -> None:
+    def attend(self, call: Call, hurried: bool, queued: bool) -> None:
         """Wait for a call on behalf of all who wait for results of it; drive if none of them does.
 
         Unless somebody is `hurried`, it is left to them for a moment, and for good where nothing
-        is under way.
+        is under way. What is `queued` waits for a worker, and so for what others have sent them.
         """
         if call.wakes is None:
             call.wakes = SimpleQueue()
         nobody = self._leader is None and self._turns == call.turns
         call.turns = self._turns
-        call.quiet = 0 if call.assignments else call.quiet + 1
+        busy = queued or bool(call.assignments)
+        call.quiet = 0 if busy else call.quiet + 1
         try:
             call.asleep = call.quiet > QUIET
             if call.ready() or (call.asleep and call.assignments):
                 return
-            if call.assignments and (hurried or nobody):
+            if busy and (hurried or nobody):
                 self.wait(call)
                 call.turns = self._turns
             elif hurried and not call.asleep:

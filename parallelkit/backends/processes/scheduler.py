@@ -43,6 +43,7 @@ from .state import (
     Assignment,
     Call,
     Drop,
+    Expired,
     Instruction,
     Kill,
     NestedCall,
@@ -97,6 +98,7 @@ class Scheduler:
         """A worker is there; it takes chunks at once, and runs them when it is ready."""
         with self.lock:
             self.workers.append(worker)
+            worker.since = time.monotonic()
             return self._turn()
 
     def ready(self, worker: WorkerState) -> list[Instruction]:
@@ -148,6 +150,27 @@ class Scheduler:
                 call.failed = call.failed or error
             return [Wake(call) for call in self.calls.values()]
 
+    def used(self) -> float:
+        """When a worker has last begun or answered something."""
+        with self.lock:
+            return max((worker.since for worker in self.workers), default=0.0)
+
+    def retire(self) -> bool:
+        """Take no more chunks for good, if nothing is under way; whether that is so.
+
+        Calls that are open for what is submitted are to go on with other workers.
+        """
+        with self.lock:
+            if self.broken is None:
+                if self.line or not all(call.endless for call in self.calls.values()):
+                    return False
+                if any(worker.assignments or worker.reserved for worker in self.workers):
+                    return False
+                if any(call.inbox for call in self.calls.values()):
+                    return False
+                self.fail(Expired("these workers were idle, and have ended"))
+            return True
+
     # --- calls ------------------------------------------------------------------------------------
 
     def open(self, call: Call) -> None:
@@ -177,7 +200,7 @@ class Scheduler:
         `depth` is how many chunks a worker may have that has none of other calls.
         """
         with self.lock:
-            if call.number not in self.calls:
+            if call.number not in self.calls or self.broken is not None:
                 return None  # it has just been closed, by another thread than the one that feeds
             found: WorkerState | None = None
             for worker in self.workers:

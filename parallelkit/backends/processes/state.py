@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ...errors import ParallelError
 from ...place.recording import Traced
 from ...values.outcome import Lost
 from ...values.source import Chunk
@@ -29,6 +30,7 @@ __all__ = [
     "Assignment",
     "Call",
     "Drop",
+    "Expired",
     "Instruction",
     "Kill",
     "NestedCall",
@@ -41,6 +43,10 @@ __all__ = [
     "Wake",
     "WorkerState",
 ]
+
+
+class Expired(ParallelError):
+    """The workers have been idle for long, and have ended; others take their place."""
 
 
 @dataclass(eq=False, slots=True)
@@ -131,6 +137,7 @@ class Call:
         self.inbox: deque[Answer] = deque()
         self.said: deque[tuple[str, tuple[Any, ...]]] = deque()  # logs, warnings, prints
         self.failed: BaseException | None = None
+        self.endless = False  # open for calls that are submitted, also while there are none
         self.closed = False
         self.owner: weakref.ref[object] | None = None  # what lives as long as who runs it
         self.poked = False  # it is to look whether there is something to do

@@ -138,6 +138,8 @@ class Workers:
         self.abandoned: BaseException | None = None  # in a forked child, where locks may be stuck
         self.origin: object = None
         self.handed_out = 0  # pools on it whose call is yet to be opened
+        self.patience: float | None = None  # seconds that it may idle, by the last call
+        self.started = time.monotonic()
         self.holders: weakref.WeakSet[Any] = weakref.WeakSet()  # who keeps it without a call
         self.pid = os.getpid()
         self.scheduler = Scheduler(size)
@@ -182,6 +184,18 @@ class Workers:
     def idle(self) -> bool:
         """Whether nobody needs them."""
         return not (self.scheduler.calls or self.handed_out or self.holders)
+
+    def used(self) -> float:
+        """When something was last done here."""
+        return max(self.started, self.scheduler.used())
+
+    def retire(self) -> bool:
+        """Take no more calls, if nobody needs these workers; whether that is so.
+
+        Calls that are open for what is submitted need none while there is nothing. They are told
+        by `close`, which is to follow, and go on with other workers.
+        """
+        return not (self.handed_out or self.holders) and self.scheduler.retire()
 
     def interrupted(self) -> bool:
         """Whether this thread is in the middle of something here, interrupted by who asks."""
@@ -390,6 +404,7 @@ class Workers:
             self._threads += 1
         if many:
             self._threads += 1
+            call.endless = True
         if self._to_close:
             self._close_left()
         self.scheduler.open(call)
@@ -493,9 +508,9 @@ class Workers:
         self.reactor.wait(call, timeout)
         self._waited(call.call)
 
-    def attend(self, call: Call, hurried: bool) -> None:
+    def attend(self, call: Call, hurried: bool, queued: bool) -> None:
         """Wait for a call for whose results others wait; see the reactor."""
-        self.reactor.attend(call, hurried)
+        self.reactor.attend(call, hurried, queued)
         self._waited(call)
 
     def _waited(self, call: Call) -> None:
