@@ -10,7 +10,8 @@
 # make test-without   the contract and the faults as on systems that have less than Linux: with each
 #             of the ways that only Linux has switched off (WITHOUT="memfd proc": with these), and all
 # make test-clusters
-#             the whole contract on Dask, Ray, loky and under MPI (CLUSTERS=dask,ray: on these)
+#             all of clusters: faults, executors, and the whole contract on loky, Dask, Ray and MPI, each
+#             started and ended by it; a quarter of an hour (CLUSTERS=dask,ray: the contract on these)
 # make test-libraries   a real call of each library that takes a pool of ours
 # make test-windows
 #             tests on threads, in place, and the contract on processes, under a Windows Python, which
@@ -72,12 +73,15 @@ test-without: $(VENV)/.installed-test
 	    PARALLELKIT_WITHOUT=$$missing $(BIN)/python -m pytest -q $(CONTRACT) $(FAULTS); done
 
 # One engine after the other: each wants the whole machine.
-CLUSTERS ?= loky,dask,ray
+# Under MPI the tests are the first rank, and two more run the items.
+CLUSTERS ?= loky,dask,ray,mpi
 comma := ,
+MPI := $(BIN)/mpiexec -n 3 $(BIN)/python -m mpi4py.futures -m pytest
 test-clusters: $(VENV)/.installed-clusters
 	$(BIN)/python -m pytest tests/test_clusters.py tests/test_dask.py tests/test_ray.py tests/test_engines.py
 	set -e; for engine in $(subst $(comma), ,$(CLUSTERS)); do \
-	    CLUSTERS=$$engine $(BIN)/python -m pytest -k "$$engine] or $$engine-" $(CONTRACT); done
+	    if [ $$engine = mpi ]; then run="$(MPI)"; else run="$(BIN)/python -m pytest"; fi; \
+	    CLUSTERS=$$engine $$run -k "$$engine] or $$engine-" $(CONTRACT); done
 
 test-libraries: $(VENV)/.installed-libraries
 	$(BIN)/python -m pytest tests/test_libraries.py

@@ -7,8 +7,11 @@ executor, which stands for all, and what is an engine's own in `test_dask`, `tes
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 WANTED = [name for name in os.environ.get("CLUSTERS", "").split(",") if name]
 _running = {}
@@ -43,7 +46,26 @@ def ray():
     return {"backend": "ray"}
 
 
-ENGINES = {"executor": executor, "loky": loky, "dask": dask, "ray": ray}
+def mpi():
+    """Options of a pool on the other ranks: only where the tests themselves run as `-m mpi4py.futures`."""
+    from mpi4py.futures import MPIPoolExecutor
+
+    if "mpi" not in _running:
+        _running["mpi"] = MPIPoolExecutor()
+    return {"backend": _running["mpi"]}
+
+
+def under_mpi(ranks, words):
+    """Arguments of Python that run a script as the first of some ranks; None where there is no launcher."""
+    beside = Path(sys.executable).with_name("mpiexec")  # as the wheel of MPICH has it
+    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if launcher is None:
+        return None
+    command = (launcher, "-n", str(ranks), sys.executable, "-m", "mpi4py.futures", *map(str, words))
+    return ["-c", f"import subprocess; raise SystemExit(subprocess.run({command!r}).returncode)"]
+
+
+ENGINES = {"executor": executor, "loky": loky, "dask": dask, "ray": ray, "mpi": mpi}
 
 
 def end():

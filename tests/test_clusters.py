@@ -1,6 +1,7 @@
 """What is special where workers are another engine's: what is refused, what is sent, what is lost."""
 
 import concurrent.futures
+import contextlib
 import os
 import pickle
 import signal
@@ -14,7 +15,7 @@ import pytest
 from helpers import add, identity, increment, mark, wait_until
 
 import parallelkit as pk
-from parallelkit.backends import orders
+from parallelkit.backends import cluster, executors, orders
 from parallelkit.worker import versions
 
 REFUSED = {
@@ -131,6 +132,35 @@ def test_what_was_lost_is_sent_again():
     pool = pk.Pool(workers=1, backend=InPlace([breaks] * 99), chunksize=2)
     with pytest.raises(pk.ParallelError, match="items 0 to 1 were lost 5 times"):
         pool.map(increment, range(4))
+
+
+class Mortal(InPlace):
+    """An executor that takes a chunk with a certain item for the death of a worker, so many times."""
+
+    def __init__(self, item, deaths):
+        super().__init__()
+        self.item, self.deaths, self.chunks = item, deaths, []
+
+    def submit(self, func, *args):
+        start, size = args[1][1:3]
+        self.chunks.append(size)
+        if start <= self.item < start + size and self.deaths:
+            self.deaths -= 1
+            self.troubles.append(EOFError("a worker is gone"))
+        return super().submit(func, *args)
+
+
+@pytest.mark.parametrize("deaths", [3, 99])
+def test_who_is_to_blame(monkeypatch, deaths):
+    """A chunk that ends its worker runs alone, then in parts; an item is to blame that does so twice when alone."""
+    monkeypatch.setattr(executors.ExecutorCluster, "verdict", lambda *_: cluster.PERHAPS)
+    here = Mortal(21, deaths)
+    pool = pk.Pool(workers=1, backend=here, chunksize=16, on_error="return")
+    results = pool.map(identity, range(32))
+    assert here.chunks == [16, 16, 16, *[1] * 17]
+    failed = [i for i, r in enumerate(results) if r != i]
+    assert failed == ([21] if deaths > 3 else [])
+    assert all(isinstance(results[i].exception, pk.WorkerDied) for i in failed)
 
 
 def test_workers_without_parallelkit():
@@ -261,3 +291,28 @@ for _ in range(60):
 def test_classes_that_are_defined_anew(script):
     """Whichever worker an order lands on, and whatever that one has of the script: it gets what it lacks."""
     script(ANEW)
+
+
+class Telling:
+    """Something large that tells when a process has let go of it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.data = np.zeros(1_000_000)
+
+    def __del__(self):
+        with contextlib.suppress(OSError):
+            (self.folder / f"gone {os.getpid()}").touch()
+
+
+def use(x, thing):
+    return 1 // x + thing.data[0], os.getpid()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_workers_let_go_of_what_is_large(executor, folder, fails):
+    """A large keyword is gone from the workers soon after its call, also after an error."""
+    pool = pk.Pool(backend=executor, chunksize=1, on_error="return")
+    found = pool.map(use, [1, 2, 0 if fails else 3, 4], thing=Telling(folder))
+    gone = {f"gone {one[1]}" for one in found if not isinstance(one, pk.Failure)}
+    wait_until(lambda: gone <= set(os.listdir(folder)), f"{gone}")

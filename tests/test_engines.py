@@ -1,10 +1,9 @@
 """Executors of other packages: each maps, finds the script as it is now, names an item that fails."""
 
 import importlib.util
-import shutil
-import sys
 from pathlib import Path
 
+import engines
 import pytest
 from running import run_script
 
@@ -90,10 +89,7 @@ def test_an_executor_of(package, tmp_path):
     path.write_text(SCRIPT.format(begin=BEGIN[package]))
     words = [path]
     if package == "mpi4py":
-        launcher = Path(sys.executable).with_name("mpiexec")
-        launcher = launcher if launcher.exists() else shutil.which("mpiexec")
-        if launcher is None:
+        words = engines.under_mpi(2, words)
+        if words is None:
             pytest.skip("there is no mpiexec")
-        mpi = (str(launcher), "-n", "2", sys.executable, "-m", "mpi4py.futures", str(path))
-        words = ["-c", f"import subprocess; raise SystemExit(subprocess.run({mpi!r}).returncode)"]
     assert run_script(words, files=False).out == PRINTED

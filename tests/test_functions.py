@@ -15,6 +15,7 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import engines
 import numpy as np
 import pytest
 from backends import BACKENDS
@@ -37,7 +38,8 @@ def outcomes():
     def run(stem, backend):
         options = BACKENDS[backend]
         told = json.dumps({"backend": backend} if callable(options) else options)
-        ran = run_script([SCRIPTS / f"{stem}.py", told])
+        words = [SCRIPTS / f"{stem}.py", told]
+        ran = run_script(engines.under_mpi(3, words) if backend == "mpi" else words)
         assert ran.err == ""
         return dict(ran.values)
 

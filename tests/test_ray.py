@@ -73,14 +73,15 @@ def test_large_keywords_lie_in_the_store(on_ray):
 
 
 def test_a_worker_that_is_killed_costs_nothing(on_ray, folder):
-    """An item whose worker is killed from outside runs again."""
+    """An item whose worker is killed from outside runs again, also if that was alone with it the next time."""
 
-    def once_killed(x, folder):
-        if x == 7 and mark(folder, "killed"):
+    def twice_killed(x, folder):
+        if x == 7 and (mark(folder, "killed") or mark(folder, "again")):
             os.kill(os.getpid(), signal.SIGKILL)
         return x
 
-    assert on_ray().map(once_killed, range(30), folder=folder) == list(range(30))
+    pool = on_ray(chunksize=1)
+    assert pool.map(twice_killed, range(12), folder=folder) == list(range(12))
 
 
 def test_the_item_that_kills_is_named_and_no_other(on_ray):
@@ -91,7 +92,7 @@ def test_the_item_that_kills_is_named_and_no_other(on_ray):
             os._exit(3)
         return x
 
-    results = on_ray(on_error="return", chunksize=4).map(deadly, range(8))
+    results = on_ray(on_error="return", chunksize=1).map(deadly, range(8))
     assert [r for i, r in enumerate(results) if i != 5] == [0, 1, 2, 3, 4, 6, 7]
     assert isinstance(results[5].exception, pk.WorkerDied)
 

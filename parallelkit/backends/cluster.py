@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from ..worker.parcel import Parcel
 
-__all__ = ["AGAIN", "DIED", "Cluster", "is_missing", "outcome", "short"]
+__all__ = ["AGAIN", "DIED", "PERHAPS", "Cluster", "is_missing", "outcome", "short"]
 
-DIED = "died"  # a worker ended, perhaps by what the chunk did
+DIED = "died"  # workers ended, one after the other, where the chunk ran
+PERHAPS = "perhaps"  # one has ended, by what the chunk did or by chance
 AGAIN = "again"  # the chunk, or what it needs, was lost, by no fault of its own
 
 
@@ -57,7 +58,7 @@ class Cluster(Protocol):
         ...
 
     def verdict(self, error: BaseException) -> str | BaseException:
-        """`DIED`, `AGAIN`, or the error to raise for one that is not an item's."""
+        """`DIED`, `PERHAPS`, `AGAIN`, or the error to raise for one that is not an item's."""
         ...
 
 

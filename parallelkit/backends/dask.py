@@ -16,7 +16,7 @@ from ..errors import ParallelError
 from ..options import Options
 from ..worker.parcel import Parcel
 from . import dask_clients
-from .cluster import AGAIN, DIED, is_missing
+from .cluster import AGAIN, DIED, PERHAPS, is_missing
 from .dask_clients import Unasked, asked, shutdown
 from .futures import FuturesPool
 
@@ -129,7 +129,7 @@ class DaskCluster:
         """What an error of a future, or of a submission, says."""
         kind = type(error).__name__
         if kind == "KilledWorker":
-            return DIED
+            return DIED if getattr(error, "allowed_failures", 0) > 1 else PERHAPS
         if is_missing(error):
             return dask_clients.missing(self.name)
         if self._client.status != "running":

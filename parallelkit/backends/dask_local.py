@@ -25,7 +25,8 @@ __all__ = ["Local"]
 START = 60.0  # seconds that it may take to start
 END = 10.0  # seconds that it may take to end
 
-# A chunk whose worker dies comes back at once, and is looked into: no worker more is risked.
+# A chunk whose worker dies comes back at once, and is looked into: no worker more is risked. A
+# worker that is not back soon, where items keep ending it on a busy machine, is awaited.
 SCRIPT = """
 import json
 import os
@@ -38,6 +39,7 @@ import dask
 
 dask.config.set({"temporary-directory": told["folder"]})
 dask.config.set({"distributed.scheduler.allowed-failures": 0})
+dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})
 
 from distributed import LocalCluster
 

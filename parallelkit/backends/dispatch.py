@@ -6,7 +6,8 @@ meanwhile.
 
 Where a worker dies, the engine does not tell which of the chunks under way is to blame. Each of
 them is *suspect* then: it runs again with nothing else beside it, in ever smaller parts. An item
-that takes its worker along while it is alone is to blame, and no other.
+that takes workers along while it is alone is to blame, and no other. One worker may have been
+ended by somebody else, so that it takes a second one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ..place.sigint import by_a_handler
 from ..values.outcome import Lost
 from ..values.source import Chunk, Source
 from .base import Done, Task
-from .cluster import AGAIN, Cluster, short
+from .cluster import AGAIN, PERHAPS, Cluster, short
 
 __all__ = ["Dispatch", "Flight"]
 
@@ -34,6 +35,7 @@ log = logging.getLogger("parallelkit")
 AHEAD = 0.5  # seconds; a longer chunk makes the gap between two of no account
 CHECK = 1.0  # seconds between looks at whether the engine is still there
 PARTS = 16  # that a suspect chunk is cut into
+CHANCES = 2  # of an item that is alone with a worker that ends
 MOST_TRIES = 5  # of a chunk that is lost by no fault of its own
 PATIENCE = 10.0  # seconds without a worker after which that is told
 
@@ -242,6 +244,8 @@ class Dispatch:
         chunk = flight.chunk
         if verdict == AGAIN:
             self._lost_by_chance(flight, error)
+        elif flight.alone and chunk.size == 1 and verdict == PERHAPS and flight.tries < CHANCES:
+            self._suspects.appendleft((chunk, flight.tries + 1))
         elif flight.alone and chunk.size == 1:
             told = f"the worker of {self._cluster.name} that ran item {chunk.start} ended abruptly"
             died = WorkerDied(f"{told} ({short(error)})")

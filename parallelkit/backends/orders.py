@@ -61,9 +61,10 @@ class There(Dispatch):
         self._plan = pickled.needs or None
         state = Parcel.of(pickled)
         self._key = _digest(state) if task.may_be_kept() else os.urandom(8).hex()
-        self._parcel = state
-        self._state = self._sent(state)
-        self._setup, self._setup_key = None, ""
+        self._parcel: Any = state
+        self._state: Any = self._sent(state)
+        self._setup: Any = None
+        self._setup_key = ""
         if options.initializer is not None:
             packed = _ready(pickling.dumps((options.initializer, options.initargs)))
             self._setup_plan = packed.needs or None
@@ -86,6 +87,11 @@ class There(Dispatch):
         if parcel.nbytes > SMALL:
             return self._cluster.put(parcel) or parcel
         return parcel
+
+    def close(self) -> None:
+        """Give up what is under way, and what was put: who keeps an error keeps this call too."""
+        super().close()
+        self._state = self._parcel = self._setup = self._news = None
 
     def _prepare(self, flight: Flight) -> bool:
         chunk, source = flight.chunk, self._source

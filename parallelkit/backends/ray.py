@@ -19,7 +19,7 @@ from ..errors import ParallelError
 from ..options import Options
 from ..worker.parcel import Parcel
 from ..worker.versions import own_version
-from .cluster import AGAIN, DIED, is_missing, outcome
+from .cluster import AGAIN, PERHAPS, is_missing, outcome
 from .futures import FuturesPool
 
 __all__ = ["RayCluster", "pool_for", "prepare", "reach", "shutdown"]
@@ -98,7 +98,7 @@ class RayCluster:
             return self._lost(error)
         died = (exceptions.WorkerCrashedError, exceptions.NodeDiedError)
         if isinstance(error, (*died, exceptions.OutOfMemoryError)):
-            return DIED
+            return PERHAPS
         if isinstance(error, (exceptions.ObjectLostError, exceptions.TaskCancelledError)):
             return AGAIN
         return ParallelError(f"Ray could not run a chunk: {type(error).__name__}: {error}")

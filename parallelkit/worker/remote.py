@@ -24,9 +24,9 @@ import socket
 import sys
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Collection, Iterable
-from contextlib import nullcontext
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -50,6 +50,8 @@ __all__ = ["Order", "run"]
 
 MOST_TASKS = 32  # that a worker keeps for calls to come
 MOST_BYTES = 64 << 20  # of these together, but for the last one
+LARGE = 1 << 20  # bytes of a task that is not kept for calls to come
+IDLE = 2.0  # seconds without a chunk of it, after which its call counts as over
 
 
 class Order(NamedTuple):
@@ -101,6 +103,8 @@ class Guest:
         self.runtime = Runtime(_spare, None, known)
         self.held: set[int] = set()
         self.sizes: OrderedDict[str, int] = OrderedDict()  # of the tasks, the last used last
+        self.running: Counter[str] = Counter()  # chunks, by their tasks
+        self.until: dict[str, float] = {}  # when large tasks will have been idle for long
         self.initialized: set[str] = set()
         self.context = contextvars.copy_context()
         self.context.run(nesting.be_guest)
@@ -137,6 +141,51 @@ class Guest:
             len(self.sizes) > MOST_TASKS or sum(self.sizes.values()) > MOST_BYTES
         ):
             self.runtime.forget([self.sizes.popitem(last=False)[0]])
+
+    @contextmanager
+    def using(self, key: str) -> Iterator[None]:
+        """Keep a task while a chunk of it runs; let go of a large one when none has run for long.
+
+        Nobody tells a worker that a call is over: the engine decides where an order goes, and a
+        caller may have been killed.
+        """
+        with _stage.lock:
+            self.running[key] += 1
+        try:
+            yield
+        finally:
+            with _stage.lock:
+                self.running[key] -= 1
+                if not self.running[key]:
+                    del self.running[key]
+                    if self.sizes.get(key, 0) > LARGE:
+                        watched = key in self.until
+                        self.until[key] = time.monotonic() + IDLE
+                        if not watched:
+                            self._look_in(IDLE, key)
+
+    def _look_in(self, seconds: float, key: str) -> None:
+        timer = threading.Timer(seconds, self._let_go, (key,))
+        timer.daemon = True
+        try:
+            timer.start()
+        except RuntimeError:  # no thread more can be started: the next chunk tries again
+            self.until.pop(key, None)
+
+    def _let_go(self, key: str) -> None:
+        with _stage.lock:
+            left = self.until[key] - time.monotonic()
+            idle = key in self.sizes and key not in self.running
+            if idle and left > 0:
+                self._look_in(left, key)
+                return
+            del self.until[key]
+            if not idle:
+                return
+            task = self.runtime.tasks.get(key)
+            del self.sizes[key]
+            self.runtime.forget([key])
+        del task  # without the lock: what is in it may have a `__del__` that waits for something
 
     def initialize(self, key: str, setup: Parcel) -> None:
         """Run the user's initializer, once in this process."""
@@ -215,12 +264,13 @@ def run(
         return "differs", f"{what} (on {socket.gethostname()})"
     told = Order(*order)
     guest = _guest_of(client)
-    if guest.own:
-        return _run(guest, told, columns, news, state, setup, begin)
-    with _stage.of(guest, told.settings):
-        if _stage.alone and not guest.initialized:
-            randomness.renew()
-        return _run(guest, told, columns, news, state, setup, begin)
+    with guest.using(told.key):
+        if guest.own:
+            return _run(guest, told, columns, news, state, setup, begin)
+        with _stage.of(guest, told.settings):
+            if _stage.alone and not guest.initialized:
+                randomness.renew()
+            return _run(guest, told, columns, news, state, setup, begin)
 
 
 def _run(
