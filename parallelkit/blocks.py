@@ -17,7 +17,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, overload
 
 import numpy as np
@@ -152,7 +152,7 @@ def blocks_with(
     axis, blocks, outer, out = how
     for array in arrays:
         refuse_others(array)
-    options = replace(Resolver(own)(), chunksize=1, on_error="raise")
+    options = Resolver(own)().but(chunksize=1, on_error="raise")
     takes = takes_rng(func, len(arrays), frozenset(frozen))
     if options.seed is not None and blocks is None and not outer:
         blocks = SEEDED_BLOCKS  # streams belong to blocks, which must not depend on the workers

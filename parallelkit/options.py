@@ -20,11 +20,11 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field, fields
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from .place import host, nesting
+from .place.records import Frozen, NamedTuple
 from .place.sizes import in_bytes
 
 __all__ = [
@@ -77,43 +77,92 @@ UNSET = Unset.UNSET
 MOST_THREADS = 1 << 15
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+_DEFAULTS: dict[str, Any] = {
+    "workers": None,  # given, it may be "fair" too
+    "backend": "process",
+    "progress": False,
+    "on_error": "raise",
+    "timeout": None,
+    "retries": 0,
+    "retry_on": (),
+    "retry_wait": 0.0,
+    "chunksize": None,
+    "start_method": None,
+    "initializer": None,
+    "initargs": (),
+    "finalizer": None,
+    "devices": None,
+    "tasks_per_worker": None,
+    "memory_limit": None,
+    "max_nbytes": 65536,
+    "temp_folder": None,
+    "blas_threads": None,
+    "seed": None,
+    "nested": "thread",
+    "strict": True,
+    "prefer": None,
+    "library": False,
+    "address": None,
+    "upload": False,
+    "idle": 300.0,
+    "named": False,  # no option: whether the pool itself was given its backend
+    "most_threads": None,  # no option: what the user's variables let an item's BLAS have
+    "fair": False,  # no option: what workers="fair" becomes
+    "below": {},  # no option: what calls in items inherit
+}
+_NO_OPTIONS = ("named", "fair", "most_threads", "below")
+NAMES = tuple(name for name in _DEFAULTS if name not in _NO_OPTIONS)
+
+
+class Options(Frozen):
     """Options of a :class:`Pool`, checked. See *Options* in the documentation."""
 
-    workers: int | None = None  # given, it may be "fair" too
-    backend: str | Executor = "process"
-    progress: bool | str | Mapping[str, Any] = False
-    on_error: str = "raise"
-    timeout: float | None = None
-    retries: int = 0
-    retry_on: tuple[type[BaseException], ...] = ()
-    retry_wait: float = 0.0
-    chunksize: int | None = None
-    start_method: str | None = None
-    initializer: Callable[..., object] | None = None
-    initargs: tuple[Any, ...] = ()
-    finalizer: Callable[[], object] | None = None
-    devices: Sequence[Any] | Mapping[str, Sequence[Any]] | None = None
-    tasks_per_worker: int | None = None
-    memory_limit: int | None = None
-    max_nbytes: int = 65536
-    temp_folder: str | None = None
-    blas_threads: int | None = None
-    seed: Any = None
-    nested: str = "thread"
-    strict: bool = True
-    prefer: str | None = None
-    library: bool = False
-    address: str | None = None
-    upload: bool = False
-    idle: float | None = 300.0
-    named: bool = False  # no option: whether the pool itself was given its backend
-    most_threads: int | None = None  # no option: what the user's variables let an item's BLAS have
-    fair: bool = False  # no option: what workers="fair" becomes
-    below: Mapping[str, Any] = field(default_factory=dict)  # no option: what calls in items inherit
+    __slots__ = tuple(_DEFAULTS)
 
-    def __post_init__(self) -> None:  # noqa: C901, PLR0912 - a check for each option
+    workers: int | None
+    backend: str | Executor
+    progress: bool | str | Mapping[str, Any]
+    on_error: str
+    timeout: float | None
+    retries: int
+    retry_on: tuple[type[BaseException], ...]
+    retry_wait: float
+    chunksize: int | None
+    start_method: str | None
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    finalizer: Callable[[], object] | None
+    devices: Sequence[Any] | Mapping[str, Sequence[Any]] | None
+    tasks_per_worker: int | None
+    memory_limit: int | None
+    max_nbytes: int
+    temp_folder: str | None
+    blas_threads: int | None
+    seed: Any
+    nested: str
+    strict: bool
+    prefer: str | None
+    library: bool
+    address: str | None
+    upload: bool
+    idle: float | None
+    named: bool
+    most_threads: int | None
+    fair: bool
+    below: Mapping[str, Any]
+
+    def __init__(self, **given: Any) -> None:
+        if not given.keys() <= _DEFAULTS.keys():
+            check_names(given, _NO_OPTIONS)
+        for name, value in {**_DEFAULTS, **given}.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def but(self, **changes: Any) -> Options:
+        """Return the same with other values for some of them."""
+        return Options(**{**{name: getattr(self, name) for name in _DEFAULTS}, **changes})
+
+    def _check(self) -> None:  # noqa: C901, PLR0912 - of each
         if isinstance(self.workers, str) and self.workers == "fair":
             object.__setattr__(self, "workers", None)
             object.__setattr__(self, "fair", True)
@@ -166,11 +215,6 @@ class Options:
                 "progress must be True, False, a label or a mapping of tqdm keywords, "
                 f"not {self.progress!r}"
             )
-
-
-_NO_OPTIONS = ("named", "fair", "most_threads", "below")
-NAMES = tuple(f.name for f in fields(Options) if f.name not in _NO_OPTIONS)
-_DEFAULTS = {f.name: f.default for f in fields(Options)}
 
 
 HERE = ("process", "thread", "serial", "auto")

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from ..place.records import NamedTuple
 
 if TYPE_CHECKING:
     from ..options import Options

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -53,7 +52,7 @@ class AsyncResults:
     def __init__(self, call: Call, options: Options, watch: engine.Watch) -> None:
         self._pump = _Pump(asyncio.get_running_loop(), watch)
         inputs = tuple(map(self._pump.drawn, call.iterables))
-        self._pump.start(replace(call, iterables=inputs), options)
+        self._pump.start(Call(call.func, inputs, call.frozen), options)
 
     def __aiter__(self) -> Self:
         return self

@@ -24,7 +24,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from contextlib import closing, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -483,4 +482,4 @@ def _in_event_loop() -> bool:
 
 
 def _returning(options: Options) -> Options:
-    return replace(options, on_error="return", progress=False)
+    return options.but(on_error="return", progress=False)

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import CancelledError, Future
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -216,7 +215,7 @@ def start(
     planned = plan(options, nesting())
     if planned.backend in ENGINE:
         call = Call(func, tuple(iterables), {})
-        settled = replace(options, on_error="return", progress=False, strict=False)
+        settled = options.but(on_error="return", progress=False, strict=False)
         try:
             parts = engine.stream(call, settled, job.watch, ordered, lazy=False, whole=True)
         except BaseException as error:  # noqa: BLE001 - it is raised again, as what others expect

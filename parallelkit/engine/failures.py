@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import reprlib
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ..errors import (
@@ -107,7 +106,7 @@ class Failures:
 
     def _try_again(self, item: Chunk) -> None:
         """Give an item back, after a wait twice as long each time, and a bit."""
-        again = replace(item, attempts=item.attempts + 1)
+        again = Chunk(item.start, item.size, item.columns, item.attempts + 1)
         wait = self._options.retry_wait * 2 ** min(item.attempts - 1, 30)
         if wait:
             # Those that have failed together shall not come together again.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from typing import Any, NamedTuple
+from typing import Any
+
+from ..place.records import NamedTuple
 
 __all__ = ["Part", "gathered", "in_order"]
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import functools
 import logging
-from dataclasses import dataclass
 
 from ..backends import TABLE, reach
 from ..options import Options
@@ -41,7 +40,6 @@ _denied = False  # whether processes have been refused to this one
 _told: set[str] = set()  # warnings that this process has given
 
 
-@dataclass(slots=True)
 class Plan:
     """What was decided for one call.
 
@@ -62,12 +60,23 @@ class Plan:
         How much more than to a process of ours a message costs.
     """
 
-    backend: str
-    workers: int
-    level: int
-    cores: int
-    wished: bool = False
-    pace: float = 1.0
+    __slots__ = ("backend", "cores", "level", "pace", "wished", "workers")
+
+    def __init__(
+        self,
+        backend: str,
+        workers: int,
+        level: int,
+        cores: int,
+        wished: bool = False,
+        pace: float = 1.0,
+    ) -> None:
+        self.backend = backend
+        self.workers = workers
+        self.level = level
+        self.cores = cores
+        self.wished = wished
+        self.pace = pace
 
     def places(self, items: int | None) -> tuple[Nesting, ...]:
         """Place of each worker: its part of the cores, remainders to the first workers.

@@ -17,7 +17,6 @@ import sys
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import replace
 from types import MethodType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -136,7 +135,7 @@ def stream(
 
 def _with_seed(call: Call, options: Options) -> Options:
     """Let items draw from fresh streams that cannot do without and are given no seed."""
-    return replace(options, seed=fresh()) if options.seed is None and needs(call) else options
+    return options.but(seed=fresh()) if options.seed is None and needs(call) else options
 
 
 def _plan(call: Call, options: Options) -> Plan:

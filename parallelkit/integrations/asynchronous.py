@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import replace
 from functools import partial
 from types import GenericAlias
 from typing import Any
@@ -209,9 +208,7 @@ class AsyncPool:
     ) -> Callable[[], list[Any]]:
         """Return what maps `func` over the items as they are now, when it is called."""
         self._check_running()
-        options = replace(
-            self._resolve(), on_error="return", strict=False, chunksize=chunksize or None
-        )
+        options = self._resolve().but(on_error="return", strict=False, chunksize=chunksize or None)
         columns = snapshot(inputs)
         planned = plan(options, nesting())
         if planned.backend in ENGINE:
@@ -241,7 +238,7 @@ class AsyncPool:
     ) -> Results:
         """Begin to map `func` over `inputs`, which are drawn at the pace of the workers."""
         self._check_running()
-        options = replace(self._resolve(), chunksize=chunksize)
+        options = self._resolve().but(chunksize=chunksize)
         job = start(func, inputs, options, self._desk, ordered=ordered)
         with self._lock:
             self._jobs.add(job)

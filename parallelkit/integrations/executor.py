@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from concurrent.futures.thread import BrokenThreadPool
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
@@ -187,7 +186,7 @@ class PoolExecutor(Executor):
             return iter(())
         with self._lock:
             self._check()
-        options, translate = replace(options, chunksize=chunksize), self._health.translate
+        options, translate = options.but(chunksize=chunksize), self._health.translate
         job = start(fn, columns, options, self._desk, ordered=True, translate=translate)
         self._jobs.add(job)
         _open.add(job)

@@ -16,10 +16,10 @@ import os
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import partial
-from typing import NamedTuple
 
 from .foreign import granted
 from .host import cpu_count
+from .records import NamedTuple
 
 __all__ = [
     "Nesting",

@@ -18,9 +18,10 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar, Token
-from typing import Any, NamedTuple
+from typing import Any
 
 from .nesting import nesting
+from .records import NamedTuple
 
 __all__ = [
     "Here",

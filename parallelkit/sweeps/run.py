@@ -6,7 +6,6 @@ import inspect
 import os
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -303,7 +302,7 @@ class Sweep:
             check_call(func, first, frozen, seed is not None)
         name = self._name or function_name(func)
         progress, best = taken_off(options.progress, self._repeats)
-        options = replace(options, progress=progress)
+        options = options.but(progress=progress)
         stack = ExitStack()
         with stack:
             store = None

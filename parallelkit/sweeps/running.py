@@ -17,7 +17,6 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -379,9 +378,9 @@ def _for_engine(options: Options, takes_rng: bool) -> tuple[Options, str]:
     """
     backend = plan(options, nesting(), takes_rng).backend
     seeded, chunksize = options.seed is not None, options.chunksize or 1
-    options = replace(options, seed=None, on_error="return", progress=False, chunksize=chunksize)
+    options = options.but(seed=None, on_error="return", progress=False, chunksize=chunksize)
     if seeded and backend == "serial":
-        options = replace(options, backend="serial", timeout=None)
+        options = options.but(backend="serial", timeout=None)
     return options, backend
 
 

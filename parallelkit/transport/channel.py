@@ -30,9 +30,10 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..place import system
+from ..place.records import NamedTuple
 
 __all__ = ["Channel", "Closed", "Message", "connected", "take_all"]
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..errors import StaysHere, assign
+from ..place.records import NamedTuple
 from .byvalue import ByValuePickler
 from .exceptions import Parted, substitute
 

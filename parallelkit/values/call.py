@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar
+
+from ..place.records import Frozen
 
 __all__ = ["Call", "Delayed", "apply_call", "apply_parts", "apply_row", "around", "delayed"]
 
@@ -13,7 +14,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-@dataclass(slots=True)
 class Call:
     """A function, its varying inputs and its frozen keywords.
 
@@ -26,15 +26,21 @@ class Call:
         Keywords that are the same for all items.
     """
 
-    func: Callable[..., Any]
-    iterables: tuple[Iterable[Any], ...]
-    frozen: Mapping[str, Any]
+    __slots__ = ("frozen", "func", "iterables")
 
-    def __post_init__(self) -> None:
-        if not callable(self.func):
-            raise TypeError(f"the function must be callable, not {self.func!r}")
-        if not self.iterables:
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        frozen: Mapping[str, Any],
+    ) -> None:
+        if not callable(func):
+            raise TypeError(f"the function must be callable, not {func!r}")
+        if not iterables:
             raise TypeError("no input to map over: give at least one iterable")
+        self.func = func
+        self.iterables = iterables
+        self.frozen = frozen
 
     @property
     def inner(self) -> Callable[..., Any] | None:
@@ -103,13 +109,21 @@ def around(
     return wrap(func)
 
 
-@dataclass(frozen=True, slots=True)
-class Delayed(Generic[R]):
+class Delayed(Frozen, Generic[R]):
     """A call that waits to be run; made by :func:`delayed`."""
+
+    __slots__ = ("args", "func", "kwargs")
 
     func: Callable[..., R]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+    def __init__(
+        self, func: Callable[..., R], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        object.__setattr__(self, "func", func)
+        object.__setattr__(self, "args", args)
+        object.__setattr__(self, "kwargs", kwargs)
 
     def __call__(self) -> R:
         """Make the call."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
+
+from ..place.records import Frozen, NamedTuple
 
 __all__ = ["Failure", "Lost", "Raised", "Reply"]
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Frozen):
     """An item that failed, in its place among the results (``on_error="return"``).
 
     Attributes
@@ -31,17 +30,35 @@ class Failure:
         How often it was tried.
     """
 
+    __slots__ = ("args", "attempts", "exception", "index", "kwargs", "traceback")
+    __match_args__ = ("index", "args", "kwargs", "exception", "traceback", "attempts")
+
     index: int
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     exception: BaseException
     traceback: str
-    attempts: int = 1
+    attempts: int
+
+    def __init__(
+        self,
+        index: int,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        exception: BaseException,
+        traceback: str,
+        attempts: int = 1,
+    ) -> None:
+        values = index, args, kwargs, exception, traceback, attempts
+        for name, value in zip(self.__match_args__, values, strict=True):
+            object.__setattr__(self, name, value)
 
     def __bool__(self) -> bool:
         return False
 
     def __repr__(self) -> str:
+        import reprlib
+
         args, exception = reprlib.repr(self.args), self.exception
         return f"Failure(index={self.index}, {args=!s}, {exception=}, attempts={self.attempts})"
 

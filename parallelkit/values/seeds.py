@@ -24,10 +24,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ..place.attributes import attribute
 from ..place.importing import whole
+from ..place.records import NamedTuple
 from .call import Call, around
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 __all__ = ["LARGEST_BYTES", "Chunk", "Sizer", "Source", "Table", "bytes_of"]
@@ -37,21 +36,23 @@ WINDOW_CHUNKS = 4
 WINDOW_BYTES = 256 << 20  # of arguments or results that wait, but always an item for each worker
 
 
-@dataclass(slots=True)
 class Chunk:
     """Items `start` to `start + size` of the input, as one column for each varying argument."""
 
-    start: int
-    size: int
-    columns: tuple[Any, ...]
-    attempts: int = 1
+    __slots__ = ("attempts", "columns", "size", "start")
+
+    def __init__(self, start: int, size: int, columns: tuple[Any, ...], attempts: int = 1) -> None:
+        self.start = start
+        self.size = size
+        self.columns = columns
+        self.attempts = attempts
 
     def part(self, begin: int, end: int) -> Chunk:
         """Items `begin` to `end` of this chunk as a chunk."""
         if begin == 0 and end == self.size:
             return self
         columns = tuple(column[begin:end] for column in self.columns)
-        return replace(self, start=self.start + begin, size=end - begin, columns=columns)
+        return Chunk(self.start + begin, end - begin, columns, self.attempts)
 
     def args(self, offset: int) -> tuple[Any, ...]:
         """Varying arguments of one item."""

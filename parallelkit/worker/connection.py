@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+from ..place.records import NamedTuple
 from ..transport.channel import Channel, take_all
 from ..transport.pickling import Pickled
 from ..transport.segments import Inbox, Outbox, Packet

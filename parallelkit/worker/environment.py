@@ -30,9 +30,10 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from importlib.machinery import PathFinder
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..place import blas, system
+from ..place.records import NamedTuple
 from . import output, printing
 
 __all__ = [

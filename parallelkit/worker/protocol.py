@@ -28,10 +28,11 @@ free again (`released`), and which of the sender's are gone (`forgotten`).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import ParallelError
 from ..place.recording import Traced
+from ..place.records import NamedTuple
 from ..transport.segments import Packet
 
 VERSION = 2  # of all records below together; told by Hello

@@ -28,7 +28,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import IN_INITIALIZER, note
 from ..place import blas, nesting, recording
@@ -36,6 +36,7 @@ from ..place.foreign import granted
 from ..place.host import cpu_count
 from ..place.nesting import Nesting
 from ..place.recording import Traced
+from ..place.records import NamedTuple
 from ..transport import mirror
 from ..values.outcome import Reply
 from ..values.source import Chunk

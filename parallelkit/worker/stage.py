@@ -19,9 +19,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ..place import blas, system
+from ..place.records import NamedTuple
 from ..transport import mirror, pickling
 from . import output
 from .environment import Surroundings

@@ -9,12 +9,12 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, MutableSequence
-from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ParallelError
 from ...place.recording import Traced
+from ...place.records import NamedTuple
 from ...values.outcome import Lost
 from ...values.source import Chunk
 
@@ -49,31 +49,45 @@ class Expired(ParallelError):
     """The workers have been idle for long, and have ended; others take their place."""
 
 
-@dataclass(eq=False, slots=True)
 class Assignment:
     """A chunk that a worker has."""
 
-    number: int
-    call: Call
-    chunk: Chunk
-    nbytes: int
-    done: int = 0  # items answered so far
-    waits: bool = False  # its item waits, inside of a call of its own; others may run meanwhile
-    taken_back: bool = False  # the worker has been told so, and had perhaps begun before
+    __slots__ = ("call", "chunk", "done", "nbytes", "number", "taken_back", "waits")
+
+    def __init__(self, number: int, call: Call, chunk: Chunk, nbytes: int) -> None:
+        self.number = number
+        self.call = call
+        self.chunk = chunk
+        self.nbytes = nbytes
+        self.done = 0  # items answered so far
+        self.waits = False  # its item waits, in a call of its own; others may run meanwhile
+        self.taken_back = False  # the worker has been told so, and had perhaps begun before
 
 
-@dataclass(slots=True)
 class Answer:
     """What came for a chunk, from its first unanswered item on: a reply to be read, or a loss."""
 
-    chunk: Chunk
-    nbytes: int = 0
-    worker: WorkerState | None = None
-    packet: Packet | None = None
-    seconds: float = 0.0
-    count: int = 0
-    final: bool = True
-    lost: Lost | None = None
+    __slots__ = ("chunk", "count", "final", "lost", "nbytes", "packet", "seconds", "worker")
+
+    def __init__(
+        self,
+        chunk: Chunk,
+        nbytes: int = 0,
+        worker: WorkerState | None = None,
+        packet: Packet | None = None,
+        seconds: float = 0.0,
+        count: int = 0,
+        final: bool = True,
+        lost: Lost | None = None,
+    ) -> None:
+        self.chunk = chunk
+        self.nbytes = nbytes
+        self.worker = worker
+        self.packet = packet
+        self.seconds = seconds
+        self.count = count
+        self.final = final
+        self.lost = lost
 
 
 class Waiter:
@@ -188,24 +202,24 @@ class NestedCall(Call):
         return Relay(self, answer)
 
 
-@dataclass(eq=False)
 class WorkerState:
     """A worker, as far as decisions go."""
 
-    rank: int = 0
-    assignments: deque[Assignment] = field(default_factory=deque)
-    reserved: list[Call] = field(default_factory=list)  # a place for each chunk on its way here
-    ready: bool = False  # its initializer is done
-    retired: bool = False  # it takes nothing more
-    dead: bool = False
-    spare: bool = False  # its item waits: others may run meanwhile
-    given_up: bool = False  # we have ended it, and not what it runs
-    since: float = 0.0  # when it began with what it runs, or thereabouts
-    long: bool = False  # it takes so long that nothing shall wait behind that
-    environment: Surroundings | None = None  # what its items find around them now
-    # The control block; see `worker.protocol` for its fields.
-    words: MutableSequence[int] | memoryview[int] = field(default_factory=lambda: [0] * 8)
-    times: MutableSequence[float] | memoryview[float] = field(default_factory=lambda: [0.0] * 8)
+    def __init__(self, rank: int = 0, *, ready: bool = False) -> None:
+        self.rank = rank
+        self.assignments: deque[Assignment] = deque()
+        self.reserved: list[Call] = []  # a place for each chunk on its way here
+        self.ready = ready  # its initializer is done
+        self.retired = False  # it takes nothing more
+        self.dead = False
+        self.spare = False  # its item waits: others may run meanwhile
+        self.given_up = False  # we have ended it, and not what it runs
+        self.since = 0.0  # when it began with what it runs, or thereabouts
+        self.long = False  # it takes so long that nothing shall wait behind that
+        self.environment: Surroundings | None = None  # what its items find around them now
+        # The control block; see `worker.protocol` for its fields.
+        self.words: MutableSequence[int] | memoryview[int] = [0] * 8
+        self.times: MutableSequence[float] | memoryview[float] = [0.0] * 8
 
     def assignment(self, number: int) -> Assignment | None:
         """Assignment of a chunk that it has; None if that has been settled."""
