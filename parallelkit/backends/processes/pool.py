@@ -148,7 +148,7 @@ class ProcessPool:
         workers = self._workers
         self._feed(call, source)
         call.pushed += 1
-        if not call.pushed % LOOK_EVERY and call.assignments:
+        if call.inbox or (not call.pushed % LOOK_EVERY and call.assignments):
             workers.reactor.look(call)
             self._take_in(call, source)
         if call.inbox:
@@ -193,6 +193,7 @@ class ProcessPool:
                             kept.append(answer)
                         elif source.deliver is not None:
                             source.deliver(*self._open(call, answer))
+                    call.poked = False  # its turn is taken now
                     self._feed(call, source)
                     if not call.inbox:
                         break

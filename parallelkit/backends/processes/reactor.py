@@ -126,8 +126,9 @@ class Reactor:
         """
         if call.wakes is None:
             call.wakes = SimpleQueue()
-        nobody = self._leader is None and self._turns == call.turns
-        call.turns = self._turns
+        stirred = self._turns + call.pushed  # who submits looks for results as well
+        nobody = self._leader is None and stirred == call.turns
+        call.turns = stirred
         busy = queued or bool(call.assignments)
         call.quiet = 0 if busy else call.quiet + 1
         try:
@@ -136,7 +137,7 @@ class Reactor:
                 return
             if busy and (hurried or nobody):
                 self.wait(call)
-                call.turns = self._turns
+                call.turns = self._turns + call.pushed
             elif hurried and not call.asleep:
                 self.wait(call, PATIENCE)
             else:

@@ -163,7 +163,7 @@ class Call:
         self.pushed = 0  # how often something was submitted to it
         self.asleep = False  # its own thread waits until it is woken, whatever comes
         self.quiet = 0  # looks in a row at which nothing had happened to it
-        self.turns = -1  # of the reactor, at the last look
+        self.turns = -1  # waits of the reactor and submissions by the last look
         self.thread = 0  # that which has sent a chunk, or tried to, the last time
         self.feeding = threading.RLock()  # one thread at a time sends its chunks
 
