@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import functools
 import os
 import pickle
 import signal
@@ -236,10 +237,27 @@ def ring(*_):
     raise Ringing("now")
 
 
-@pytest.mark.parametrize("what", ["argument", "keyword", "submission"])
-def test_an_alarm_is_no_refusal(what):
+class Bell:
+    """Handlers that are no plain functions."""
+
+    def __call__(self, *_):
+        raise Ringing("now")
+
+    def ring(self, *_):
+        raise Ringing("now")
+
+
+@pytest.mark.parametrize(
+    ("what", "handler"),
+    [
+        *(("argument", ring), ("keyword", ring), ("submission", ring)),
+        *(("submission", Bell()), ("submission", Bell().ring)),
+        ("submission", functools.partial(ring, "loud")),
+    ],
+)
+def test_an_alarm_is_no_refusal(what, handler):
     """What a signal handler raises while something is pickled or submitted arrives as what it is."""
-    before = signal.signal(signal.SIGALRM, ring)
+    before = signal.signal(signal.SIGALRM, handler)
     try:
         with pytest.raises(Ringing):
             if what == "argument":

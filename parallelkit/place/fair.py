@@ -12,7 +12,7 @@ import os
 import tempfile
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from .descriptors import identity
 
@@ -27,8 +27,18 @@ __all__ = ["leave", "share"]
 OFTEN = 0.5  # seconds between two looks at who is there
 
 _lock = threading.RLock()
-# Process, descriptor and path of the file of this program, and what the descriptor is of.
-_own: tuple[int, int, str, tuple[int, int] | None] | None = None
+
+
+class _File(NamedTuple):
+    """The file of this program, by which others see it."""
+
+    pid: int
+    fd: int
+    path: str
+    of: tuple[int, int] | None  # what the descriptor is of
+
+
+_own: _File | None = None
 _seen: tuple[float, int, int] = 0.0, 0, 1  # when who was there: rank of this program, and how many
 
 
@@ -39,7 +49,7 @@ def share(cores: int) -> int:
         return cores
     with _lock:
         now = time.monotonic()
-        if _own is None or _own[0] != os.getpid() or not now - _seen[0] < OFTEN:
+        if _own is None or _own.pid != os.getpid() or not now - _seen[0] < OFTEN:
             try:
                 _seen = (now, *_look())
             except OSError:  # no folder to write to, or somebody else's
@@ -54,10 +64,10 @@ def leave() -> None:
     global _own
     with _lock:
         own, _own = _own, None
-        if own is not None and own[0] == os.getpid():
+        if own is not None and own.pid == os.getpid():
             with contextlib.suppress(OSError):
-                os.unlink(own[2])
-                os.rmdir(os.path.dirname(own[2]))  # who is the last
+                os.unlink(own.path)
+                os.rmdir(os.path.dirname(own.path))  # who is the last
             _close(own)
 
 
@@ -95,8 +105,8 @@ def _entered(folder: str) -> str:
     """Name of the file of this program, made and locked if it is not there."""
     global _own
     if _own is not None:
-        if _own[0] == os.getpid() and _is_ours(_own) and os.path.exists(_own[2]):
-            return os.path.basename(_own[2])
+        if _own.pid == os.getpid() and _is_ours(_own) and os.path.exists(_own.path):
+            return os.path.basename(_own.path)
         # A copy of the parent's, which keeps its lock; or somebody has removed or closed it.
         _close(_own)
         _own = None
@@ -112,19 +122,19 @@ def _entered(folder: str) -> str:
             os.close(file)
             raise
         if os.path.exists(path):  # else it was taken for left over before it was locked
-            _own = os.getpid(), file, path, identity(file)
+            _own = _File(os.getpid(), file, path, identity(file))
             return name
         os.close(file)
 
 
-def _is_ours(own: tuple[int, int, str, tuple[int, int] | None]) -> bool:
+def _is_ours(own: _File) -> bool:
     """Whether the descriptor is still of that file; a program may close all that there are."""
-    return identity(own[1]) == own[3]
+    return identity(own.fd) == own.of
 
 
-def _close(own: tuple[int, int, str, tuple[int, int] | None]) -> None:
+def _close(own: _File) -> None:
     if _is_ours(own):
-        os.close(own[1])
+        os.close(own.fd)
 
 
 def _alive(folder: str, name: str) -> bool:

@@ -6,6 +6,7 @@ What it would leave half done is what others wait for.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` makes an enum of each number
+import functools
 import signal
 import threading
 from types import FrameType, TracebackType
@@ -88,11 +89,21 @@ def by_a_handler(error: BaseException) -> bool:
     """
     if isinstance(error, KeyboardInterrupt):
         return True
-    handlers = [signal.getsignal(number) for number in _HELD]
-    codes = {getattr(getattr(h, "__func__", h), "__code__", None) for h in handlers} - {None}
+    codes = {_code(signal.getsignal(number)) for number in _HELD} - {None}
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code in codes:
             return True
         trace = trace.tb_next
     return False
+
+
+def _code(handler: Any) -> object:
+    """Code that runs when a handler is called: of a function, a method, a partial, an object."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if not callable(handler):  # one of the system's
+        return None
+    if not hasattr(handler, "__code__") and not hasattr(handler, "__func__"):
+        handler = vars(type(handler)).get("__call__")
+    return getattr(getattr(handler, "__func__", handler), "__code__", None)
