@@ -100,11 +100,20 @@ def test_a_sample_of_lists_is_even():
 
 def test_a_sample_of_lists_that_are_too_short():
     """There is a warning, and all that there is."""
-    with pytest.warns(UserWarning, match="only 4 combinations to draw 9 points from"):
+    with pytest.warns(UserWarning, match="9 points are drawn from 4 combinations"):
         points = pk.sample(9, a=[1, 2], b=[3, 4])
     assert sorted(tuple(p.values()) for p in points) == [(1, 3), (1, 4), (2, 3), (2, 4)]
     many = pk.sample(5, 1, **{f"p{i}": range(1000) for i in range(9)})
     assert len({tuple(point.values()) for point in many}) == 5
+
+
+def test_a_sample_of_arrays_and_of_values_that_come_again():
+    """Arrays are values to choose from; what a list has several times counts once."""
+    assert sorted(p["x"] for p in pk.sample(3, 1, x=np.arange(3))) == [0, 1, 2]
+    assert len(pk.sample(3, 1, x=[1, 1.0, True])) == 3
+    with pytest.warns(UserWarning, match="3 points are drawn from 2 combinations"):
+        points = pk.sample(3, 1, x=["a", "b", "a"], y=[[1], [1]])
+    assert sorted(p["x"] for p in points) == ["a", "b"]
 
 
 def test_a_sample_draws_from_scipy():
@@ -328,6 +337,21 @@ def test_ctrl_c_ends_a_sweep_with_its_table():
     assert table.interrupted
     assert table["x"] == [0, 1, 2]
     assert "interrupted" in repr(table)
+
+
+@pytest.mark.parametrize(
+    ("progress", "told"),
+    [
+        ({"bset": "score"}, "did you mean 'best'"),
+        ({"best": "scor"}, "did you mean 'score'"),
+        ({"best": "name"}, "no such number: score"),
+    ],
+)
+def test_a_bar_of_what_is_not_there(progress, told):
+    """A best that would never come is told when the first result is there."""
+    sweep = pk.Sweep(progress=progress, **SERIAL)
+    with pytest.raises((TypeError, ValueError), match=told):
+        sweep.run(lambda x: {"score": x, "name": "a"}, pk.grid(x=[1, 2]))
 
 
 @pytest.mark.parametrize(
@@ -663,6 +687,16 @@ def test_what_a_picture_shows(table):
     means = table.crossed("depth", "rate", "score")[2]
     assert [list(line.get_ydata()) for line in axes.lines] == [pytest.approx(m) for m in means]
     assert axes.get_legend().get_title().get_text() == "depth"
+
+
+def test_legends_in_a_grid_of_axes(table):
+    """They stay within axes that have neighbours; where a figure is for itself they stand beside."""
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots(1, 2)
+    table.plot(x="depth", y="score", hue="rate", ax=axes[0])
+    inside = axes[0].get_legend()
+    assert inside.get_bbox_to_anchor().bounds == pytest.approx(axes[0].bbox.bounds)
 
 
 def test_pictures_of_what_is_not_there(table):

@@ -184,6 +184,30 @@ def test_the_work_of_a_stream_starts_with_the_call():
         pk.Sweep(seed=1).stream(fixed, [{"skill": object()}])
 
 
+def test_curves_of_a_few_points_have_names():
+    """By the parameters that differ, and the repeat."""
+    sweep = pk.Sweep(repeats=2, backend="serial")
+    axes = sweep.run(fixed, pk.grid(skill=[1, 2], epochs=[9])).plot_curves().axes[0]
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    names = [f"skill {skill}, repeat {repeat}" for skill in (1, 2) for repeat in (0, 1)]
+    assert told == ["4 to the end", *names]
+
+
+@pytest.mark.parametrize("store", [None, "run.db"])
+def test_a_row_that_is_run_again_with_other_values(store, tmp_path):
+    """Other frozen values, and means, are told: what comes of them is not what the row says."""
+    store = store and tmp_path / store
+    sweep = pk.Sweep(store=store, repeats=2, backend="serial")
+    table = sweep.run(fixed, pk.grid(skill=[1, 2]), epochs=3)
+    assert sweep.rerun(fixed, table[0], epochs=3) == 3
+    with pytest.warns(RuntimeWarning, match="other values of the frozen keywords: epochs changed"):
+        assert sweep.rerun(fixed, table[0], epochs=4) == 4
+    with pytest.warns(RuntimeWarning, match="epochs changed"):
+        assert sweep.rerun(fixed, table[0]) == 9
+    with pytest.warns(RuntimeWarning, match="a mean of 2 runs"):
+        assert sweep.rerun(fixed, table.best("value"), epochs=3) == 6
+
+
 def test_a_failed_row_is_run_again_here():
     """With its seed, raising what it raises; its text says how."""
     seen = []

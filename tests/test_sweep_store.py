@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import enum
 import functools
 import gc
 import json
@@ -26,7 +27,7 @@ import pytest
 from helpers import wait_until
 
 import parallelkit as pk
-from parallelkit.sweeps import database
+from parallelkit.sweeps import database, show
 from parallelkit.sweeps import store as stores
 
 SERIAL = {"backend": "serial"}
@@ -278,6 +279,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.timeout(300)  # many processes are started, and the machine may be busy
 def test_kill_9_at_any_moment(tmp_path, path):
     """Killed thirty times, a sweep in two parts, with pruning, ends as one that was not killed.
 
@@ -685,6 +687,33 @@ def test_parameters_come_back(path):
     assert function == "builtins:len"
 
 
+class Color(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_rows_are_found_by_their_parameters(path, stored):
+    """By equal ones, be they numbers, models or arrays; True is not 1, and 1.0 is."""
+    from sklearn.linear_model import Lasso, Ridge
+    from sklearn.pipeline import make_pipeline
+
+    pipelines = [make_pipeline(Ridge(alpha)) for alpha in (1.0, 2.0)]
+    others = [Ridge(1.0), Ridge(2.0), Lasso(), np.zeros(3), np.zeros(3, int), math.sin, np.mean]
+    others += [*pipelines, Color.RED, Color.BLUE, (1, 2), [1, 2], math.nan, None, "1", True]
+    values = [1, 1.0, *others]
+    table = sweep(path if stored else None).run(lambda x: 0, pk.grid(x=values))
+    assert [len(table.filter(x=value)) for value in values] == [2, 2, *[1] * len(others)]
+    assert len(table.filter(x=Ridge(3.0))) == 0
+    told = [" ".join(cells) for cells in show.cells(["x"], list(table))]
+    assert told[2:5] == ["Ridge(alpha=1)", "Ridge(alpha=2)", "Lasso()"]
+    assert told[7:13] == [
+        *("sin", "mean", "Pipeline(ridge__alpha=1)", "Pipeline(ridge__alpha=2)"),
+        *("Color.RED", "Color.BLUE"),
+    ]
+    assert len(set(told)) == len(values)
+
+
 def test_a_result_that_cannot_be_stored(path):
     """The first one ends the sweep before time is wasted; a later one is a failed point."""
     with pytest.raises(TypeError, match=r"x=0.*pickle=True"):
@@ -723,6 +752,28 @@ def test_pickles_are_read_only_if_that_is_asked_for(path, tmp_path, monkeypatch)
     assert not (tmp_path / "evil").exists()
     assert pk.open_sweep(path, pickle=True).rows[0]["y"] == 1
     assert (tmp_path / "evil").exists()
+
+
+def test_a_store_without_pickles_needs_no_trust(path):
+    """That pickles were allowed is no pickle; files beside the store ask when they are loaded."""
+    sweep(path, pickle=True).run(lambda x: {"y": x, "a": np.arange(x)}, pk.grid(x=[1, 2]))
+    assert pk.open_sweep(path)["y"] == [1, 2]
+    sweep(path, name="other").run(lambda x: x, pk.grid(x=[1]))
+    sweep(path, name="pickled", pickle=True).run(decimal.Context, pk.grid(prec=[1]))
+    with pytest.raises(pk.StoreError, match="pickled results"):
+        pk.open_sweep(path)
+
+
+def test_a_damaged_store_is_not_touched(path):
+    """Going on with it is an error, after which not a byte is different."""
+    sweep(path).run(lambda x: x, pk.grid(x=range(200)))
+    whole = Path(path).read_bytes()
+    damaged = whole[:6000] + b"\xff" * 4000 + whole[10000:]
+    Path(path).write_bytes(damaged)
+    with pytest.raises(pk.StoreError, match="nothing in it was changed"):
+        sweep(path).run(lambda x: x, pk.grid(x=range(3)))
+    assert Path(path).read_bytes() == damaged
+    assert os.listdir(os.path.dirname(path)) == ["run.db"]
 
 
 def test_pickled_results_come_back(path):

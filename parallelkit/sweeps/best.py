@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from .layout import is_number
@@ -29,12 +31,23 @@ class Best:
         self._column, self._mode, self._repeats = column, mode, repeats
         self._begun: dict[Any, list[float]] = {}  # by point: values of the repeats that are there
         self._best: float | None = None
+        self._looked = False
 
     def note(self, record: Record) -> None:
-        """Look at one more record. A point counts when all its repeats are there."""
-        value: Any = None
-        if record.status == "ok":
-            value = result_columns(record.value).get(self._column)
+        """Look at one more record. A point counts when all its repeats are there.
+
+        Raises
+        ------
+        ValueError
+            If the first result has no such number.
+        """
+        if record.status != "ok":
+            return
+        results = result_columns(record.value)
+        value: Any = results.get(self._column)
+        if not self._looked:
+            self._looked = True
+            self._check(results)
         if not is_number(value):
             return
         values = [float(value)]
@@ -48,6 +61,17 @@ class Best:
         if self._best is None or (mean > self._best if self._mode == "max" else mean < self._best):
             self._best = mean
 
+    def _check(self, results: Mapping[str, Any]) -> None:
+        """Refuse a name that the first result does not have: there would never be a best."""
+        if isinstance(results.get(self._column), Real):
+            return
+        numbers = [name for name, value in results.items() if isinstance(value, Real)]
+        near = difflib.get_close_matches(self._column, numbers, 1)
+        told = f"; did you mean {near[0]!r}?" if near else f": {', '.join(numbers) or 'none'}"
+        raise ValueError(
+            f"progress={{'best': {self._column!r}}}: the first result has no such number{told}"
+        )
+
     def __str__(self) -> str:
         told = "?" if self._best is None else f"{self._best:.6g}"
         return f"best={told}"
@@ -55,7 +79,12 @@ class Best:
 
 def taken_off(progress: Any, repeats: int) -> tuple[Any, Best | None]:
     """Option ``progress`` without what is ours, ``best`` and ``mode``, and what these ask for."""
-    if not isinstance(progress, Mapping) or "best" not in progress:
+    if not isinstance(progress, Mapping):
+        return progress, None
+    if "best" not in progress:
+        near = [name for name in progress if difflib.get_close_matches(str(name), ["best"])]
+        if near and "tqdm_class" not in progress:
+            raise TypeError(f"progress has no {near[0]!r}; did you mean 'best'?")
         return progress, None
     rest = dict(progress)
     column, mode = rest.pop("best"), rest.pop("mode", "max")

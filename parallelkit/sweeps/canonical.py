@@ -111,6 +111,8 @@ class _Describing(Encoder):
             return _is(f"partial {dumps(parts)}")
         if isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
             return _is(self.named(value))
+        if callable(value) and isinstance(getattr(value, "__qualname__", None), str):
+            return _is(self.named(value))  # as numpy's functions, which are of classes of its own
         if isinstance(value, slice):
             return _is(f"slice {dumps(self.of((value.start, value.stop, value.step)))}")
         if hasattr(value, "get_params"):  # as scikit-learn's models

@@ -43,6 +43,7 @@ CREATE TABLE blobs (
     PRIMARY KEY (sweep, key, number));
 """
 LARGEST_SCHEMA = 1000  # tables, views and indexes of a stranger
+LARGEST_CHECK = 1 << 28  # bytes of a file that is gone through before it is written
 PATIENCE = 10.0  # seconds; readers and the writer of a WAL file hardly ever wait for each other
 # What a file that is damaged, or made to do harm, may raise when its content is made sense of.
 # (A MemoryError is that of a length which the file claims: what it really has, fits.)
@@ -104,8 +105,9 @@ def clean(text: str, lines: bool = False) -> str:
 def _explained(text: str) -> str:
     if "not a database" in text or "malformed" in text or "UTF-8" in text:
         return (
-            "is not the store of a sweep, or is damaged; nothing in it was changed. Name another "
-            "file, or take what `sqlite3 FILE .recover` finds"
+            "is not the store of a sweep, or is damaged; nothing in it was changed. If it is a "
+            "copy that was made while a sweep ran, or after it was killed, copy it again or open "
+            "the original. Else name another file, or take what `sqlite3 FILE .recover` finds"
         )
     if "no such table" in text or "no such column" in text:
         return "is a SQLite database, but not the store of a sweep; name another file"
@@ -133,6 +135,7 @@ def writable(path: str) -> sqlite3.Connection:
         _distrust(connection)
         if not is_new(connection):
             _check_tables(connection, path)
+            _look_through(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")  # a file that may not be written shows it now
@@ -238,6 +241,17 @@ def _check_tables(connection: sqlite3.Connection, path: str) -> None:
         raise StoreError(
             f"{path!r} is a SQLite database, but not the store of a sweep; name another file"
         )
+
+
+def _look_through(connection: sqlite3.Connection, path: str) -> None:
+    """Meet damage before anything is written: a writer changes the head of the file at once.
+
+    It takes a millisecond for each quarter of a megabyte, so very large files are not gone through.
+    """
+    if os.path.getsize(path) <= LARGEST_CHECK:
+        (told,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if told != "ok":
+            raise sqlite3.DatabaseError(f"malformed: {told}")
 
 
 def _acts(kind: str, table: str, sql: str | None, ours: dict[str, str]) -> bool:

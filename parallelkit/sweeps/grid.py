@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import outside
+from .row import key_of
 
 __all__ = ["Point", "Points", "as_points", "grid", "sample"]
 
@@ -256,8 +257,9 @@ def sample(n: int, seed: int | None = None, /, **draws: Any) -> Points:
         stored sweep over them begins anew: give one if it is to go on after a crash.
     **draws
         For each parameter: a distribution with a method ``rvs(random_state=...)``, as scipy's; or
-        a callable that takes a ``numpy.random.Generator``; or a list to choose from. Where all are
-        lists, no combination of their places is drawn twice.
+        a callable that takes a ``numpy.random.Generator``; or values to choose from: a list, a
+        range, an array. Where all are such values, no combination is drawn twice, and a value that
+        a list has several times counts once.
 
     Returns
     -------
@@ -291,14 +293,15 @@ def sample(n: int, seed: int | None = None, /, **draws: Any) -> Points:
     import numpy as np
 
     entropy = np.random.SeedSequence(seed).entropy
+    draws = {name: _choices(how) for name, how in draws.items()}
     drawn = {name: _draw(name, how) for name, how in draws.items()}
     # Of so many that they cannot be counted none comes twice anyway.
     if draws and all(map(_is_list, draws.values())) and _count(draws) <= sys.maxsize:
-        combinations = grid(**draws)
+        combinations = grid(**{name: _different(values) for name, values in draws.items()})
         if n > len(combinations):
             warnings.warn(
-                f"there are only {len(combinations)} combinations to draw {n} points from: each is "
-                "drawn once; repeats= runs each several times",
+                f"{n} points are drawn from {len(combinations)} combinations: each is drawn once; "
+                "repeats= runs each several times",
                 stacklevel=outside(),
             )
         return _Shuffled(min(int(n), len(combinations)), entropy, combinations)
@@ -352,8 +355,22 @@ def _draw(name: str, how: Any) -> Callable[[Any], Any]:
         return lambda rng: how[int(rng.integers(len(how)))]
     raise TypeError(
         f"{name!r} is drawn from {how!r}; give a distribution with a method rvs, "
-        "a callable that takes a numpy.random.Generator, or a list to choose from"
+        "a callable that takes a numpy.random.Generator, or a list or an array to choose from"
     )
+
+
+def _choices(how: Any) -> Any:
+    """An array or a Series of values to choose from as a list; anything else as it is."""
+    if getattr(how, "ndim", None) == 1 and hasattr(how, "tolist") and not hasattr(how, "rvs"):
+        return how.tolist()
+    return how
+
+
+def _different(values: Sequence[Any]) -> Sequence[Any]:
+    """Values without those that come again; 1, 1.0 and True are three."""
+    if isinstance(values, range):
+        return values
+    return list({key_of(value): value for value in reversed(values)}.values())[::-1]
 
 
 def _count(lists: Mapping[str, Any]) -> int:

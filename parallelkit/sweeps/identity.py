@@ -18,9 +18,19 @@ from .values import NotPlain
 if TYPE_CHECKING:
     from ..values.seeds import Seed
 
-__all__ = ["check", "function_name", "identity", "key_of", "seed_of", "value_digest"]
+__all__ = [
+    "check",
+    "function_name",
+    "identity",
+    "key_of",
+    "known_digests",
+    "other_values",
+    "seed_of",
+    "value_digest",
+]
 
 DIGEST = 16  # bytes
+QUICK = (int, float, str, bool, type(None))
 
 
 def function_name(func: Callable[..., Any]) -> str:
@@ -55,8 +65,8 @@ def identity(
 
 def check(path: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse to go on with rows of the same function and version that are another sweep's."""
-    names = stored["frozen"].keys() | wanted["frozen"].keys()
-    changed = [n for n in sorted(names) if stored["frozen"].get(n) != wanted["frozen"].get(n)]
+    old, new = stored["frozen"], wanted["frozen"]
+    changed = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if changed:
         raise StoreError(
             f"{path!r} was made with other frozen keywords: {', '.join(map(clean, changed))} "
@@ -68,6 +78,25 @@ def check(path: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> No
             f"{path!r} was made with another seed={_seed(stored['seed'])}: give that one to go on, "
             "or name another file, or another name="
         )
+
+
+def known_digests(frozen: Mapping[str, Any]) -> dict[str, str | None]:
+    """Digests of the values that take no time; None for the others."""
+    return {
+        name: value_digest(value) if type(value) in QUICK else None
+        for name, value in sorted(frozen.items())
+    }
+
+
+def other_values(known: Mapping[str, str | None], frozen: Mapping[str, Any]) -> list[str]:
+    """Names of the frozen keywords that are not what they were, as far as that is known."""
+    return [
+        name
+        for name in sorted(known.keys() | frozen.keys())
+        if name not in known
+        or name not in frozen
+        or (known[name] is not None and known[name] != value_digest(frozen[name]))
+    ]
 
 
 def _seed(stored: list[str] | None) -> str:

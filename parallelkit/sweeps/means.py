@@ -132,7 +132,8 @@ def means(
         head = (group[0].record.position, 0, params, None)
         status = "ok" if ok else "failed" if "failed" in statuses else "pruned"
         seconds = sum(row.record.seconds or 0.0 for row in group)
-        records.append(Record(*head, status, value, None, None, seconds, None, None, len(group)))
+        record = Record(*head, status, value, None, None, seconds, None, None, len(group))
+        records.append(record._replace(frozen=group[0].record.frozen, runs=len(group)))
     columns = list(dict.fromkeys(name for record in records for name in record.value))
     lost = tuple(counts[status] for status in ("failed", "pruned") if counts[status] in columns)
     return records, Names(kept, columns, False, lost=lost)

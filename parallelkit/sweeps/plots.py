@@ -24,6 +24,7 @@ __all__ = ["coordinates", "curves", "heatmap", "lines", "varied"]
 
 COLORS = "viridis"  # even in brightness, also for who does not see all colours
 MOST_LINES = 12  # with a legend that can still be read
+MOST_COLORS = 10  # of lines that are in no order
 MOST_TICKS = 12
 GRID = {"color": "0.9", "linewidth": 0.8}
 MARKS = {"failed": "x", "pruned": "v"}
@@ -84,8 +85,7 @@ def lines(
     if (hue and len(names) <= MOST_LINES) or (marked and not hue):
         handles = None if hue else marked
         title = _plain(hue) if hue else None
-        where = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
-        axes.legend(handles=handles, title=title, frameon=False, **where)
+        _legend(axes, ax is None, handles=handles, title=title)
     elif hue:
         axes.set_title(
             f"a line for each of {len(names)} values of {_plain(hue)}", fontsize="medium"
@@ -113,6 +113,14 @@ def _mark(axes: Any, lost: Sequence[Row], x: str, places: list[Any] | None) -> l
                 zorder=3,
             )
     return marks
+
+
+def _legend(axes: Any, beside: bool, **options: Any) -> None:
+    """A legend beside axes that have a figure to themselves; within those that have neighbours."""
+    where: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}
+    if not beside:
+        where = {"loc": "best", "fontsize": "small", "framealpha": 0.7, "edgecolor": "none"}
+    axes.legend(**where, **options)
 
 
 def _nothing(rows: Sequence[Row], column: str) -> str:
@@ -293,12 +301,17 @@ def curves(
         raise ValueError("no point has reported anything: call pk.report(value, step) in it")
     _check(table, *([hue] if hue else []))
     figure, axes = _figure(ax=ax)
-    names = ordered(label(row[hue]) for row in rows) if hue else []
+    hues = [label(row[hue]) if hue else None for row in rows]
+    names = ordered(hues) if hue else []
     shades = {name: _colors()(i / max(1, len(names) - 1) * 0.9) for i, name in enumerate(names)}
-    for row in sorted(rows, key=lambda row: row.record.status == "ok"):  # these in front
+    if hue is None and 1 < len(rows) <= MOST_COLORS:  # so few can each be told apart
+        hues = [*_points(table, rows)]
+        shades = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(hues)) if name}
+    lines = sorted(zip(rows, hues, strict=True), key=lambda line: line[0].record.status == "ok")
+    for row, shade in lines:  # those that ended in front
         status, steps = row.record.status, [step for step, _ in row.record.curve]
         values = [value for _, value in row.record.curve]
-        color = shades[label(row[hue])] if hue else "C0" if status == "ok" else "0.6"
+        color = shades.get(shade, "C0" if status == "ok" else "0.6")
         own: dict[str, Any] = {"linewidth": 1.4 if status == "ok" else 0.8}
         own |= {"color": color, "alpha": 0.9 if status == "ok" else 0.6, **style}
         if len(steps) == 1:
@@ -314,12 +327,24 @@ def curves(
     axes.set_xlabel("step")
     axes.set_ylabel("reported")
     axes.grid(**GRID)
-    _curve_legend(axes, rows, hue, names, shades)
+    _curve_legend(axes, rows, hue, shades, ax is None)
     return _saved(figure, path)
 
 
+def _points(table: Tabular, rows: Sequence[Row]) -> list[str]:
+    """What tells rows apart, as text: the parameters that vary, and the repeat."""
+    names = [name for name in table.parameters if len({label(row[name]) for row in rows}) > 1]
+    if "repeat" in table.columns and any(row.record.repeat for row in rows):
+        names.append("repeat")
+    told = [
+        [f"{_plain(name)} {text}" for text in _told([label(row[name]) for row in rows])]
+        for name in names
+    ]
+    return [", ".join(texts) for texts in zip(*told, strict=True)] or [""] * len(rows)
+
+
 def _curve_legend(
-    axes: Any, rows: Sequence[Row], hue: str | None, names: list[Any], shades: dict[Any, Any]
+    axes: Any, rows: Sequence[Row], hue: str | None, shades: dict[Any, Any], beside: bool
 ) -> None:
     from matplotlib.lines import Line2D
 
@@ -327,19 +352,19 @@ def _curve_legend(
     handles = []
     for status, count in counts:
         if count:
-            color = "C0" if status == "ok" else STATUS_COLORS[status]
-            color = "0.3" if hue and status == "ok" else color
+            usual = "0.3" if shades else "C0"
+            color = usual if status == "ok" else STATUS_COLORS[status]
             marker = MARKS.get(status, "")
             line: Any = "-" if status == "ok" else ""
             said = f"{count} {'to the end' if status == 'ok' else status}"
             handles.append(Line2D([], [], color=color, marker=marker, linestyle=line, label=said))
-    if hue and len(names) <= MOST_LINES:
-        told = _told(names)
+    if len(shades) <= MOST_LINES:
+        told = list(shades) if hue is None else [f"{_plain(hue)} {t}" for t in _told(list(shades))]
         handles += [
-            Line2D([], [], color=shades[name], label=f"{_plain(hue)} {told[i]}")
-            for i, name in enumerate(names)
+            Line2D([], [], color=color, label=text)
+            for color, text in zip(shades.values(), told, strict=True)
         ]
-    axes.legend(handles=handles, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    _legend(axes, beside, handles=handles)
 
 
 class _Scale:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 __all__ = ["Kept", "Names", "Record", "Rows", "Summary", "named_results", "result_columns"]
@@ -28,6 +28,8 @@ class Record(NamedTuple):
     function: str = ""
     version: str | None = None
     file: str | None = None  # where a table is read from several
+    frozen: Mapping[str, str | None] | None = None  # digests of the frozen values, as far as known
+    runs: int = 1  # of which it is the mean
 
 
 class Names(NamedTuple):

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Number
 from typing import Any, Protocol
 
+from .canonical import canonical
 from .layout import OWN, is_number
 from .records import Record, result_columns
-from .values import Described
+from .values import Described, NotPlain, decode
 
 __all__ = [
     "Row",
     "Tabular",
     "as_python",
+    "described",
     "is_model",
     "key_of",
     "label",
+    "like",
     "ordered",
     "point_of",
     "rank",
@@ -153,11 +158,69 @@ def _told(value: Any) -> str:
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two values are equal, also where they are arrays."""
+    """Whether two values are equal, as somebody who looks for one of them means it.
+
+    Numbers are equal as numbers, 1 and 1.0, and NaN to NaN; True and 1 are not. Anything else has
+    to be of one kind: arrays, models, functions and data frames are compared by what makes two
+    points of a sweep different, also where a store has but their description.
+    """
+    one, other = as_python(one), as_python(other)
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if one is other:
+        return True
+    if isinstance(one, Described) or isinstance(other, Described):
+        return described(one) == described(other) is not None
+    if _is_plain(one, str) and _is_plain(other, str):
+        return bool(one == other)
+    if _is_plain(one, Number) and _is_plain(other, Number):
+        return bool(one == other or (one != one and other != other))  # noqa: PLR0124 - NaN
+    for kind in (list, tuple):
+        if isinstance(one, kind) and isinstance(other, kind):
+            return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    return _same_content(one, other)
+
+
+def like(value: Any) -> Callable[[Any], bool]:
+    """Return :func:`same` as this value, whose description is made once for many rows."""
+    told: list[str | None] = []
+
+    def found(other: Any) -> bool:
+        if not isinstance(other, Described):
+            return same(other, value)
+        if not told:
+            told.append(described(value))
+        return told[0] == other
+
+    return found
+
+
+def _is_plain(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, enum.Enum)
+
+
+def _same_content(one: Any, other: Any) -> bool:
+    try:
+        return canonical(one) == canonical(other)
+    except NotPlain:
+        pass
     try:
         return bool(one == other)
-    except (ValueError, TypeError):
+    except Exception:  # noqa: BLE001 - arrays of other kinds, or whatever a user's own raises
         return bool(key_of(one) == key_of(other))
+
+
+def described(value: Any) -> str | None:
+    """What a store has in the place of a value; None where that is the value itself."""
+    if isinstance(value, str):
+        return str(value)
+    try:
+        found = decode(canonical(value), {})
+    except NotPlain:
+        return None
+    return str(found) if isinstance(found, Described) else None
 
 
 class _Label:

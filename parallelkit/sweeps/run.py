@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -17,7 +18,7 @@ from .canonical import canonical
 from .code import code_of
 from .going import Going
 from .grid import as_points
-from .identity import function_name, identity, key_of, seed_of
+from .identity import function_name, identity, key_of, known_digests, other_values, seed_of
 from .point import called
 from .provenance import Commit, about
 from .pruning import Pruner
@@ -264,6 +265,13 @@ class Sweep:
         BaseException
             What `func` raises.
 
+        Warns
+        -----
+        RuntimeWarning
+            If the row was computed with other values of the frozen keywords, as far as they are
+            known: all of a store, numbers and texts of a table in memory. Or if it is a mean, of
+            which the first repeat is run.
+
         Examples
         --------
         >>> import parallelkit as pk
@@ -279,6 +287,9 @@ class Sweep:
         if not isinstance(row, Mapping):
             raise TypeError(f"rerun takes a row of a table, not {row!r}")
         params, seed = point_of(func, row, frozen)
+        told = _different(row, frozen)
+        if told is not None:
+            warnings.warn(told, RuntimeWarning, stacklevel=2)
         if seed is None and self._resolve().seed is not None:
             seed = seed_of(root(self._resolve().seed), key_of(canonical(params), 0))
         check_call(func, params, frozen, seed is not None)
@@ -311,7 +322,7 @@ class Sweep:
                 stack.callback(store.close)
             run = Run(
                 *(store, seed, options.seed is not None, self._on_error, self._repeats),
-                *(frozen.keys(), self._pruner, _again(func, frozen)),
+                *(frozen.keys(), self._pruner, _again(func, frozen), known_digests(frozen)),
             )
             run.best = best
             if store is not None:
@@ -399,6 +410,23 @@ def _rows(going: Going) -> Generator[Any, None, None]:
             yield going.row(record)
     finally:
         going.close()
+
+
+def _different(row: Mapping[str, Any], frozen: Mapping[str, Any]) -> str | None:
+    """What is not as it was when a row was computed."""
+    if not isinstance(row, Row):
+        return None
+    record, told = row.record, []
+    if record.runs > 1:
+        told.append(f"the row is a mean of {record.runs} runs: the first repeat is run")
+    if record.frozen is not None:
+        changed = other_values(record.frozen, frozen)
+        if changed:
+            told.append(
+                "the row was computed with other values of the frozen keywords: "
+                f"{', '.join(changed)} changed"
+            )
+    return "; ".join(told) or None
 
 
 def _again(func: Callable[..., Any], frozen: Mapping[str, Any]) -> str:

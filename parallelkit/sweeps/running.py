@@ -78,6 +78,8 @@ class Run:
     pruner : callable, optional
     again : str
         How a point is run again by hand; goes with each failure.
+    digests : Mapping
+        Of the frozen keywords, as far as they are known; go with each record.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Run:
         frozen: Any,
         pruner: Pruner | None,
         again: str,
+        digests: Mapping[str, str | None],
     ) -> None:
         self._store, self._seed = store, seed
         self._seeded = seeded  # by its own word, not by the item in which it runs
@@ -97,7 +100,7 @@ class Run:
         self._repeats, self._frozen = repeats, frozen
         self._history = None if pruner is None else History(pruner)
         self._asking: Asking | None = None
-        self._again = again
+        self._again, self._digests = again, digests
         self._sent: dict[int, _Sent] = {}
         self._ended = False
         self._seen: set[bytes] = set()
@@ -310,7 +313,7 @@ class Run:
             self._history.set(index, outcome.curve)
         self._reports += len(outcome.curve)
         encoded, outcome = self._encoded(sent, outcome)
-        record = _record(sent, outcome, attempts, self._again)
+        record = _record(sent, outcome, attempts, self._again)._replace(frozen=self._digests)
         if record.status == "ok":
             self._ok += 1
         elif record.status == "pruned":
@@ -318,11 +321,11 @@ class Run:
         else:
             self._failed += 1
             self._first = self._first or record.error
-        self._note(record)
         if self._store is None:
             self.kept.append(record)
         else:
             self._store.put(sent.key, sent.text, record, encoded)
+        self._note(record)
         return record
 
     def _encoded(self, sent: _Sent, outcome: Ran) -> tuple[Encoded | None, Ran]:

@@ -14,12 +14,14 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ParallelError
 from .database import clean
-from .row import Row, as_python, is_model, key_of
+from .row import Row, as_python, key_of
+from .settings import Named, Settings, brief, settings_of
+from .values import Described
 
 __all__ = [
     "SHOWN",
@@ -141,10 +143,18 @@ def _alike(keys: list[Any], texts: list[str]) -> list[int]:
     return [at for at, told in enumerate(texts) if len(by_text[told]) > 1]
 
 
-def _brief(value: Any) -> str:
+def _brief(value: Any, quoted: bool = False) -> str:
     value = as_python(value)
     if isinstance(value, float):
         return f"{value:.6g}"
+    model = settings_of(value)
+    if model is not None:  # by what is not as usual
+        usual = model.defaults
+        names = [name for name in model.values if name not in usual or not _is(model, name)]
+        return clean(_model(model, names))
+    known = brief(value)
+    if known is not None:
+        return clean(known)
     if isinstance(value, dt.datetime):
         return value.isoformat(sep=" ", timespec="seconds")
     if getattr(value, "ndim", 0) and hasattr(value, "dtype"):
@@ -152,25 +162,34 @@ def _brief(value: Any) -> str:
             return f"[{' '.join(_brief(one) for one in value)}]"
         return f"array {value.dtype} {'×'.join(map(str, value.shape))}"
     try:
-        told = value if isinstance(value, str) else repr(_plain(value))
+        told = value if isinstance(value, str) and not quoted else repr(_plain(value))
     except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything
         told = f"<{type(value).__name__}>"
     return " ".join("".join(c if c.isprintable() else " " for c in told).split())
 
 
+def _is(model: Settings, name: str) -> bool:
+    """Whether a setting is what it is by default."""
+    return bool(key_of(model.values[name]) == key_of(model.defaults[name]))
+
+
 def _plain(value: Any) -> Any:
-    """Lists and the like with Python's numbers in the place of numpy's, whose repr is long."""
+    """Lists and the like with what is shorter than the repr of numpy's numbers, models, ..."""
     if type(value) in (list, tuple):
         return type(value)(_plain(one) for one in value)
     if type(value) is dict:
         return {as_python(key): _plain(one) for key, one in value.items()}
-    return as_python(value)
+    value = as_python(value)
+    known = brief(value) is not None or settings_of(value) is not None
+    return Named(_brief(value)) if known else value
 
 
 def _exact(value: Any, key: Any) -> str:
     """A value by all that distinguishes it from others."""
     if isinstance(value, dt.datetime):
         return value.isoformat(sep=" ")
+    if isinstance(value, Described):
+        return f"{_brief(value)} #{_digest(value)}"
     if isinstance(value, (str, bytes, int, float, complex)):
         return repr(value)
     return f"{_brief(value)} #{_digest(repr(key))}"
@@ -178,40 +197,38 @@ def _exact(value: Any, key: Any) -> str:
 
 def _models(values: list[Any]) -> list[str]:
     """Models by the settings in which they differ; nothing where there are none."""
-    if not any(map(is_model, values)):
+    models = list(map(settings_of, values))
+    if not any(models):
         return []
-    settings: dict[str, list[dict[str, Any]]] = {}
-    of: list[dict[str, Any]] = []
-    for value in values:
-        found: dict[str, Any] = {}
-        if is_model(value):
-            try:
-                found = {k: v for k, v in value.get_params().items() if not _holds_models(v)}
-            except Exception:  # noqa: BLE001 - a user's own may raise anything
-                found = {}
-        of.append(found)
-        settings.setdefault(type(value).__qualname__, []).append(found)
+    by_kind: dict[str, list[Settings]] = {}
+    for one in models:
+        if one is not None:
+            by_kind.setdefault(one.kind, []).append(one)
     texts = []
-    for value, found in zip(values, of, strict=True):
-        if not is_model(value):
+    for value, model in zip(values, models, strict=True):
+        if model is None:
             texts.append(_brief(value))
             continue
-        kind = type(value).__qualname__
-        others = settings[kind]
-        differ = [
-            name
-            for name in sorted({name for one in others for name in one})
-            if len({(name in one, key_of(one.get(name))) for one in others}) > 1
-        ]
-        told = ", ".join(f"{name}={_brief(found[name])}" for name in differ if name in found)
-        texts.append(f"{kind}({told})" if told or len(settings) > 1 else _brief(value))
+        others = by_kind[model.kind]
+        names = list(dict.fromkeys(name for one in others for name in one.values))
+        differ = [name for name in names if _differs(name, others)]
+        texts.append(_model(model, differ) if differ or len(by_kind) > 1 else _brief(value))
     return texts
 
 
-def _holds_models(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return any(map(_holds_models, value))
-    return is_model(value)
+def _differs(name: str, models: list[Settings]) -> bool:
+    """Whether models differ in a setting, or in having a step."""
+    there = [one.values[name] for one in models if name in one.values]
+    if isinstance(there[0], Named) and len(there) < len(models):
+        return True
+    return len(set(map(key_of, there))) > 1
+
+
+def _model(model: Settings, names: Iterable[str]) -> str:
+    """A model by some of its settings."""
+    found = model.values
+    told = ", ".join(f"{name}={_brief(found[name], True)}" for name in names if name in found)
+    return f"{model.kind}({told})"
 
 
 def _digest(told: str) -> str:

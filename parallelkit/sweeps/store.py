@@ -158,7 +158,7 @@ class Store:
                 raise StoreError(_told(self.path, writing, *older))
         run("BEGIN IMMEDIATE")
         try:
-            run("INSERT OR REPLACE INTO meta VALUES ('pickle', ?)", (str(int(self._pickle)),))
+            run("INSERT OR IGNORE INTO meta VALUES ('pickle', '0')")
             self._connection.executemany(
                 "INSERT OR REPLACE INTO notes VALUES (?, ?)", writing.notes.items()
             )
@@ -265,6 +265,8 @@ class Store:
                     many("INSERT OR IGNORE INTO names (sweep, kind, name) VALUES (?, ?, ?)", names)
                     many(_PUT, rows)
                     many("INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?, ?)", blobs)
+                    if any(kind == "pickle" for _, _, _, kind, _ in blobs):
+                        run("UPDATE meta SET value = '1' WHERE name = 'pickle'")
                     run("COMMIT")
                 except BaseException:
                     if self._connection.in_transaction:

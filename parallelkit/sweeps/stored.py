@@ -398,7 +398,7 @@ class Stored:
         return Record(
             *(position, repeat, point, None if seed is None else int(seed), status, value),
             *(error, traceback, seconds, started, worker, attempt),
-            *(curve, digests[code], of.function, of.version),
+            *(curve, digests[code], of.function, of.version, None, of.identity["frozen"]),
         )
 
     def _names(self, connection: sqlite3.Connection) -> dict[str, list[str]]:

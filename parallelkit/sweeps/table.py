@@ -19,7 +19,7 @@ from .crossing import Crossing
 from .layout import Layout, is_number
 from .means import Means, Picked, means
 from .records import Record, Rows
-from .row import Row, rank, same, unlabelled
+from .row import Row, like, rank, unlabelled
 from .stored import EmptyStore, Stored
 from .together import Together, files_of
 
@@ -132,7 +132,9 @@ class Table:
         condition : callable, optional
             Called with each row.
         **values
-            Columns with the value that they must have.
+            Columns with the value that they must have. Numbers are equal as numbers (1 and 1.0),
+            NaN is equal to NaN, and True is not 1. Arrays, models, functions and data frames are
+            found by equal ones, also in a store.
 
         Returns
         -------
@@ -148,10 +150,11 @@ class Table:
         if condition is not None and not callable(condition):
             raise TypeError(f"filter takes a condition, called with each row, not {condition!r}")
         _check(self, *values)
+        wanted = {name: like(value) for name, value in values.items()}
         return self._picked(
             row.record
             for row in self
-            if all(same(row[name], value) for name, value in values.items())
+            if all(is_it(row[name]) for name, is_it in wanted.items())
             and (condition is None or condition(row))
         )
 
@@ -631,7 +634,8 @@ class Table:
         Parameters
         ----------
         hue : str, optional
-            Colours by this column; by default those that went on stand out from the others.
+            Colours by this column. By default each of up to ten points has a colour and a name;
+            of more those that went on stand out from the others.
         path : path, optional
             Save it there as well.
         ax : matplotlib.axes.Axes, optional
