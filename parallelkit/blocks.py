@@ -165,7 +165,7 @@ def blocks_with(
             )
         framed = [array if is_frame(array) else np.asanyarray(array) for array in arrays]
         cut = _cuts(framed, 0, blocks, False, planned.workers)[0]
-        return map_frames(func, framed, cut, frozen, own)
+        return map_frames(func, framed, cut, frozen, options, watch)
     inputs = [np.asanyarray(array) for array in arrays]
     where = TABLE[planned.backend]
     away = where.elsewhere and not where.shares_memory  # where nothing of ours can be mapped

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .api import Pool
+from .engine.run import Watch, gather
+from .options import Options
 from .place.attributes import attribute
+from .values.call import Call
 
 __all__ = ["is_frame", "map_frames", "refuse_others"]
 
@@ -32,17 +34,14 @@ def map_frames(
     inputs: Sequence[Any],
     cut: Sequence[slice],
     frozen: Mapping[str, Any],
-    own: Mapping[str, Any],
+    options: Options,
+    watch: Watch,
 ) -> Any:
-    """Call `func` on the rows in each slice; join what it gives along the rows.
-
-    `own` are options of a pool.
-    """
+    """Call `func` on the rows in each slice; join what it gives along the rows."""
     parts = [
         [value.iloc[rows] if is_frame(value) else value[rows] for rows in cut] for value in inputs
     ]
-    with Pool(**{**own, "chunksize": 1, "on_error": "raise"}) as pool:
-        results = pool.map(func, *parts, **frozen)
+    results = gather(Call(func, tuple(parts), dict(frozen)), options, watch)
     framed = [is_frame(result) for result in results]
     if all(framed):
         import pandas as pd

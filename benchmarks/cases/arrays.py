@@ -4,6 +4,7 @@ import functools
 
 from benchmarks import work
 from benchmarks.cases.base import Case, sizes
+from benchmarks.memory import of_workers
 from benchmarks.peers import EVERYONE, PROCESSES, SENSIBLE_THREADS
 
 MILLION = 1_000_000  # floats: 8 MB
@@ -264,8 +265,6 @@ class _Temporaries(_Arrays):
         assert result == self.expected, "wrong results"
 
     def note(self):
-        from benchmarks.cases.memory import of_workers
-
         return f"workers hold {of_workers() / 1e6:.0f} MB" if self.peer.kind == "process" else ""
 
 

@@ -4,13 +4,13 @@ Counted is PSS: each process's own memory, and its part of what it shares with o
 charged twice for the pages that they have in common with the caller.
 """
 
-import os
 import threading
 import time
 
 from benchmarks import work
 from benchmarks.cases.arrays import In
 from benchmarks.cases.base import Case, sizes
+from benchmarks.memory import of_caller, of_workers, resident
 from benchmarks.peers import EVERYONE
 
 
@@ -93,35 +93,3 @@ class Flat(_Memory):
         assert total == self.items * (self.items + 1) // 2, "wrong results"
         note = f"{seconds / self.items * 1e6:.2f} µs per item; peak {peak / 1e6:.0f} MB"
         return {"seconds": peak - before, "items": self.items, "ideal": None, "note": note}
-
-
-def resident():
-    """Memory of this process now, in bytes."""
-    import psutil
-
-    return psutil.Process().memory_info().rss
-
-
-def of_caller():
-    return pss(os.getpid())
-
-
-def of_workers():
-    """Bytes of all that descends from this process."""
-    import psutil
-
-    return sum(pss(child.pid) for child in psutil.Process().children(recursive=True))
-
-
-def pss(pid):
-    """Proportional set size of a process in bytes; its unique set size where there is no such figure."""
-    try:
-        with open(f"/proc/{pid}/smaps_rollup") as lines:
-            return 1024 * int(next(line for line in lines if line.startswith("Pss:")).split()[1])
-    except (FileNotFoundError, ProcessLookupError, PermissionError, StopIteration):
-        import psutil
-
-        try:
-            return psutil.Process(pid).memory_full_info().uss
-        except psutil.Error:
-            return 0

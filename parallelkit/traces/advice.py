@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from ..place.host import cpu_count, memory
-from .story import Call, Story
+from .story import Call, Story, covered, startup
 
 __all__ = ["advice", "duration"]
 
@@ -302,8 +302,6 @@ def _deaths(story: Story) -> Found:
 
 
 def _startup(story: Story) -> Found:
-    from .summary import covered, startup
-
     spent = sum(startup(call, story) for call in story.top)
     whole = covered((call.begin, call.end) for call in story.top)
     first = next((call for call in story.top if startup(call, story)), None)

@@ -9,10 +9,10 @@ All times are seconds by ``time.perf_counter``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["Call", "Chunk", "Event", "Item", "Story", "Worker"]
+__all__ = ["Call", "Chunk", "Event", "Item", "Story", "Worker", "covered", "startup"]
 
 
 @dataclass(slots=True)
@@ -192,3 +192,23 @@ class Story:
     def chunks(self) -> list[Chunk]:
         """Those of all calls, by their begin."""
         return sorted((c for call in self.calls for c in call.chunks), key=lambda c: c.begin)
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Seconds that lie in at least one of the spans."""
+    total, reached = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, reached))
+        reached = max(reached, end)
+    return total
+
+
+def startup(call: Call, story: Story) -> float:
+    """Seconds that a call waited for workers that were started for it."""
+    began = any(
+        worker.started is not None and call.begin <= worker.started <= call.end
+        for worker in story.workers.values()
+    )
+    if not began or not call.chunks:
+        return 0.0
+    return max(0.0, min(chunk.begin for chunk in call.chunks) - call.begin)

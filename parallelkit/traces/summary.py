@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..place.host import cpu_count
 from .advice import advice, duration
-from .story import Call, Item, Story
+from .story import Call, Item, Story, covered, startup
 
 __all__ = ["Slow", "Summary", "summarize"]
 
@@ -160,15 +160,6 @@ def summarize(story: Story) -> Summary:
     )
 
 
-def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Seconds that lie in at least one of the spans."""
-    total, reached = 0.0, float("-inf")
-    for begin, end in sorted(spans):
-        total += max(0.0, end - max(begin, reached))
-        reached = max(reached, end)
-    return total
-
-
 def _workers(top: Sequence[Call]) -> int:
     """The most workers that calls had at a time, with the threads of inner calls.
 
@@ -197,17 +188,6 @@ def ceiling_of(top: Sequence[Call], workers: int, work: float) -> float:
 def _needed(ended: float | None, story: Story) -> bool:
     """Whether a worker ended while a call ran that it may have worked for."""
     return ended is not None and any(call.begin <= ended < call.end for call in story.top)
-
-
-def startup(call: Call, story: Story) -> float:
-    """Seconds that a call waited for workers that were started for it."""
-    began = any(
-        worker.started is not None and call.begin <= worker.started <= call.end
-        for worker in story.workers.values()
-    )
-    if not began or not call.chunks:
-        return 0.0
-    return max(0.0, min(chunk.begin for chunk in call.chunks) - call.begin)
 
 
 def idle_tail(call: Call) -> float:

@@ -35,7 +35,7 @@ from typing import Any
 from ..place import system
 from ..place.records import NamedTuple
 
-__all__ = ["Channel", "Closed", "Message", "connected", "take_all"]
+__all__ = ["Channel", "Closed", "Message", "take_all"]
 
 _HEADER = struct.Struct("<II")
 _READ = 1 << 16
@@ -245,15 +245,6 @@ class Channel:
             )
             at = end
         del buffer[:at]
-
-
-def connected(end: Any) -> Channel:
-    """Return the channel on one end of a pair."""
-    if system.WINDOWS:
-        from .pipes import PipeChannel
-
-        return PipeChannel(end)
-    return Channel(end)
 
 
 def take_all(ids: list[int]) -> list[int]:

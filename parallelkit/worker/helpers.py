@@ -23,14 +23,16 @@ import select
 import sys
 import threading
 from collections import deque
+from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from ..place.recording import Traced
 from ..transport import pickling
 from ..transport.channel import Closed
 from ..values.outcome import Lost, Reply
 from ..values.source import Chunk, Source
+from .connection import Connection
 from .context import Carried, carried
 from .environment import altered
 from .protocol import (
@@ -43,9 +45,7 @@ from .protocol import (
     Settled,
     Waiting,
 )
-
-if TYPE_CHECKING:
-    from .process import Worker
+from .runtime import Runtime
 
 __all__ = ["Inner", "Link"]
 
@@ -62,6 +62,28 @@ class Stateful(Protocol):
 
     def state(self, variables: Carried) -> tuple[Any, ...]:
         """Return what a worker makes its copy from; `variables` are the context's."""
+        ...
+
+
+class Lender(Protocol):
+    """The worker whose items make calls, as far as it is needed here."""
+
+    connection: Connection
+    runtime: Runtime
+    words: memoryview[int]
+    running: int | None  # call whose item runs
+    item_limit: float | None  # seconds that the item that runs may take
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Nothing that gives an item up within the block."""
+        ...
+
+    def run_meanwhile(self) -> bool:
+        """Run a chunk of another call, if one is queued."""
+        ...
+
+    def take(self) -> None:
+        """Take in the messages that are there."""
         ...
 
 
@@ -162,10 +184,10 @@ class Link:
 
     Parameters
     ----------
-    worker : Worker
+    worker : Lender
     """
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Lender) -> None:
         self._worker = worker
         self._inners: dict[int, Inner] = {}
         self.opened = 0  # inner calls so far

@@ -13,19 +13,19 @@ from typing import Any
 
 from ...place import system
 from ...place.sigint import held_here
-from ...transport.channel import Closed, connected, take_all
+from ...transport.channel import Channel, Closed, take_all
 from ...transport.pickling import Pickled
 from ...transport.script import Sent, script
 from ...transport.segments import Inbox, Outbox, control_block
 from ...values.source import Chunk
 from ...worker.protocol import CONTROL_BYTES, Forget, Run, encode
 from .state import Assignment, Call, WorkerState
-from .tasks import Tasks, forgotten
+from .tasks import Holder, Tasks, forgotten
 
 __all__ = ["Handle", "exit_code", "interrupt", "obituary"]
 
 
-class Handle(WorkerState):
+class Handle(WorkerState, Holder):
     """Sends one worker what it is to do. Any thread may; one message at a time.
 
     Parameters
@@ -45,13 +45,13 @@ class Handle(WorkerState):
         self.process = process
         self.sentinel: int = process.sentinel
         self.pid: int = process.pid
-        self.channel = connected(sock)
+        self.channel = _channel(sock)
         self.outbox, self.inbox = Outbox(folder=folder), Inbox()
         self.freed: list[int] = []  # segments of ours that it needs no more
-        self.known: set[int] = set()  # tasks that it has
+        self.known = set()
         self.script_sent = Sent()  # what it has of the script
-        self.over: list[int] = []  # tasks that it is to forget
-        self.sharing = False  # it may have shared memory mapped for a call
+        self.over = []
+        self.sharing = False
         self._sent = 0  # segments known to it, by the highest id
         self._sending = threading.RLock()
         self.control_fd, control = control_block(CONTROL_BYTES)
@@ -148,6 +148,14 @@ class Handle(WorkerState):
         """Let go of the channel and of what was sent; what has come can still be read."""
         self.channel.close()
         self.outbox.close()
+
+
+def _channel(end: Any) -> Channel:
+    if system.WINDOWS:
+        from ...transport.pipes import PipeChannel
+
+        return PipeChannel(end)
+    return Channel(end)
 
 
 def obituary(pid: int, code: int | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...transport.byvalue import is_named, is_reachable
 from ...transport.channel import take_all
@@ -21,15 +21,25 @@ from ...transport.segments import Outbox, Packet, Segment
 if TYPE_CHECKING:
     from ...worker.context import Carried
     from ..base import Task
-    from .handle import Handle
 
-__all__ = ["Prepared", "Tasks", "forgotten"]
+__all__ = ["Holder", "Prepared", "Tasks", "forgotten"]
 
 KEPT = 512 << 20  # bytes of free segments
 REMEMBERED = 64  # tasks that workers keep although no call needs them
 
 
 Kept = tuple[bytes, int]  # a pickle, and what of the modules that it names was reloaded by then
+
+
+class Holder:
+    """A worker, as far as tasks go."""
+
+    known: set[int]  # tasks that it has
+    over: list[int]  # tasks that it is to forget
+    sharing: bool  # whether it may have shared memory mapped for a call
+
+
+H = TypeVar("H", bound=Holder)
 
 
 class Prepared:
@@ -52,7 +62,7 @@ class Prepared:
         self.calls = 1
         self.packet: Packet | None = None
         self.segment: Segment | None = None
-        self.users: set[Handle] = set()  # who has not released the segment
+        self.users: set[Holder] = set()  # who has not released the segment
 
 
 class _Opened:
@@ -162,14 +172,14 @@ class Tasks:
                 self._remembered[data] = found
             return found
 
-    def for_worker(self, task: Prepared, worker: Handle, fds: list[int]) -> Packet | None:
+    def for_worker(self, task: Prepared, worker: Holder, fds: list[int]) -> Packet | None:
         """What a worker needs to make the task; None if it has it. May add to `fds`."""
         if task.key in worker.known:
             return None
         worker.known.add(task.key)
         return self._packed(task, worker, fds)
 
-    def news_for_worker(self, pickled: Pickled, worker: Handle, fds: list[int]) -> Packet:
+    def news_for_worker(self, pickled: Pickled, worker: Holder, fds: list[int]) -> Packet:
         """What a worker is told of the script, packed once for several that are told the same."""
         with self._lock:
             news = self._news
@@ -180,7 +190,7 @@ class Tasks:
                 news = self._news = Prepared(0, pickled, None)
             return self._packed(news, worker, fds)
 
-    def _packed(self, task: Prepared, worker: Handle, fds: list[int]) -> Packet:
+    def _packed(self, task: Prepared, worker: Holder, fds: list[int]) -> Packet:
         with self._lock:
             if task.packet is None:
                 task.packet, task.segment = self.outbox.pack(task.pickled)
@@ -192,7 +202,7 @@ class Tasks:
             fds += [memory.fd for memory in task.pickled.shared]
             return task.packet
 
-    def end(self, task: Prepared, workers: Iterable[Handle]) -> list[Handle]:
+    def end(self, task: Prepared, workers: Iterable[H]) -> list[H]:
         """A call is over. Return the workers that hold memory for it, to be told so at once."""
         told = [worker for worker in workers if worker.sharing]
         for worker in told:
@@ -219,7 +229,7 @@ class Tasks:
                 self._free_if_unused(one)
             return told
 
-    def freed(self, worker: Handle, segments: Sequence[int]) -> None:
+    def freed(self, worker: Holder, segments: Sequence[int]) -> None:
         """A worker refers to these segments no more."""
         with self._lock:
             for number in segments:
@@ -228,7 +238,7 @@ class Tasks:
                     task.users.discard(worker)
                     self._free_if_unused(task)
 
-    def bury(self, worker: Handle) -> None:
+    def bury(self, worker: Holder) -> None:
         """A worker uses nothing any more."""
         with self._lock:
             for task in list(self._in_segments.values()):
@@ -246,6 +256,6 @@ class Tasks:
         self.outbox.close()
 
 
-def forgotten(worker: Handle) -> list[int]:
+def forgotten(worker: Holder) -> list[int]:
     """Keys that a worker is to be told to forget, with the next message that can tell."""
     return take_all(worker.over) if worker.over else []
