@@ -13,6 +13,7 @@
 #             all of clusters: faults, executors, and the whole contract on loky, Dask, Ray and MPI, each
 #             started and ended by it; a quarter of an hour (CLUSTERS=dask,ray: the contract on these)
 # make test-libraries   a real call of each library that takes a pool of ours
+# make test-notebook   examples/sweep.ipynb, run with nobody at the keyboard; its pictures in build/notebook
 # make test-windows
 #             tests on threads, in place, and the contract on processes, under a Windows Python, which
 #             Wine runs (needs apt the first time)
@@ -28,7 +29,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-forked test-without test-clusters test-libraries test-windows fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest test-forked test-without test-clusters test-libraries test-notebook test-windows fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -82,6 +83,10 @@ test-clusters: $(VENV)/.installed-clusters
 	set -e; for engine in $(subst $(comma), ,$(CLUSTERS)); do \
 	    if [ $$engine = mpi ]; then run="$(MPI)"; else run="$(BIN)/python -m pytest"; fi; \
 	    CLUSTERS=$$engine $$run -k "$$engine] or $$engine-" $(CONTRACT); done
+
+test-notebook: $(VENV)/.installed-notebook
+	mkdir -p build/notebook
+	NOTEBOOK_PICTURES=$(abspath build/notebook) $(BIN)/python -m pytest tests/test_notebook.py
 
 test-libraries: $(VENV)/.installed-libraries
 	$(BIN)/python -m pytest tests/test_libraries.py
