@@ -399,9 +399,10 @@ def imap(
 
     It is lazy on its input: never more than ``max(64 * workers, 4 * workers * chunksize)`` items
     are drawn ahead of what has been taken from it, where a chunksize that is not given adapts to
-    about 15 ms of work and at most 8192 items. An iterator among the inputs is drawn by a thread of
-    its own, so that one that waits (a live queue) does not hold results back; an exception that
-    it raises is raised here, after the results before it.
+    about 15 ms of work and at most 8192 items. Where items or results are large, there are fewer:
+    together they take 256 MB, but each worker has one. An iterator among the inputs is drawn by a
+    thread of its own, so that one that waits (a live queue) does not hold results back; an
+    exception that it raises is raised here, after the results before it.
 
     Closing it, or dropping the last reference to it, ends the call and frees the workers.
 

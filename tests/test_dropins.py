@@ -5,6 +5,7 @@ import itertools
 import multiprocessing
 import os
 import threading
+import weakref
 from queue import Queue
 
 import multiprocess
@@ -62,6 +63,32 @@ def test_every_call(kind):
         assert sorted(pool.imap_unordered(increment, range(50), 3)) == list(range(1, 51))
         assert pool.map(lambda x: x * 2, [1, 2]) == [2, 4]
         assert pool.map(increment, []) == list(pool.imap(increment, [])) == []
+
+
+def test_results_that_nobody_can_take_any_more_are_not_kept():
+    """Once the iterator is dropped, the items are run all the same, but their results go at once."""
+
+    class Large:
+        pass
+
+    made, gate = [], threading.Event()
+
+    def make(x):
+        if x == 5:
+            gate.wait(60)
+        large = Large()
+        made.append(weakref.ref(large))
+        return large
+
+    with mp.ThreadPool(2) as pool:
+        results = pool.imap(make, range(6))
+        next(results)
+        del results
+        wait_until(lambda: len(made) == 5 and not any(ref() for ref in made), "no results")
+        gate.set()
+        pool.close()
+        pool.join()
+        assert len(made) == 6
 
 
 def test_callbacks_come_before_the_result(kind):

@@ -5,9 +5,16 @@ import gc
 import itertools
 import queue
 import threading
+import types
 
+import numpy as np
 import pytest
+from faults import tally
 from helpers import fail_on, hold_at, identity, increment, meet, record, wait_for
+
+import parallelkit as pk
+from parallelkit.values import source
+from parallelkit.worker import task
 
 ONE_START_METHOD = True
 
@@ -76,6 +83,57 @@ def test_adaptive_chunks_are_bounded_too(pool, name):
     results.close()
     assert len(ahead_of) == 200_000
     assert max(ahead_of) <= ahead(BIGGEST_CHUNK)
+
+
+def in_an_array(x):
+    return np.zeros(10_000)
+
+
+def in_a_list(x):
+    return [{"a": np.zeros(10_000)}]
+
+
+def in_an_object(x):
+    return types.SimpleNamespace(a=np.zeros(10_000))
+
+
+@pytest.mark.parametrize("made", [in_an_array, in_a_list, in_an_object])
+@pytest.mark.parametrize("chunksize", [None, 20])
+@pytest.mark.parametrize("name", LAZY)
+def test_results_that_wait_are_bounded_in_bytes(monkeypatch, name, chunksize, made):
+    """Large results of threads wait up to the bound in bytes, which is told when small ones came first."""
+    monkeypatch.setattr(source, "WINDOW_BYTES", 10 * 80_000)
+    monkeypatch.setattr(source, "LARGEST_BYTES", 80_000)
+    monkeypatch.setattr(task, "LARGEST_BYTES", 80_000)
+    done, ahead_of = [], []
+
+    def work(x):
+        if x < 300:
+            return x
+        result = made(x)
+        done.append(x)
+        return result
+
+    pool = pk.Pool(2, backend="thread", chunksize=chunksize)
+    large = (result for result in getattr(pool, name)(work, range(500)) if type(result) is not int)
+    for taken, _ in enumerate(large, 1):
+        ahead_of.append(len(done) - taken)
+    assert len(ahead_of) == 200
+    assert max(ahead_of) <= 10 + 2 * WORKERS  # and what threads had begun when they learnt of it
+
+
+def test_an_item_given_back_is_run_where_large_results_wait_for_it(monkeypatch, tmp_path):
+    """The next item in order is run at once, however much there is of what comes after it."""
+    monkeypatch.setattr(source, "WINDOW_BYTES", 3 * 80_000)
+
+    def work(x):
+        if x == 0 and tally(tmp_path, "first") < 4:
+            raise OSError
+        return np.full(10_000, float(x))
+
+    with pk.Pool(2, retries=9, retry_on=OSError, retry_wait=0.01, backend="thread") as pool:
+        got = [array[0] for array in pool.imap(work, range(50))]
+    assert got == list(range(50))
 
 
 @pytest.mark.parametrize("name", LAZY)

@@ -358,9 +358,15 @@ class _Job:
     def _run(self, chunk: Chunk, rank: int) -> Done:
         stop, spare = partial(self._to_stop, rank), partial(self._spare, rank)
         if self._interpreter is None:
-            return chunk, self._task.run(chunk, rank, stop=stop, spare=spare)
-        with self._interpreter.measured(lambda: len(self._running)):
-            return chunk, self._task.run(chunk, rank, stop=stop, spare=spare)
+            reply = self._task.run(chunk, rank, stop=stop, spare=spare)
+        else:
+            with self._interpreter.measured(lambda: len(self._running)):
+                reply = self._task.run(chunk, rank, stop=stop, spare=spare)
+        if not self._source.lazy:
+            return chunk, reply
+        with self._lock:  # the consumer may pause, and other threads are to know by then
+            self._source.sizer.weigh_results(len(reply.values), reply.nbytes)
+        return chunk, reply._replace(nbytes=0)
 
     def _spare(self, rank: int) -> int:
         """Cores of the thread `rank` when some of the others will get nothing to do any more."""

@@ -63,6 +63,7 @@ class Job:
         self._over = False
         self._error: BaseException | None = None  # what ended it, after the results before it
         self.cancelled = False
+        self._left = False  # nobody takes any more
         self._source: Source | None = None
         self._futures: set[Future[Any]] = set()
 
@@ -121,6 +122,11 @@ class Job:
         for future in futures:
             future.cancel()
 
+    def leave(self) -> None:
+        """Go on, but keep no results: whoever took them has gone, maybe by way of the collector."""
+        self._left = True
+        self._due.clear()
+
     def abort(self, error: BaseException) -> None:
         """End with `error`, without waiting for the items that run."""
         self.cancel()
@@ -163,13 +169,14 @@ class Job:
     def give(self, values: Sequence[Any]) -> None:
         """Take in results in the order in which they are to be taken."""
         with self.changed:
-            self._due.extend(values)
+            if not self._left:
+                self._due.extend(values)
             self.changed.notify_all()
 
     def give_at(self, index: int, values: Sequence[Any]) -> None:
         """Take in the results of the chunk with this index."""
         with self.changed:
-            self._early[index if self._ordered else self._turn] = values
+            self._early[index if self._ordered else self._turn] = () if self._left else values
             while self._turn in self._early:
                 self._due.extend(self._early.pop(self._turn))
                 self._turn += 1

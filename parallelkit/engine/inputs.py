@@ -16,7 +16,8 @@ from typing import Any
 
 from ..place import limits
 from ..place.attributes import attribute
-from ..values.source import Chunk, Sizer, Source, Table, bytes_of
+from ..values.source import Chunk, Sizer, Source, Table
+from ..values.weight import weight
 
 __all__ = ["Inline", "Stream", "source_of"]
 
@@ -143,10 +144,10 @@ class Stream(_Drawn):
 
     def _weighed(self, row: Any, before: int, room: int) -> int:
         """How many rows there is room for, the others being likely to be as large as `row`."""
-        weight = bytes_of(row if self._arity > 1 else (row,))
-        if not weight:
+        nbytes = weight(row)
+        if not nbytes:
             return room
-        self.sizer.weigh(weight)
+        self.sizer.weigh(nbytes)
         return min(room, max(1, self._allowance() - before))
 
     def _allowance(self) -> int:

@@ -102,6 +102,9 @@ class Results:
     def __iter__(self) -> Iterator[Any]:
         return self
 
+    def __del__(self) -> None:
+        self._job.leave()
+
     def next(self, timeout: float | None = None) -> Any:
         """Return the next result; :class:`Timeout` if there is none within `timeout` seconds."""
         with self._job.changed:  # others may take as well

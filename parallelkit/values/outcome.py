@@ -82,7 +82,7 @@ class Reply(NamedTuple):
     raised: list[Raised]
     seconds: float
     final: bool
-    nbytes: int = 0  # that the items or their results take on their way, where that is known
+    nbytes: int = 0  # that the items or their results take, where that is known and not counted yet
 
 
 class Lost(NamedTuple):

@@ -14,10 +14,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-__all__ = ["LARGEST_BYTES", "Chunk", "Sizer", "Source", "Table", "bytes_of"]
+from .weight import weight
+
+__all__ = ["LARGEST_BYTES", "Chunk", "Sizer", "Source", "Table"]
 
 Wakes = Callable[[], None]
 TARGET_SECONDS = 0.015  # of work in a chunk: long beside a message (0.1 ms), short beside a wait
@@ -85,19 +87,22 @@ class Sizer:
         self._size = fixed or FIRST
         self._cost = 0.0  # seconds per item; recent and large chunks weigh more
         self._weight = 0
-        self._bytes = 0
+        self._inputs = 0  # bytes of the largest item that has been drawn
+        self._results = 0  # bytes of a result: large ones count at once, and are forgotten slowly
+        self._bytes = 0  # of the larger of both
+        self._most = largest  # items of a chunk, as far as their bytes go
 
     def observe(self, items: int, seconds: float, nbytes: int = 0) -> None:
-        """Learn from a chunk that is finished."""
+        """Learn from a chunk that is finished; its bytes are 0 where they are not news."""
         if seconds > SHORT_SECONDS * 2 * self._pace:  # they are not quick after all
             self._even = None
         recent = max(0.5, items / (items + self._weight))
         self._cost += recent * (seconds / items - self._cost) if self._weight else seconds / items
         self._weight = items
         if nbytes:
-            self.weigh(-(-nbytes // items))
+            self.weigh_results(items, nbytes)
         if self._fixed is None:
-            wish: float = self._largest
+            wish: float = self._most
             if self._cost > 0:
                 wish = min(wish, TARGET_SECONDS * self._pace / self._cost)
             self._size = max(1, min(int(wish), max(self._size, items) * GROWTH))
@@ -135,7 +140,7 @@ class Sizer:
     def size(self, remaining: int | None) -> int:
         """Items of the next chunk."""
         if self._even is not None:
-            return min(self._even, self._largest)
+            return min(self._even, self._most)
         if remaining is None or self._fixed is not None:
             return self._size
         share = -(-remaining // self._parts)
@@ -150,12 +155,22 @@ class Sizer:
         return items
 
     def weigh(self, nbytes: int) -> None:
-        """Learn how many bytes the arguments or the result of an item may have."""
-        if nbytes > self._bytes:
-            self._bytes = nbytes
-            self._largest = max(1, min(self._largest, LARGEST_BYTES // nbytes))
-            if self._fixed is None:
-                self._size = min(self._size, self._largest)
+        """Learn from an item that has been drawn how many bytes one may have."""
+        if nbytes > self._inputs:
+            self._inputs = nbytes
+            self._bound()
+
+    def weigh_results(self, items: int, nbytes: int) -> None:
+        """Learn from a chunk how many bytes results have."""
+        self._results = max(nbytes // max(1, items), self._results - self._results // 4)
+        self._bound()
+
+    def _bound(self) -> None:
+        """Let no chunk have more bytes than it should."""
+        self._bytes = max(self._inputs, self._results)
+        self._most = max(1, min(self._largest, LARGEST_BYTES // max(1, self._bytes)))
+        if self._fixed is None:
+            self._size = min(self._size, self._most)
 
 
 class Source:
@@ -201,13 +216,31 @@ class Source:
                 size = min(size, self.taken + self.sizer.window() - self.drawn)
             return self._draw(size) if size > 0 else None
 
-    def _next_again(self) -> Chunk:
-        """Return what was given back; cut, if the items turned out to be long."""
-        chunk, size = self._again.popleft(), self.sizer.size(None)
+    def _next_again(self) -> Chunk | None:
+        """Return what was given back; cut, if the items turned out to be long, or to be large."""
+        size = self.sizer.size(None)
+        if self.lazy:
+            waiting = sum(chunk.size for chunk in self._again)
+            room = self.taken + self.sizer.window() - (self.drawn - waiting)
+            if room <= 0:
+                return self._due()
+            size = min(size, room)
+        chunk = self._again.popleft()
         if chunk.size <= size:
             return chunk
         self._again.appendleft(chunk.part(size, chunk.size))
         return chunk.part(0, size)
+
+    def _due(self) -> Chunk | None:
+        """Return the item that the consumer of an ordered call waits for, if it was given back."""
+        for place, chunk in enumerate(self._again):
+            offset = self.taken - chunk.start
+            if 0 <= offset < chunk.size:
+                del self._again[place]
+                rest = [chunk.part(0, offset), chunk.part(offset + 1, chunk.size)]
+                self._again.extendleft(part for part in reversed(rest) if part.size)
+                return chunk.part(offset, offset + 1)
+        return None
 
     def put_back(self, *chunks: Chunk) -> None:
         """Give chunks back, to be taken again before anything else."""
@@ -325,14 +358,6 @@ class Source:
         raise NotImplementedError
 
 
-def bytes_of(row: Iterable[Any]) -> int:
-    """Bytes of the arrays among the arguments of an item, as far as that shows at once."""
-    try:
-        return int(sum([getattr(value, "nbytes", 0) for value in row]))
-    except Exception:  # noqa: BLE001 - it may be anything that is called so, or raise anything
-        return 0
-
-
 class Table(Source):
     """Inputs of known length that can be sliced."""
 
@@ -341,7 +366,7 @@ class Table(Source):
         self.total = self._length = length
         self._columns = columns
         if length:
-            sizer.weigh(bytes_of(column[0] for column in columns))
+            sizer.weigh(weight(tuple([column[0] for column in columns])))
 
     def _draw(self, size: int) -> Chunk | None:
         begin = self.drawn

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Self
 from .. import options
 from ..errors import formatted
 from ..place import nesting
-from ..place.attributes import attribute
 from ..place.nesting import Nesting
 from ..transport.refusals import check, refusal
 from ..values import seeds
 from ..values.outcome import Raised, Reply
 from ..values.source import LARGEST_BYTES, Chunk
+from ..values.weight import weight
 from . import context
 from .environment import LOOK
 
@@ -215,7 +215,7 @@ class Task:
         apply = _apply if len(columns) == 1 else _apply_row
         values, raised, mark = progress.values, progress.raised, progress.mark
         budget = self.budget if mark is None else FLUSH
-        begin, weight = time.perf_counter(), 0
+        begin, nbytes = time.perf_counter(), 0
         looked = begin
         # A look at the clock for each item; in a large chunk, whose items are short, for a few.
         batch = 1 if mark is not None or self.alters else max(1, size // UNCHECKED)
@@ -251,12 +251,10 @@ class Task:
                     looked = now
                     if put_back():
                         self.alters, batch = True, 1
-                if batch == 1:  # large results go one after the other
-                    nbytes = attribute(values[-1], "nbytes", 0)
-                    weight += nbytes if type(nbytes) is int else 0
-                    if weight > LARGEST_BYTES:
-                        break
-        return Reply(values, raised, time.perf_counter() - begin, True)
+                nbytes += weight(values[-1]) * (len(values) - before)
+                if nbytes > LARGEST_BYTES:  # large results go one after the other
+                    break
+        return Reply(values, raised, time.perf_counter() - begin, True, nbytes)
 
     def _callable(self, start: int) -> Callable[..., Any]:
         """What is called for each item, from that with the index `start` on."""
