@@ -249,6 +249,13 @@ def test_the_best_rows_are_shown(run):
         (("sweep", "train.py:train", "dpeth=1"), 2, "did you mean 'depth'"),
         (("sweep", "train.py:train", "depth=1", "--workers", "x"), 2, "--workers"),
         (("sweep", "train.py:train", "depth=1", "--wrkrs", "2"), 2, "--wrkrs"),
+        (
+            ("merge", "a.db", "--sotre", "x.db"),
+            2,
+            "merge: error: unknown option --sotre; did you mean --store",
+        ),
+        (("mrege", "a.db"), 2, "did you mean merge"),
+        (("--verison",), 2, "did you mean --version"),
         (("sweep", "train.py:train", "depth=1", "--workers", "0"), 2, "workers"),
         (("sweep", "train.py:train", "depth=1", "--backend", "proces"), 2, "did you mean"),
         (("sweep", "train.py:train", "rate=0.1:0.5"), 2, "step is needed"),

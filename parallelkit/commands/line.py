@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import json
 import os
 import sys
@@ -138,6 +139,7 @@ def _run(parser: argparse.ArgumentParser, given: list[str]) -> int:
 
 def _parsed(parser: argparse.ArgumentParser, given: list[str]) -> argparse.Namespace:
     """Arguments, where values may stand before, between and after options."""
+    _look(parser, given)
     options, more = parser.parse_known_args(given)
     unknown = [word for word in more if word.startswith("-") and word != "-"]
     if unknown or (more and options.command != "sweep"):
@@ -156,13 +158,36 @@ def _warned(message: Warning | str, category: type[Warning], *_: Any, **__: Any)
     print(f"{PROGRAM}: warning: {kind}{message}", file=sys.stderr)
 
 
+def _look(parser: argparse.ArgumentParser, given: list[str]) -> None:
+    """Refuse what is misspelt before argparse misses what it stands for."""
+    commands = _commands(parser)
+    name = given[0] if given else ""
+    if name not in commands:
+        known = [*commands, *_options(parser)]
+        near = difflib.get_close_matches(name, known, 1)
+        if near and name not in known:
+            parser.error(f"there is no {name!r}; did you mean {near[0]}?")
+        return
+    if name == "trace":  # behind the script's name the options are the script's
+        return
+    known = _options(commands[name])
+    for word in itertools.takewhile(lambda word: word != "--", given[1:]):
+        option = word.partition("=")[0]
+        if option.startswith("--") and not any(one.startswith(option) for one in known):
+            _refuse(parser, name, word)
+
+
+def _options(command: argparse.ArgumentParser) -> list[str]:
+    return [one for action in command._actions for one in action.option_strings]  # noqa: SLF001 - argparse has no public way to list options
+
+
 def _refuse(parser: argparse.ArgumentParser, name: str, word: str) -> NoReturn:
     """Say that a command does not know a word, how it is used, and what may have been meant."""
     command = _commands(parser)[name]
     if not word.startswith("-"):
         command.error(f"{word!r} is one argument too many")
     option = word.partition("=")[0]
-    known = [one for action in command._actions for one in action.option_strings]  # noqa: SLF001 - argparse has no public way to list options
+    known = _options(command)
     near = difflib.get_close_matches(option, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}"
     command.error(f"unknown option {option}; {hint}")
