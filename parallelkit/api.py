@@ -62,10 +62,11 @@ class Pool:
         ``progress``, ``on_error``, ``timeout``, ``retries``, ``retry_on``, ``retry_wait``,
         ``chunksize``, ``start_method``, ``initializer``, ``initargs``, ``finalizer``,
         ``devices``, ``tasks_per_worker``, ``memory_limit``,
-        ``max_nbytes``, ``temp_folder``, ``strict``, ``seed``, ``nested``, ``blas_threads``,
-        ``prefer``, ``library``, ``address``, ``upload``, ``idle``; see *Options* in the
-        documentation. What is not given, or is ``pk.UNSET``, comes from :class:`configure`, from
-        ``PARALLELKIT_*`` variables, or is its default; None is the default of each but ``idle``.
+        ``max_nbytes``, ``temp_folder``, ``strict``, ``seed``, ``same_each_call``, ``nested``,
+        ``blas_threads``, ``prefer``, ``library``, ``address``, ``upload``, ``idle``; see *Options*
+        in the documentation. What is not given, or is ``pk.UNSET``, comes from
+        :class:`configure`, from ``PARALLELKIT_*`` variables, or is its default; None is the
+        default of each but ``idle``.
 
     Raises
     ------
@@ -139,9 +140,8 @@ class Pool:
         """
         from .blocks import blocks_with
 
-        self._options()  # or the pool is closed
         how = (axis, blocks, outer, out)
-        return blocks_with(self._resolve.own, self._watch, func, arrays, how, frozen)
+        return blocks_with(self._options(), self._watch, func, arrays, how, frozen)
 
     def starmap(
         self,
@@ -236,7 +236,7 @@ class Pool:
         """
         if not callable(func):
             raise TypeError(f"the function must be callable, not {func!r}")
-        self._options()  # or the pool is closed
+        self._check_open()
         if kwargs:
             _check_mistaken(kwargs, func)
         return self._desk.here().put(func, args, kwargs)
@@ -300,9 +300,13 @@ class Pool:
             source.abort(self._ended)
 
     def _options(self) -> Options:
+        """Return the options for one call."""
+        self._check_open()
+        return self._resolve.of_call()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ValueError("the pool is closed; make a new one, its workers are kept warm")
-        return self._resolve()
 
 
 _warned: set[tuple[str | None, str, str]] = set()  # functions with **kwargs, and a keyword

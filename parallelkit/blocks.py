@@ -27,7 +27,7 @@ from .backends import TABLE
 from .engine.plan import plan
 from .engine.run import stream
 from .frames import is_frame, map_frames, refuse_others
-from .options import Resolver
+from .options import Options, Resolver
 from .place.nesting import nesting
 from .transport.shared import is_shared, new_array, ready_to_write, writes_through
 from .values.call import Call
@@ -137,11 +137,15 @@ def map_blocks(
     >>> pk.map_blocks(np.sum, y, blocks=2)
     array([1., 5.])
     """
-    return blocks_with({}, lambda _: None, func, arrays, (axis, blocks, outer, out), frozen)
+    how = (axis, blocks, outer, out)
+    return blocks_with(_default.of_call(), lambda _: None, func, arrays, how, frozen)
+
+
+_default = Resolver({})
 
 
 def blocks_with(
-    own: Mapping[str, Any],
+    options: Options,
     watch: Callable[[Any], object],
     func: Callable[..., Any],
     arrays: Sequence[Any],
@@ -152,7 +156,7 @@ def blocks_with(
     axis, blocks, outer, out = how
     for array in arrays:
         refuse_others(array)
-    options = Resolver(own)().but(chunksize=1, on_error="raise")
+    options = options.but(chunksize=1, on_error="raise")
     takes = takes_rng(func, len(arrays), frozenset(frozen))
     if options.seed is not None and blocks is None and not outer:
         blocks = SEEDED_BLOCKS  # streams belong to blocks, which must not depend on the workers

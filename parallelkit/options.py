@@ -11,6 +11,7 @@ check, the text that a variable of the environment may have, and its layer.
 from __future__ import annotations
 
 import enum
+import itertools
 import logging
 import operator
 import os
@@ -29,11 +30,13 @@ from .place.sizes import in_bytes
 
 __all__ = [
     "UNSET",
+    "NumberedSeed",
     "Options",
     "Resolver",
     "Unset",
     "configure",
     "configured",
+    "drawn_from",
     "inherit",
     "resources",
 ]
@@ -98,6 +101,7 @@ _DEFAULTS: dict[str, Any] = {
     "temp_folder": None,
     "blas_threads": None,
     "seed": None,
+    "same_each_call": False,
     "nested": "thread",
     "strict": True,
     "prefer": None,
@@ -139,6 +143,7 @@ class Options(Frozen):
     temp_folder: str | None
     blas_threads: int | None
     seed: Any
+    same_each_call: bool
     nested: str
     strict: bool
     prefer: str | None
@@ -187,6 +192,7 @@ class Options(Frozen):
             object.__setattr__(self, "blas_threads", min(self.blas_threads, MOST_THREADS))
         _seconds("timeout", self.timeout)
         _seconds("idle", self.idle)
+        _flag("same_each_call", self.same_each_call)
         # numpy's SeedSequence, Generator and RandomState
         if not any(hasattr(self.seed, n) for n in ("spawn_key", "bit_generator", "randint")):
             _whole("seed", self.seed, least=0, none=True)
@@ -285,6 +291,46 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+# --- the seed of a call ----------------------------------------------------------------------
+
+
+class NumberedSeed(NamedTuple):
+    """The seed of a call that is not the first with it; see `values.seeds.root`."""
+
+    seed: Any
+    number: int
+    spawn_key: tuple[int, ...] = ()  # by which a seed is told that is no number
+
+
+def drawn_from(seed: Any) -> int | None:
+    """Draw a seed from a generator of numpy; None if it is none."""
+    if hasattr(seed, "bit_generator"):
+        return int(seed.integers(1 << 63))
+    return int(seed.randint(1 << 31)) if hasattr(seed, "randint") else None  # a RandomState
+
+
+class _Calls:
+    """Numbers the calls that draw from one seed, in the order in which they are made.
+
+    Items run in no fixed order: there each item counts for itself.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def number(self) -> int:
+        """Return the number of the next one."""
+        if nesting.nesting_level() == 0:
+            return next(self._numbers)
+        seen = _in_item.get()
+        number = seen.get(self, 0)
+        _in_item.set({**seen, self: number + 1})
+        return number
+
+
+_in_item: ContextVar[Mapping[_Calls, int]] = ContextVar("parallelkit_calls", default={})  # noqa: B039 - never changed
+
+
 # --- configure -------------------------------------------------------------------------------
 
 
@@ -294,9 +340,17 @@ class _Layer(NamedTuple):
     options: dict[str, Any]
     around: _Layer | None
     ended: list[bool]  # not empty where the block was left in another context than this one
+    calls: _Calls | None = None  # with the seed that holds in it
 
 
-_process: list[dict[str, Any]] = []  # what plain calls set, the last one last
+class _Set(dict[str, Any]):
+    """What one plain call set."""
+
+    calls: _Calls  # with its seed
+
+
+_process: list[_Set] = []  # what plain calls set, the last one last
+_of_environment = _Calls()  # with the seed that the environment gives
 _version = object()  # another one whenever that changes
 _with_main: list[_Layer] = []  # blocks of the main thread, which hold for all threads
 _with_here: ContextVar[_Layer | None] = ContextVar("parallelkit_options", default=None)
@@ -343,6 +397,8 @@ class Resolver:
         self._own = given(own)
         Options(**self._own)
         self._known: tuple[tuple[object, ...], Options | None] = (), None
+        self._calls = _Calls()
+        self._drawn: tuple[object, int] = None, 0  # for all calls: from which generator, and what
 
     @property
     def own(self) -> dict[str, Any]:
@@ -358,6 +414,24 @@ class Resolver:
             options = self._resolved()
             self._known = key, options
         return options
+
+    def of_call(self) -> Options:
+        """Return the options for one call; with a seed it has random streams of its own."""
+        options = self()
+        if options.seed is None:
+            return options
+        seed, drawn = options.seed, None
+        if options.same_each_call and self._drawn[0] is seed:
+            drawn = self._drawn[1]
+        else:
+            drawn = drawn_from(seed)
+        if drawn is not None:
+            self._drawn = seed, drawn
+            return options.but(seed=drawn)
+        number = 0
+        if not options.same_each_call:
+            number = (self._calls if "seed" in self._own else _calls_outside()).number()
+        return options.but(seed=NumberedSeed(seed, number)) if number else options
 
     def _resolved(self) -> Options:
         own, outside = self._own, configured()
@@ -382,6 +456,14 @@ class Resolver:
             below["nested"] = options.nested
         object.__setattr__(options, "below", below)
         return options
+
+
+def _calls_outside() -> _Calls:
+    """Calls with the seed that is configured around the caller."""
+    layer = _layer()
+    if layer is not None and layer.calls is not None:
+        return layer.calls
+    return next((o.calls for o in reversed(_process) if "seed" in o), _of_environment)
 
 
 def inherit(options: Mapping[str, Any]) -> None:
@@ -436,6 +518,7 @@ if TYPE_CHECKING:
 
         on_error: Literal["raise", "return", "skip"] | Unset | None
         seed: Any
+        same_each_call: bool | Unset | None
 
     class AllOptions(PoolOptions, total=False):
         """All options of a pool, to type checkers."""
@@ -482,7 +565,8 @@ class configure:  # noqa: N801 - reads as the function that it is used as
     """
 
     def __init__(self, **options: Unpack[AllOptions]) -> None:
-        self._options = given(options)
+        self._options = _Set(given(options))
+        self._options.calls = _Calls()
         Options(**self._options)
         self._entered: list[tuple[_Layer, Token[_Layer | None]]] = []
         # One that is hidden altogether need not be kept.
@@ -497,7 +581,10 @@ class configure:  # noqa: N801 - reads as the function that it is used as
         outside = _NOTHING if around is None else around.options
         if self._options.get("library"):
             outside = resources(outside)
-        layer = _Layer({**outside, **self._options}, around, [])
+        calls = None if around is None else around.calls
+        if "seed" in self._options:
+            calls = _Calls()
+        layer = _Layer({**outside, **self._options}, around, [], calls)
         if threading.current_thread() is threading.main_thread() and not _in_event_loop():
             _with_main.append(layer)
         self._entered.append((layer, _with_here.set(layer)))
@@ -527,7 +614,7 @@ def _in_event_loop() -> bool:
     return running is not None and running() is not None
 
 
-def _set_process(layers: list[dict[str, Any]]) -> None:
+def _set_process(layers: list[_Set]) -> None:
     global _process, _version
     _process = layers
     _version = object()

@@ -61,13 +61,70 @@ def test_streams_do_not_depend_on_workers_chunks_or_the_way_of_the_call(pool):
     """Item i has its stream in any chunk, in any order, in a list or an iterator."""
     expected = serially(draw_rng, 40)
     for options in ({"workers": 1}, {"workers": 3, "chunksize": 7}, {"chunksize": 1}):
-        one = pool(seed=7, **options)
+        one = pool(seed=7, same_each_call=True, **options)
         assert one.map(draw_rng, range(40)) == expected
         assert list(one.imap(draw_rng, iter(range(40)))) == expected
         assert sorted(one.uimap(draw_rng, range(40))) == expected
         assert one.starmap(draw_rng, [(x,) for x in range(40)]) == expected
         assert one.starmap(draw_rng, [{"x": x} for x in range(40)]) == expected
         assert one.run(pk.delayed(draw_rng)(x) for x in range(40)) == expected
+
+
+def calls_of(own):
+    """Three calls, in three of the ways, one of them empty."""
+    return [own.map(draw_rng, range(3)), own.map(draw_rng, []), list(own.imap(draw_rng, range(3)))]
+
+
+def test_calls_differ_in_a_fixed_order(pool):
+    """Two calls of one pool are not correlated; a new pool, on any backend, begins anew."""
+    calls = calls_of(pool(seed=7))
+    assert len({value for call in calls for _, value in call}) == 6
+    with pk.Pool(backend="serial", seed=7) as alone:
+        assert calls == calls_of(alone)
+        assert alone.submit(draw_rng, 0).result() not in calls[0]
+
+
+SEEDS = [7, np.random.SeedSequence(7, spawn_key=(3,)), np.random.default_rng, np.random.RandomState]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_calls_differ_whatever_the_seed(seed):
+    """Unless the pool is told otherwise; a generator is then drawn from once."""
+    for same in (False, True):
+        pools = [
+            pk.Pool(backend="serial", seed=seed(7) if callable(seed) else seed, same_each_call=same)
+            for _ in range(2)
+        ]
+        one, other = map(calls_of, pools)
+        assert one == other
+        assert (one[0] == one[2]) is same
+
+
+def test_further_calls_stand_apart_from_the_first():
+    """Their streams are numpy's, and neither those of the items of another call nor of their children."""
+    own = pk.Pool(backend="serial", seed=7)
+    values = [value for _ in range(2) for row in own.map(spawning, range(3)) for value in row]
+    assert len(set(values)) == len(values)
+    expected = np.random.default_rng(
+        np.random.SeedSequence(7, spawn_key=((1 << 31) + 2, 1))
+    ).random()
+    assert own.map(draw_rng, range(2))[1] == (1, expected)
+
+
+def twice(x, own=None):
+    """Two calls of a pool, of one that the item makes where it is given none."""
+    own = own or pk.Pool(backend="serial", seed=x)
+    return own.map(draw_rng, range(2)), own.map(draw_rng, range(2))
+
+
+def test_in_items_each_counts_its_calls(pool):
+    """Nothing depends on which items have run before, whoever has made the pool."""
+    mine = pk.Pool(backend="serial", seed=7)
+    fresh, given = list(map(twice, range(20))), twice(7)
+    assert given[0] != given[1]
+    own = pool(chunksize=1)
+    assert own.map(twice, range(20)) == fresh
+    assert own.map(twice, range(20), own=mine) == [given] * 20
 
 
 def test_submitted_calls_are_numbered(pool):
@@ -148,9 +205,12 @@ def test_the_callers_generators_are_left_alone(pool):
 
 def test_configured_seeds_hold_at_their_own_level():
     """``configure(seed=)`` seeds the calls of its block; calls inside them follow from it."""
-    with pk.configure(seed=7, backend="thread", workers=2):
-        one, other = pk.map(nested, range(3)), pk.map(nested, range(3))
-    assert one == other == serially(nested, 3)
+    block = pk.configure(seed=7, backend="thread", workers=2)
+    with block:
+        one = pk.map(nested, range(3))
+        assert pk.map(nested, range(3)) != one
+    with block:
+        assert one == pk.map(nested, range(3)) == serially(nested, 3)
     inner = [value for row in one for _, value in row[2]]
     assert len(set(inner)) == len(inner)
 

@@ -31,7 +31,7 @@ from ..engine.failures import Failures
 from ..engine.plan import plan
 from ..engine.run import run_source
 from ..errors import ParallelError
-from ..options import Options
+from ..options import Options, Resolver
 from ..place import recording
 from ..place.nesting import nesting, nesting_level, process_cores
 from ..place.sigint import Shield
@@ -60,7 +60,7 @@ class Desk:
 
     Parameters
     ----------
-    resolve : callable
+    resolve : Resolver
         Gives the options of the pool as they are now.
     translate : callable, optional
         Turns an error into the one that futures get.
@@ -70,7 +70,7 @@ class Desk:
 
     def __init__(
         self,
-        resolve: Callable[[], Options],
+        resolve: Resolver,
         translate: Translate = as_it_is,
         opened: Callable[[Submissions], object] | None = None,
     ) -> None:
@@ -95,7 +95,7 @@ class Desk:
             key = level, recording.targets() if recording.on else ()
             stream = self._streams.get(key)
             if stream is None or not stream.alive:
-                stream = self._streams[key] = Submissions(self._resolve(), self._translate)
+                stream = self._streams[key] = Submissions(self._resolve.of_call(), self._translate)
                 weakref.finalize(self, stream.close_soon)
                 if self._opened is not None:
                     self._opened(stream)

@@ -218,6 +218,7 @@ class AsyncPool:
             if not columns:  # iterators that gave nothing
                 return list
             call = Call(func, tuple(columns), {})
+            options = options.but(seed=self._resolve.of_call().seed)
             return lambda: _values(engine.gather(call, options, self._begun))
         shortest = min(map(len, columns), default=0)
         size = chunksize or max(1, -(-shortest // (4 * planned.workers)))
@@ -241,7 +242,7 @@ class AsyncPool:
     ) -> Results:
         """Begin to map `func` over `inputs`, which are drawn at the pace of the workers."""
         self._check_running()
-        options = self._resolve().but(chunksize=chunksize)
+        options = self._resolve.of_call().but(chunksize=chunksize)
         job = start(func, inputs, options, self._desk, ordered=ordered)
         with self._lock:
             self._jobs.add(job)

@@ -186,7 +186,8 @@ class PoolExecutor(Executor):
             return iter(())
         with self._lock:
             self._check()
-        options, translate = options.but(chunksize=chunksize), self._health.translate
+        options = self._resolve.of_call().but(chunksize=chunksize)
+        translate = self._health.translate
         job = start(fn, columns, options, self._desk, ordered=True, translate=translate)
         self._jobs.add(job)
         _open.add(job)

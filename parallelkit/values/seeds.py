@@ -26,6 +26,7 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from ..options import NumberedSeed, drawn_from
 from ..place.attributes import attribute
 from ..place.importing import whole
 from ..place.records import NamedTuple
@@ -48,7 +49,8 @@ __all__ = [
     "takes_rng",
 ]
 
-# Nested calls are numbered from here, so that they do not meet what an item spawns by itself.
+# Nested calls are numbered from here, so that they do not meet what an item spawns by itself; and
+# so are further calls with one seed, so that they do not meet the items of the first.
 _CALLS = 1 << 31
 
 
@@ -81,12 +83,14 @@ _here: ContextVar[_Here | None] = ContextVar("parallelkit_seed", default=None)
 def root(seed: Any) -> Seed:
     """Place of a call that was given `seed`: a whole number, a SeedSequence, or a generator.
 
-    A generator of numpy is drawn from, so that each call gets streams of its own.
+    A generator of numpy is drawn from, so that each call gets streams of its own; of the others,
+    further calls stand below the first.
     """
-    if hasattr(seed, "bit_generator"):
-        return Seed(int(seed.integers(1 << 63)))
-    if hasattr(seed, "randint"):  # a RandomState
-        return Seed(int(seed.randint(1 << 31)))
+    if isinstance(seed, NumberedSeed):
+        return root(seed.seed).child(_CALLS + seed.number)
+    drawn = drawn_from(seed)
+    if drawn is not None:
+        return Seed(drawn)
     if hasattr(seed, "spawn_key"):
         entropy = seed.entropy
         try:
