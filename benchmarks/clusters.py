@@ -7,7 +7,6 @@ and 1 000 slots that sleep: where one caller ends, beyond the machines that are 
 import contextlib
 import functools
 import os
-import resource
 import signal
 import statistics
 import sys
@@ -20,14 +19,15 @@ from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 import parallelkit as pk
 from parallelkit.backends import executors
 from parallelkit.transport import pickling
 from parallelkit.worker.parcel import Parcel
 
-TINY, NAPS, LARGE = 2_000, 200, 25_000_000
-REPEATS = 3
+TINY, MANY, NAPS, LARGE = 2_000, 100_000, 200, 25_000_000
+REPEATS = 5
 
 
 def tiny(x):
@@ -51,10 +51,10 @@ def once_killed(x, folder):
     return x
 
 
-def seconds(expected, *calls):
+def seconds(expected, *calls, repeats=REPEATS):
     """Median of a few runs of each call, which take turns: the load of the machine is the same for all."""
     found = [[] for _ in calls]
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         for call, times in zip(calls, found, strict=True):
             begin = time.perf_counter()
             assert call() == expected
@@ -92,6 +92,9 @@ def dask():
             {
                 "map": lambda f, xs: client.gather(client.map(f, xs, pure=False)),
                 "frozen": frozen,
+                "killed": lambda f, xs, folder: client.gather(
+                    client.map(f, xs, folder=folder, pure=False)
+                ),
             },
         )
 
@@ -108,7 +111,11 @@ def ray():
         there, task = ray.put(t), ray.remote(f)
         return ray.get([task.remote(x, there) for x in xs])
 
-    native = {"map": pool.map, "frozen": frozen}
+    def killed(f, xs, folder):
+        task = ray.remote(f)
+        return ray.get([task.remote(x, folder) for x in xs])
+
+    native = {"map": pool.map, "frozen": frozen, "killed": killed}
 
     class Lazy(dict):
         """Its pool holds both CPUs with actors: it ends before ours begins."""
@@ -122,54 +129,111 @@ def ray():
         ray.shutdown()
 
 
-def compare(name, engine):
-    xs = list(range(TINY))
-    naps = list(range(NAPS))
-    table = np.arange(LARGE, dtype=float)
-    few = list(range(10))
+def measured(name, engine):
+    """Rows of one engine: what was done, ours, and the engine's own way, as text."""
     with engine() as (backend, native):
         pool = pk.Pool(backend=backend)
-        done, floats = [x + 1 for x in xs], [float(x) for x in few]
-        native["map"](tiny, xs[:10])
-        tiny_calls = [lambda: pool.map(tiny, xs), lambda: native["map"](tiny, xs)]
-        nap_calls = [lambda: pool.map(nap, naps), lambda: native["map"](nap, naps)]
-        if hasattr(native, "end"):  # it has the CPUs until it ends
-            [their_tiny], [their_nap] = seconds(done, tiny_calls[1]), seconds(naps, nap_calls[1])
-            native.end()
-            pool.map(tiny, xs)
-            [our_tiny], [our_nap] = seconds(done, tiny_calls[0]), seconds(naps, nap_calls[0])
-        else:
-            pool.map(tiny, xs)
-            # Not in turns: thousands of theirs are still being given up while the next one runs.
-            [our_tiny], [their_tiny] = [seconds(done, call) for call in tiny_calls]
-            our_nap, their_nap = seconds(naps, *nap_calls)
-        rows = {
-            "a tiny item, us": (our_tiny / TINY * 1e6, their_tiny / TINY * 1e6),
-            f"{NAPS} items of 10 ms on two workers, s": (our_nap, their_nap),
-            "a frozen array of 200 MB, 10 items, s": seconds(
-                floats,
-                lambda: pool.map(entry, few, table=table),
-                lambda: native["frozen"](entry, few, table),
-            ),
-        }
-        if name != "executor":
-            with tempfile.TemporaryDirectory() as folder:
-                begin = time.perf_counter()
-                assert pool.map(once_killed, range(100), folder=folder) == list(range(100))
-                rows["100 items, a worker killed in the middle, s"] = (
-                    time.perf_counter() - begin,
-                    float("nan"),
-                )
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        begin = time.perf_counter()
-        assert sum(pool.imap(tiny, range(100_000))) == sum(range(100_001))
-        taken = time.perf_counter() - begin
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        rows["100 000 items by imap, s; caller's memory grew by MB"] = (taken, more)
+        rows = maps(name, pool, native) | frozen(pool, native) | lazy(pool)
+        rows["killed"] = ["-", "-"] if name == "executor" else killed(pool, native)
         pk.shutdown()
-    print(f"\n{name}: ours, theirs (the last row: seconds, MB)")
-    for what, (mine, other) in rows.items():
-        print(f"  {what:55s} {mine:10.3f} {other:10.3f}")
+    return rows
+
+
+def maps(name, pool, native):
+    calls = {
+        "tiny": (tiny, range(TINY), 1e6 / TINY),
+        "many": (tiny, range(MANY), 1e6 / MANY),
+        "naps": (nap, range(NAPS), 1),
+    }
+    expected = {
+        what: list(map(f, xs)) if f is tiny else list(xs) for what, (f, xs, _) in calls.items()
+    }
+    ours = {what: functools.partial(pool.map, f, xs) for what, (f, xs, _) in calls.items()}
+    theirs = {what: functools.partial(native["map"], f, xs) for what, (f, xs, _) in calls.items()}
+    found = {}
+    native["map"](tiny, range(10))
+    if hasattr(native, "end"):  # it has the CPUs until it ends
+        before = {what: seconds(expected[what], theirs[what]) for what in calls}
+        native.end()
+        pool.map(tiny, range(10))
+        found = {what: seconds(expected[what], ours[what]) + before[what] for what in calls}
+    else:
+        pool.map(tiny, range(10))
+        found["naps"] = seconds(expected["naps"], ours["naps"], theirs["naps"])
+        # Not in turns: thousands of theirs are still being given up while ours run.
+        for what in ("tiny", "many"):
+            found[what] = seconds(expected[what], ours[what])
+        found["tiny"] += seconds(expected["tiny"], theirs["tiny"])
+        if name != "dask":  # where it takes minutes
+            found["many"] += seconds(expected["many"], theirs["many"], repeats=1)
+    return {
+        what: [*(number(x * calls[what][2]) for x in times), "-"][:2]
+        for what, times in found.items()
+    }
+
+
+def frozen(pool, native):
+    table = np.arange(LARGE, dtype=float)
+    few = range(10)
+    ours = functools.partial(pool.map, entry, few, table=table)
+    theirs = functools.partial(native["frozen"], entry, few, table)
+    return {
+        "frozen": [number(x) for x in seconds([float(x) for x in few], ours, theirs, repeats=3)]
+    }
+
+
+def killed(pool, native):
+    times = []
+    for call in (pool.map, native["killed"]):
+        with tempfile.TemporaryDirectory() as folder:
+            begin = time.perf_counter()
+            assert list(call(once_killed, range(100), folder=folder)) == list(range(100))
+            times.append(number(time.perf_counter() - begin))
+    return times
+
+
+def lazy(pool):
+    before, most, begin = memory(), 0, time.perf_counter()
+    for i, value in enumerate(pool.imap(tiny, range(MANY))):
+        assert value == i + 1
+        if i % (MANY // 20) == 0:
+            most = max(most, memory())
+    taken = time.perf_counter() - begin
+    return {"lazy": [number(taken), "-"], "memory": [f"{max(0, most - before):.0f}", "-"]}
+
+
+def number(x):
+    """Two digits, or all before the point."""
+    return f"{x:,.0f}".replace(",", " ") if x >= 10 else f"{x:.2g}"
+
+
+def memory():
+    """MB of this process and of the engine's schedulers: all that has not to do with an item."""
+    me = psutil.Process()
+    others = [p for p in me.children(recursive=True) if p.name() in ("gcs_server", "raylet")]
+    return sum(p.memory_full_info().uss for p in (me, *others)) / 2**20
+
+
+WHAT = {
+    "tiny": "a tiny item of 2 000, µs",
+    "many": "a tiny item of 100 000, µs",
+    "naps": f"{NAPS} items of 10 ms on two workers, s",
+    "frozen": "a frozen array of 200 MB, 10 items, s",
+    "killed": "100 items of 5 ms, a worker killed in the middle, s",
+    "lazy": "100 000 items by `imap`, s",
+    "memory": "meanwhile caller and scheduler grew by, MB",
+}
+
+
+def compare(engines):
+    """Print a table: each engine, ours and theirs."""
+    load = os.getloadavg()[0]
+    columns = [measured(name, engine) for name, engine in engines.items()]
+    print(f"\nload before: {load:.0f}, after: {os.getloadavg()[0]:.0f}\n")
+    print("| |", " | ".join(f"{name}: parallelkit | its own" for name in engines), "|")
+    print("|---|" + "---:|" * 2 * len(engines))
+    for what, told in WHAT.items():
+        print("|", told, "|", " | ".join(cell for rows in columns for cell in rows[what]), "|")
 
 
 # ---- a dispatcher alone -------------------------------------------------------------------------
@@ -267,11 +331,11 @@ def simulated():
 
 def main(names):
     engines = {"executor": executor, "dask": dask, "ray": ray}
-    for name in names or [*engines, "simulated"]:
-        if name == "simulated":
-            simulated()
-        else:
-            compare(name, engines[name])
+    chosen = {name: engines[name] for name in names or engines if name in engines}
+    if chosen:
+        compare(chosen)
+    if not names or "simulated" in names:
+        simulated()
 
 
 if __name__ == "__main__":

@@ -334,3 +334,17 @@ def test_workers_let_go_of_what_is_large(executor, folder, fails):
     found = pool.map(use, [1, 2, 0 if fails else 3, 4], thing=Telling(folder))
     gone = {f"gone {one[1]}" for one in found if not isinstance(one, pk.Failure)}
     wait_until(lambda: gone <= set(os.listdir(folder)), f"{gone}")
+
+
+def train(skill):
+    for epoch in range(1, 10):
+        pk.report(skill * epoch, epoch)
+    return skill * epoch
+
+
+def test_a_sweep_with_a_pruner():
+    """Points take the pruner along, and what had been reported when they were sent; the second goes early."""
+    sweep = pk.Sweep(pruner=pk.Halving(minimum=1, factor=3), backend=InPlace(), workers=1)
+    table = sweep.run(train, pk.grid(skill=[5, 4, 1, 6]))
+    assert table["status"] == ["ok", "ok", "pruned", "ok"]
+    assert [len(curve["values"]) for curve in table.curves()] == [9, 9, 1, 9]

@@ -18,7 +18,7 @@ from .futures import FuturesPool
 
 __all__ = ["ExecutorCluster", "pool_for", "prepare", "reach"]
 
-NEAR = 1.0  # how much longer a message takes than to a process of ours, where that counts
+NEAR = 3.0  # how much longer a message takes than to a process of ours
 FAR = 10.0
 
 

@@ -10,6 +10,7 @@ import atexit
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
@@ -25,6 +26,7 @@ from .futures import FuturesPool
 __all__ = ["RayCluster", "pool_for", "prepare", "reach", "shutdown"]
 
 ENDING = 3.0  # seconds for what was cancelled to end
+LOOK = 0.9  # seconds between questions how many CPUs there are
 PACE = 10.0  # how much longer a message takes than to a process of ours
 
 
@@ -43,11 +45,17 @@ class RayCluster:
         self._ray = ray
 
     def slots(self) -> int:
-        """CPUs of all nodes."""
-        try:
-            return int(self._ray.cluster_resources().get("CPU", 0))
-        except Exception as error:
-            raise self._lost(error) from error
+        """CPUs of all nodes, as they were within the last second: to ask takes a millisecond."""
+        global _seen
+        now = time.monotonic()
+        when, number = _seen
+        if now - when > LOOK:
+            try:
+                number = int(self._ray.cluster_resources().get("CPU", 0))
+            except Exception as error:
+                raise self._lost(error) from error
+            _seen = now, number
+        return number
 
     def put(self, parcel: Parcel) -> Any:
         """Put into the object store."""
@@ -108,6 +116,7 @@ class RayCluster:
         return ParallelError(f"Ray has been shut down or was lost, with what ran there{told}")
 
 
+_seen = float("-inf"), 0  # when CPUs were counted, and how many there were
 _under_way: dict[Any, Any] = {}  # futures, and the references that they wait for
 _tasks: dict[Callable[..., Any], Any] = {}
 _lock = threading.RLock()
@@ -131,10 +140,11 @@ def _ray() -> Any:
 
 def _initialised(options: Options) -> Any:
     """Ray, connected to the address, or as it is, or begun on this machine."""
-    global _ours, _folder
+    global _ours, _folder, _seen
     ray = _ray()
     with _lock:
         if not ray.is_initialized():
+            _seen = float("-inf"), 0
             # An address that is not given is looked up as Ray does.
             address = options.address or os.environ.get("RAY_ADDRESS")
             try:

@@ -13,6 +13,7 @@ from ..errors import Pruned
 from ..place.nesting import in_worker_process
 from ..values.seeds import Seed, kept, run
 from ..worker.task import format_error
+from .pruning import Judge
 from .report import Asking, Curve, Reporter
 
 __all__ = ["Item", "Measured", "Problem", "Ran", "called", "described"]
@@ -47,6 +48,7 @@ class Item(NamedTuple):
     params: dict[str, Any]
     seed: int | None
     place: int
+    judge: Judge | None = None  # where it cannot ask
 
     def __repr__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.params.items())
@@ -90,7 +92,7 @@ class Measured:
         if self._together or os.getpid() == self._home:
             item = item._replace(params=_own(item.params))
         value, problem = None, None
-        reporter = Reporter(item.place, self._asking)
+        reporter = Reporter(item.place, self._asking, item.judge)
         started, begin = time.time(), time.perf_counter()
         try:
             with reporter:

@@ -10,12 +10,13 @@ import bisect
 import math
 import statistics
 import threading
+from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .report import Curve
 
-__all__ = ["Halving", "History", "Median", "Pruner", "Report"]
+__all__ = ["Halving", "History", "Judge", "Median", "Pruner", "Report"]
 
 
 class Report(NamedTuple):
@@ -227,6 +228,13 @@ class History:
             told = Report(params, repeat, step, value, curve, low, high, reached)
             return bool(self._pruner(told))
 
+    def known(self, other_than: Any) -> tuple[Pruner, list[tuple[array[float], array[float]]]]:
+        """The pruner, and steps and values of all points but one, in little room."""
+        with self._lock:
+            curves = [curve for point, curve in self._curves.items() if point != other_than]
+        columns = [zip(*curve, strict=True) for curve in curves if curve]
+        return self._pruner, [(array("d", steps), array("d", values)) for steps, values in columns]
+
     def _values(self, step: float) -> dict[Any, float]:
         """What each point reported when it first came as far as `step`."""
         with self._lock:
@@ -241,6 +249,41 @@ class History:
         at = bisect.bisect_left(curve, step, key=lambda pair: pair[0])
         if at < len(curve):
             self._at[step][point] = curve[at][1]
+
+
+class Judge:
+    """A pruner on its way to a point that cannot ask: it knows what had been reported when it left.
+
+    Parameters
+    ----------
+    history : History
+    point : object
+        By which the history knows it.
+    params : dict
+    repeat : int
+    """
+
+    def __init__(
+        self, history: History, point: Any, params: Mapping[str, Any], repeat: int
+    ) -> None:
+        self._history = history
+        self._told = point, params, repeat
+
+    def __call__(self, step: float, value: float) -> bool:
+        """Whether the point is to be given up."""
+        return self._history.gives_up(*self._told, step, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _judge, (*self._history.known(self._told[0]), *self._told)
+
+
+def _judge(
+    pruner: Pruner, known: list[tuple[array[float], array[float]]], point: Any, *told: Any
+) -> Judge:
+    history = History(pruner)
+    for other, (steps, values) in enumerate(known):
+        history.set(("other", other), list(zip(steps, values, strict=True)))
+    return Judge(history, point, *told)
 
 
 def _ranked(value: float, sign: int) -> float:

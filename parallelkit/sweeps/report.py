@@ -7,6 +7,7 @@
           └─► where there is a pruner:  (index, run, step, value) ─► Run.heard ─► the pruner
     report ◄─ a place in shared memory ◄────────────────────────── what it has given up
 
+Items beyond this machine have the pruner with them, and what others had reported by then.
 Items in threads ask the sweep itself, and know at once, also that it is over. In a worker `report`
 does not wait for an answer, which is found by the next one. What an item leaves in shared memory is
 the number of its run, which is another one at each attempt: an answer that comes late is nobody's.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -89,13 +91,21 @@ class Reporter:
         Of the item in its sweep.
     asking : Asking, optional
         Without it there is nobody to ask.
+    judge : callable, optional
+        What says whether to go on, where it came along.
     """
 
-    def __init__(self, index: int, asking: Asking | None) -> None:
+    def __init__(
+        self,
+        index: int,
+        asking: Asking | None,
+        judge: Callable[[float, float], bool] | None = None,
+    ) -> None:
         self.curve: Curve = []
         self.pruned = False
         self._index = index
         self._asking = asking
+        self._judge = judge
         self._run = int.from_bytes(os.urandom(8), "little") | 1  # not 0, which is nobody's
 
     def __enter__(self) -> Self:
@@ -109,11 +119,16 @@ class Reporter:
         """Keep a step; raise if it was the last one."""
         step, value = self._checked(step, value)
         self.curve.append((step, value))
-        if self._asking is not None and self._given_up(self._asking, step, value):
+        if self._given_up(step, value):
             self.pruned = True
             raise Pruned(f"given up at step {step}, with {value}")
 
-    def _given_up(self, asking: Asking, step: float, value: float) -> bool:
+    def _given_up(self, step: float, value: float) -> bool:
+        if self._judge is not None:
+            return self._judge(step, value)
+        asking = self._asking
+        if asking is None:
+            return False
         heard = output.listener(asking.number)
         if heard is not None:
             return bool(heard(self._index, self._run, step, value))

@@ -38,7 +38,7 @@ from .canonical import canonical
 from .grid import Point
 from .identity import key_of, seed_of
 from .point import Item, Measured, Problem, Ran, described
-from .pruning import History, Pruner
+from .pruning import History, Judge, Pruner
 from .records import Record
 from .report import PLACES, Asking
 from .store import Store
@@ -102,6 +102,7 @@ class Run:
         self._asking: Asking | None = None
         self._again, self._digests = again, digests
         self._sent: dict[int, _Sent] = {}
+        self._far = False  # whether points run where they cannot ask
         self._ended = False
         self._seen: set[bytes] = set()
         self._stored: deque[tuple[bytes, int]] = deque()  # seen in the store, and to be told of
@@ -156,11 +157,12 @@ class Run:
         options, backend = _for_engine(options, takes_rng(func, 0, names))
         kind = TABLE[backend]
         self.in_threads = kind.shares_memory and not kind.inline
-        if self._history is not None or self.in_threads:
+        self._far = kind.elsewhere and not kind.shares_memory
+        if (self._history is not None and not self._far) or self.in_threads:
             self._asking = self._listen(backend, stack)
         passing = (Exception,) if self._raising else options.retry_on
         measured = Measured(func, passing, kind.alone, options.chunksize != 1, self._asking)
-        call = Call(measured, (chain([first], feed),), frozen)
+        call = Call(measured, (chain([self._judged(first)], feed),), frozen)
         parts = engine.stream(call, options, _nobody, ordered=False, whole=True)
         stack.callback(parts.close)
         return self._settled(parts)
@@ -242,7 +244,14 @@ class Run:
                 item = Item(point, seed, index)
                 self._sent[index] = _Sent(item, position, repeat, text or "", key)
                 index += 1
-                yield item
+                yield self._judged(item)
+
+    def _judged(self, item: Item) -> Item:
+        """The point with its judge, where it cannot ask: what is known goes along with it."""
+        if self._history is None or not self._far:
+            return item
+        repeat = self._sent[item.place].repeat
+        return item._replace(judge=Judge(self._history, item.place, item.params, repeat))
 
     def _is_mine(self) -> bool:
         """Whether the next point that has not come before belongs to this part of the sweep.
