@@ -235,8 +235,13 @@ def module_name(module: str | None) -> str:
         if spec is not None:
             return str(spec.name)
         if file is not None:
-            return pathlib.Path(file).stem
+            return _stem(file)
     return module or "builtins"
+
+
+@functools.lru_cache(16)
+def _stem(file: str) -> str:
+    return pathlib.Path(file).stem
 
 
 def _is_importable(value: Any) -> bool:

@@ -106,6 +106,7 @@ class _Reach:
         self._names: set[tuple[int, str]] = set()
         self._modules: set[tuple[int, int]] = set()
         self._home: str | None = None
+        self._own: dict[str, bool] = {}  # modules, and whether they are the project's
         self._kept: list[Any] = []  # so that no id is given twice
         self._next: list[Callable[[], None]] = []  # calls of calls may be deep
 
@@ -221,8 +222,10 @@ class _Reach:
 
     def _module(self, module: types.ModuleType, code: types.CodeType) -> None:
         """Of a module of the project, what some code takes from it by name."""
+        if not self._is_project(module.__name__):
+            return
         place = (id(module), id(code))
-        if place in self._modules or not self._is_project(module.__name__):
+        if place in self._modules:
             return
         self._modules.add(place)
         space = vars(module)
@@ -340,7 +343,10 @@ class _Reach:
         """Whether a module is the user's own; the names of others are noted."""
         if module is None or module in ("builtins", "typing", "types", "enum"):
             return False
-        found = _is_own(module)
+        known = self._own.get(module)
+        if known is not None:
+            return known
+        found = self._own[module] = _is_own(module)
         if not found:
             top = module.partition(".")[0]
             if top not in sys.stdlib_module_names and top not in _OWN:
@@ -594,10 +600,19 @@ def _is_foreign(path: str) -> bool:
     """Whether a file is Python's own or that of an installed package."""
     if path.startswith("<"):
         return path.startswith("<frozen")
-    path = os.path.realpath(path)
-    if not {"site-packages", "dist-packages"}.isdisjoint(path.split(os.sep)):
+    if _is_installed(path):
         return True
-    return path.startswith(f"{os.path.dirname(os.path.realpath(os.__file__))}{os.sep}")
+    path = os.path.realpath(path)
+    return _is_installed(path) or path.startswith(_standard_library())
+
+
+def _is_installed(path: str) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(path.split(os.sep))
+
+
+@functools.cache
+def _standard_library() -> str:
+    return f"{os.path.dirname(os.path.realpath(os.__file__))}{os.sep}"
 
 
 def _file_of(module: str) -> str | None:
@@ -635,4 +650,7 @@ def _members(value: Any) -> Iterator[Any]:
 
 
 def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode(errors="backslashreplace"), digest_size=8).hexdigest()
+    return _blake(text.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
+
+
+_blake = hashlib.blake2b
