@@ -13,6 +13,8 @@ HEADINGS = {
     "schedule": "Schedules",
     "nested": "Nested calls",
     "samplers": "Samplers and optimisers of others",
+    "scikit-learn": "scikit-learn by way of joblib",
+    "sweeps": "Sweeps",
     "threads": "Threads",
     "reference": "The reference table: what the lock costs",
     "memory": "Memory",

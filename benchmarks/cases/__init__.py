@@ -9,7 +9,9 @@ from benchmarks.cases import (
     reference,
     samplers,
     schedule,
+    scikit,
     start,
+    sweeps,
 )
 
 ALL = {
@@ -46,6 +48,8 @@ ALL = {
         nested.Pure,
         nested.Call,
         *samplers.CASES,
+        *scikit.CASES,
+        *sweeps.CASES,
         overhead.Threads,
         reference.Numpy,
         reference.Python,

@@ -19,13 +19,15 @@ ALL = {
         standard.MultiprocessingThreads,
         libraries.PathosThreads,
         libraries.JoblibThreads,
+        libraries.JoblibOnOurs,
+        libraries.JoblibOnOurThreads,
         ours.OursReturn,
         ours.OursRetry,
     )
 }
 
 #: Ours, which the others are compared with.
-OURS = ("parallelkit", "parallelkit-threads")
+OURS = ("parallelkit", "parallelkit-threads", "joblib-ours", "joblib-ours-threads")
 #: The sets that cases choose from.
 LOCAL = ("pathos", "pool", "executor", "joblib", "mpire")
 CLUSTERS = ("dask", "ray")
@@ -39,6 +41,7 @@ THREADS = (
     "pathos-threads",
     "joblib-threads",
 )
+JOBLIB = ("joblib", "joblib-ours", "joblib-threads", "joblib-ours-threads")
 SENSIBLE_THREADS = ("parallelkit-threads", "thread-executor", "joblib-threads")
 
 

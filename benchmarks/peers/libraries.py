@@ -112,6 +112,23 @@ class JoblibThreads(Joblib):
     backend = "threading"
 
 
+class JoblibOnOurs(Joblib):
+    """joblib and whatever calls it, on our workers: the same code, another name of a backend."""
+
+    name, title = "joblib-ours", "joblib, our backend"
+    backend = "parallelkit"
+
+    def start(self):
+        import parallelkit.integrations.joblib  # noqa: F401 - it registers the backends
+
+        super().start()
+
+
+class JoblibOnOurThreads(JoblibOnOurs):
+    name, title, kind = "joblib-ours-threads", "joblib, our threads", "thread"
+    backend = "parallelkit-threads"
+
+
 class Mpire(Peer):
     name, title, package, module = "mpire", "mpire", "mpire", "mpire"
 
