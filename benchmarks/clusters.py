@@ -155,10 +155,10 @@ def maps(name, pool, native):
     if hasattr(native, "end"):  # it has the CPUs until it ends
         before = {what: seconds(expected[what], theirs[what]) for what in calls}
         native.end()
-        pool.map(tiny, range(10))
+        warm(pool)
         found = {what: seconds(expected[what], ours[what]) + before[what] for what in calls}
     else:
-        pool.map(tiny, range(10))
+        warm(pool)
         found["naps"] = seconds(expected["naps"], ours["naps"], theirs["naps"])
         # Not in turns: thousands of theirs are still being given up while ours run.
         for what in ("tiny", "many"):
@@ -170,6 +170,13 @@ def maps(name, pool, native):
         what: [*(number(x * calls[what][2]) for x in times), "-"][:2]
         for what, times in found.items()
     }
+
+
+def warm(pool):
+    """Have both workers there, and what a tiny item takes known."""
+    for _ in range(5):
+        pool.map(nap, range(20))
+        pool.map(tiny, range(TINY))
 
 
 def frozen(pool, native):
@@ -242,7 +249,7 @@ def compare(engines):
 class Sleeping:
     """An engine whose slots sleep: one thread wakes them all, so that thousands cost nothing."""
 
-    shares_memory = False
+    shares_memory = one_each = False
     name = "a simulated cluster"
 
     def __init__(self, slots, latency):

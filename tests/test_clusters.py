@@ -144,7 +144,7 @@ class Mortal(InPlace):
 
     def submit(self, func, *args):
         start, size = args[1][1:3]
-        self.chunks.append(size)
+        self.chunks.append((start, size))
         if start <= self.item < start + size and self.deaths:
             self.deaths -= 1
             self.troubles.append(EOFError("a worker is gone"))
@@ -152,15 +152,21 @@ class Mortal(InPlace):
 
 
 @pytest.mark.parametrize("deaths", [3, 99])
-def test_who_is_to_blame(monkeypatch, deaths):
-    """A chunk that ends its worker runs alone, then in parts; an item is to blame that does so twice when alone."""
+@pytest.mark.parametrize("one_each", [False, True])
+def test_who_is_to_blame(monkeypatch, one_each, deaths):
+    """A chunk that ends its worker runs again, then in parts; an item is to blame that does so twice, the last time alone."""
     monkeypatch.setattr(executors.ExecutorCluster, "verdict", lambda *_: cluster.PERHAPS)
-    here = Mortal(21, deaths)
-    pool = pk.Pool(workers=1, backend=here, chunksize=16, on_error="return")
-    results = pool.map(identity, range(32))
-    assert here.chunks == [16, 16, 16, *[1] * 17]
+    monkeypatch.setattr(executors.ExecutorCluster, "one_each", one_each)
+    here = Mortal(1, deaths)
+    pool = pk.Pool(workers=2, backend=here, chunksize=2, on_error="return")
+    results = pool.map(identity, range(8))
+    first, others, parts = [(0, 2), (2, 2)], [(4, 2), (6, 2)], [(0, 1), (1, 1), (1, 1)]
+    if one_each:  # the chunk runs again beside the third one
+        assert here.chunks == [*first, (0, 2), others[0], *parts, others[1]]
+    else:
+        assert here.chunks == [*first, (0, 2), *parts, *others]
     failed = [i for i, r in enumerate(results) if r != i]
-    assert failed == ([21] if deaths > 3 else [])
+    assert failed == ([1] if deaths > 3 else [])
     assert all(isinstance(results[i].exception, pk.WorkerDied) for i in failed)
 
 

@@ -24,10 +24,13 @@ class Cluster(Protocol):
         As it is called in messages.
     shares_memory : bool
         Whether its workers are threads of this process.
+    one_each : bool
+        Whether a worker has one call at a time, so that no other one ends with it as a rule.
     """
 
     name: str
     shares_memory: bool
+    one_each: bool
 
     def slots(self) -> int:
         """How many chunks can run at this moment; asked again and again, so at little cost."""

@@ -35,6 +35,7 @@ class DaskCluster:
     """
 
     shares_memory = False
+    one_each = False  # it has several threads, and calls that wait for them
 
     def __init__(self, client: Any) -> None:
         self._client = client

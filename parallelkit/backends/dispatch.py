@@ -5,9 +5,10 @@ short, so that neither caller nor scheduler holds more than these. Workers may c
 meanwhile.
 
 Where a worker dies, the engine does not tell which of the chunks under way is to blame. Each of
-them is *suspect* then: it runs again with nothing else beside it, in ever smaller parts. An item
-that takes workers along while it is alone is to blame, and no other. One worker may have been
-ended by somebody else, so that it takes a second one.
+them is *suspect* then: it runs again alone, with nothing else beside it, in ever smaller parts. An
+item that takes workers along while it is alone is to blame, and no other. One worker may have been
+ended by somebody else, so that it takes a second one. Where a worker has one chunk at a time, only
+that last try of an item is alone: all others go on beside suspects.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..place.sigint import by_a_handler
 from ..values.outcome import Lost
 from ..values.source import Chunk, Source
 from .base import Done, Task
-from .cluster import AGAIN, PERHAPS, Cluster, short
+from .cluster import AGAIN, DIED, Cluster, short
 
 __all__ = ["Dispatch", "Flight"]
 
@@ -53,11 +54,16 @@ class Flight:
         "nbytes",
         "needs",
         "plans",
+        "suspect",
         "tries",
     )
 
-    def __init__(self, chunk: Chunk, alone: bool) -> None:
+    def __init__(
+        self, chunk: Chunk, tries: int = 1, suspect: bool = False, alone: bool = False
+    ) -> None:
         self.chunk = chunk
+        self.tries = tries
+        self.suspect = suspect
         self.alone = alone
         self.columns: Any = None
         self.plans: list[Any] = []
@@ -65,7 +71,6 @@ class Flight:
         self.held: tuple[int, ...] = ()  # what its worker had, when it lacked something
         self.lacked = 0
         self.nbytes = 0
-        self.tries = 1
         self.future: Any = None
 
 
@@ -121,34 +126,7 @@ class Dispatch:
 
     def _feed(self) -> None:
         """Submit chunks while there are chunks and slots."""
-        source, flights = self._source, self._flights
-        while True:
-            if self._suspects:
-                if flights:
-                    return
-                chunk, tries = self._suspects.popleft()
-                flight = Flight(chunk, alone=True)
-                flight.tries = tries
-            else:
-                over = source.finished and not self._again
-                if over or (len(flights) == 1 and next(iter(flights.values())).alone):
-                    return
-                slots = self._room()
-                # What was submitted may wait for what comes later, and could not be taken back.
-                short = AHEAD * max(1.0, self._pace / 10)
-                twice = not source.endless and source.depth(slots, short) > 1
-                if len(flights) >= (2 * slots if twice else slots):
-                    return
-                tries = 1
-                if self._again:
-                    taken, tries = self._again.popleft()
-                else:
-                    found = source.take()
-                    if found is None:
-                        return
-                    taken = found
-                flight = Flight(taken, alone=False)
-                flight.tries = tries
+        while (flight := self._next()) is not None:
             try:
                 sent = self._prepare(flight)
             except BaseException:
@@ -156,6 +134,34 @@ class Dispatch:
                 raise
             if sent:
                 self._launch(flight)
+
+    def _next(self) -> Flight | None:
+        """The next chunk to be submitted; none where there is no slot for it."""
+        source, flights = self._source, self._flights
+        if len(flights) == 1 and next(iter(flights.values())).alone:
+            return None
+        if self._suspects:
+            return self._next_suspect()
+        if source.finished and not self._again:
+            return None
+        slots = self._room()
+        # What was submitted may wait for what comes later, and could not be taken back.
+        short = AHEAD * max(1.0, self._pace / 10)
+        twice = not source.endless and source.depth(slots, short) > 1
+        if len(flights) >= (2 * slots if twice else slots):
+            return None
+        if self._again:
+            return Flight(*self._again.popleft())
+        chunk = source.take()
+        return None if chunk is None else Flight(chunk)
+
+    def _next_suspect(self) -> Flight | None:
+        chunk, tries = self._suspects[0]
+        alone = not self._cluster.one_each or tries >= CHANCES
+        if self._flights and (alone or len(self._flights) >= self._room()):
+            return None
+        self._suspects.popleft()
+        return Flight(chunk, tries, suspect=True, alone=alone)
 
     def _room(self) -> int:
         """How many chunks may run at a time, as far as is known by now."""
@@ -244,19 +250,19 @@ class Dispatch:
         chunk = flight.chunk
         if verdict == AGAIN:
             self._lost_by_chance(flight, error)
-        elif flight.alone and chunk.size == 1 and verdict == PERHAPS and flight.tries < CHANCES:
-            self._suspects.appendleft((chunk, flight.tries + 1))
-        elif flight.alone and chunk.size == 1:
+        elif not flight.suspect:
+            self._suspects.append((chunk, 1))
+        elif chunk.size == 1 and flight.alone and (verdict == DIED or flight.tries >= CHANCES):
             told = f"the worker of {self._cluster.name} that ran item {chunk.start} ended abruptly"
             died = WorkerDied(f"{told} ({short(error)})")
             died.__cause__ = error
             self._ready.append((chunk, Lost(died)))
-        elif flight.alone:
+        elif chunk.size == 1:
+            self._suspects.appendleft((chunk, flight.tries + 1))
+        else:
             step = -(-chunk.size // PARTS)
             parts = [chunk.part(i, min(i + step, chunk.size)) for i in range(0, chunk.size, step)]
             self._suspects.extendleft((part, 1) for part in reversed(parts))
-        else:
-            self._suspects.append((chunk, 1))
 
     def _lost_by_chance(self, flight: Flight, error: BaseException) -> None:
         if flight.tries >= MOST_TRIES:

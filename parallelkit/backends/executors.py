@@ -30,6 +30,8 @@ class ExecutorCluster:
     executor : Executor
     """
 
+    one_each = False
+
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self.shares_memory = isinstance(executor, ThreadPoolExecutor) and not _elsewhere(executor)

@@ -59,10 +59,12 @@ class There(Dispatch):
             raise told from error
         self._refuse_shared(pickled, "a keyword or the function")
         self._plan = pickled.needs or None
-        state = Parcel.of(pickled)
-        self._key = _digest(state) if task.may_be_kept() else os.urandom(8).hex()
-        self._parcel: Any = state
-        self._state: Any = self._sent(state)
+        self._parcel: Any = Parcel.of(pickled)
+        self._state: Any = self._sent(self._parcel)
+        # A digest of what is large, and was put, would take longer than to fetch it once more.
+        put = self._state is not self._parcel and self._parcel.nbytes > LARGE
+        anew = put or not task.may_be_kept()
+        self._key = os.urandom(8).hex() if anew else _digest(self._parcel)
         self._setup: Any = None
         self._setup_key = ""
         if options.initializer is not None:

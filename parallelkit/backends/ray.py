@@ -39,6 +39,7 @@ class RayCluster:
     """
 
     shares_memory = False
+    one_each = True
     name = "Ray"
 
     def __init__(self, ray: Any) -> None:
