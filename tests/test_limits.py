@@ -245,6 +245,57 @@ def test_descriptors_that_run_out():
     assert run_script(["-"], RUN_OUT).values == [True]
 
 
+# ---- threads -------------------------------------------------------------------------------------
+
+FEW_THREADS = """
+import json, threading
+import parallelkit as pk
+
+allowed = 0
+really_start = threading.Thread.start
+
+def start(thread):
+    global allowed
+    if not allowed:
+        raise RuntimeError("can't start new thread")
+    allowed -= 1
+    really_start(thread)
+
+def double(x):
+    return 2 * x
+
+def outer(x):
+    return pk.Pool(2, backend="thread").map(double, [x])[0]
+
+ways = {
+    "map": lambda pool: pool.map(double, range(10)),
+    "imap": lambda pool: list(pool.imap(double, range(10))),
+    "nested": lambda pool: pool.map(outer, range(10)),
+    "submit": lambda pool: [future.result(20) for future in [pool.submit(double, x) for x in range(10)]],
+}
+threading.Thread.start = start
+right, found, told = [2 * x for x in range(10)], {}, []
+for name, way in ways.items():
+    for few in range(9):  # four threads, and those of pathos that see to them
+        allowed = few
+        try:
+            found[f"{name}, {few}"] = way(pk.Pool(4, backend="thread")) == right
+        except pk.ParallelError as error:
+            told.append((name, few, "no more processes and threads" in str(error)))
+        allowed = 1000
+        found[f"{name}, {few}, then enough"] = way(pk.Pool(4, backend="thread")) == right
+        pk.shutdown()
+print(json.dumps([[name for name, as_expected in found.items() if not as_expected], told]))
+"""
+
+
+def test_threads_that_run_out():
+    """A call makes do with the threads there are; one that is submitted needs one, and says so. Then all is well again."""
+    wrong, told = run_script(["-"], FEW_THREADS).values[0]
+    assert wrong == []
+    assert told == [["submit", 0, True]]
+
+
 # ---- where there are no processes ----------------------------------------------------------------
 
 SANDBOX = """

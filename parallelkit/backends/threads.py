@@ -592,9 +592,25 @@ def _threads(number: int, serve: Callable[[], None]) -> Any:
     with Shield("pathos.threading" not in sys.modules):  # see `engine`
         hosting = whole("pathos.threading")
 
+    complete: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def life() -> None:
+        if not complete.get():
+            raise SystemExit  # of this thread
+        serve()
+
     # The initializer is a helper's whole life: pathos owns the thread, its queue is idle.
     name = f"parallelkit-{os.getpid()}-{next(_ids)}"
-    return hosting.ThreadPool(nodes=number, id=name, initializer=serve)
+    started = False
+    try:
+        hosted = hosting.ThreadPool(nodes=number, id=name, initializer=life)
+        started = True
+    except AttributeError as error:  # what has begun of it cannot be terminated
+        raise error.__context__ or error from None
+    finally:
+        for _ in range(number):
+            complete.put(started)
+    return hosted
 
 
 _ids = itertools.count()
