@@ -12,6 +12,8 @@
 # make test-clusters
 #             all of clusters: faults, executors, and the whole contract on loky, Dask, Ray and MPI, each
 #             started and ended by it; a quarter of an hour (CLUSTERS=dask,ray: the contract on these)
+# make test-library   a package that depends on this one, both built and installed as wheels: its own tests under
+#             pytest-xdist, within joblib, scikit-learn, executors, asyncio and a server; its coverage, its types
 # make test-libraries   a real call of each library that takes a pool of ours
 # make test-notebook   examples/sweep.ipynb, run with nobody at the keyboard; its pictures in build/notebook
 # make test-windows
@@ -29,7 +31,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-forked test-without test-clusters test-libraries test-notebook test-windows fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest test-forked test-without test-clusters test-library test-libraries test-notebook test-windows fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -87,6 +89,24 @@ test-clusters: $(VENV)/.installed-clusters
 test-notebook: $(VENV)/.installed-notebook
 	mkdir -p build/notebook
 	NOTEBOOK_PICTURES=$(abspath build/notebook) $(BIN)/python -m pytest tests/test_notebook.py
+
+# Beside its tests there is no source, so that they see what is installed.
+LIBRARY := build/library
+LIBRARY_BIN := $(abspath $(LIBRARY))/venv/bin
+test-library: $(VENV)/.installed-dist
+	rm -rf $(LIBRARY)
+	mkdir -p $(LIBRARY)
+	cp -r tests/library $(LIBRARY)/source
+	$(BIN)/python -m build --outdir $(LIBRARY)/wheels .
+	$(BIN)/python -m build --outdir $(LIBRARY)/wheels $(LIBRARY)/source
+	$(PYTHON) -m venv $(LIBRARY)/venv
+	$(LIBRARY_BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --find-links $(LIBRARY)/wheels 'smallstats[test]' $(LIBRARY)/wheels/parallelkit-*.whl
+	cd $(LIBRARY)/source/src && $(abspath $(BIN))/mypy --strict --ignore-missing-imports \
+	    --python-executable $(LIBRARY_BIN)/python -p smallstats
+	cd $(LIBRARY)/source/src && $(abspath $(BIN))/pyright --pythonpath $(LIBRARY_BIN)/python smallstats
+	mv $(LIBRARY)/source/tests $(LIBRARY)/source/pyproject.toml $(LIBRARY)
+	cd $(LIBRARY) && $(LIBRARY_BIN)/python -m pytest -n 2 --cov --cov-fail-under=100
 
 test-libraries: $(VENV)/.installed-libraries
 	$(BIN)/python -m pytest tests/test_libraries.py
