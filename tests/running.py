@@ -63,7 +63,8 @@ def run_script(command, source=None, *, code=0, env=None, cwd=None, timeout=90, 
         ran = Ran(done.returncode, done.stdout, done.stderr)
         assert ran.code == code, f"exit code {ran.code}\n{ran.out}\n{ran.err}"
         wait_until(lambda: not _with_token(token), f"the end of {_with_token(token)}")
-        assert not files or sorted(Path(temp).rglob("*")) == [], "the script left files behind"
+        left = sorted(Path(temp).rglob("*"))
+        assert not files or not left, f"the script left files behind: {left}"
     return ran
 
 

@@ -28,7 +28,7 @@ import logging
 
 from ..backends import TABLE, reach
 from ..options import Options
-from ..place import host, system
+from ..place import host
 from ..place.foreign import may_have_children
 from ..place.nesting import Nesting, fellows, for_good, foreign_worker, pool_cores
 
@@ -116,7 +116,7 @@ def plan(  # noqa: C901, PLR0912 - the rule table
         log.debug("a call below level 0 runs on threads instead of %s", backend)
         backend = "thread"  # a worker that waits for another one of its engine may wait for ever
     if here.level > 0 and backend == "process" and not _given(options):
-        if options.nested == "process" and fellows() > 1 and not system.WINDOWS:
+        if options.nested == "process" and fellows() > 1:
             return _outer(options, here, fellows())
         if options.timeout is not None and "timeout" not in _told:
             _told.add("timeout")

@@ -19,6 +19,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
+from . import system
 from .host import Variables, cpu_count
 from .sigint import Shield
 
@@ -29,7 +30,7 @@ _OPENMP = "OMP_NUM_THREADS"
 _OWN = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 _JOBLIB = "LOKY_MAX_CPU_COUNT"
 VARIABLES = (_OPENMP, *_OWN, _JOBLIB)
-_ALWAYS = (_OPENMP, _JOBLIB, *(_OWN[-1:] if sys.platform == "darwin" else ()))
+_ALWAYS = (_OPENMP, _JOBLIB, *(_OWN[-1:] if system.MACOS else ()))
 _set_ones = Variables(VARIABLES).read
 _BOUNDS = (_OPENMP, *_OWN, "NUMBA_NUM_THREADS")
 _bounds = Variables(_BOUNDS).read

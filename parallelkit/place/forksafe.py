@@ -73,7 +73,7 @@ def why_not(*, strictly: bool = True) -> str | None:
     Without `strictly` only what could hang or crash counts.
     """
     if not os.path.exists(system.PROC):
-        return f"whether a fork is safe is not known on {sys.platform}"
+        return "whether a fork is safe is not known here"
     reason = _threads() or _open()
     if reason is None and strictly:
         reason = _place() or _modules() or _script()

@@ -47,10 +47,7 @@ def cpu_count() -> int:
 
 def limit() -> tuple[int, str]:
     """Cores that this process may use, and what limits them to that."""
-    if system.AFFINITY:
-        cores, by = len(os.sched_getaffinity(0)), "the machine or the affinity mask"
-    else:
-        cores, by = os.cpu_count() or 1, "the machine"
+    cores, by = _machine()
     quota = _cgroup_quota()
     if quota is not None and math.ceil(quota) < cores:
         cores, by = math.ceil(quota), "the cgroup quota"
@@ -66,8 +63,25 @@ def limit() -> tuple[int, str]:
     return max(1, cores), by
 
 
+def _machine() -> tuple[int, str]:
+    """Cores of the machine, or of those that this process is bound to."""
+    if system.AFFINITY:
+        return len(os.sched_getaffinity(0)), "the machine or the affinity mask"
+    if system.WINDOWS:
+        from . import windows
+
+        bound = windows.cores()
+        if bound is not None:
+            return bound, "the affinity mask"
+    return os.cpu_count() or 1, "the machine"
+
+
 def memory() -> int:
     """Bytes of memory that this process and its children may use; 0 where that is not known."""
+    if system.WINDOWS:
+        from . import windows
+
+        return windows.memory().whole
     try:
         whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -92,7 +106,7 @@ def has_gil() -> bool:
 
 def start_methods() -> tuple[str, ...]:
     """Start methods of this platform, the default first."""
-    if sys.platform == "win32":
+    if system.WINDOWS:
         return ("spawn",)
     if not system.FORKS_WELL:
         return ("spawn", "forkserver", "fork")
@@ -139,7 +153,7 @@ def _cgroup_quota(proc: str = "/proc/self/cgroup", root: str = "/sys/fs/cgroup")
     A limit may be set on any ancestor, so every group up to the root is asked. In a container
     the root of its own namespace is mounted, which the walk reaches last.
     """
-    if not sys.platform.startswith("linux"):
+    if not system.LINUX:
         return None
     try:
         lines = _text(proc).splitlines()

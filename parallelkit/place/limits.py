@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import sys
 import threading
 from typing import Any, NoReturn
 
 from ..errors import ParallelError
+from . import system
 
 __all__ = [
     "OF_SEGMENTS",
@@ -92,7 +92,7 @@ def _kind(error: BaseException) -> str | None:
 
 def told(kinds: list[str] | None = None) -> str:
     """The limits that are set, for a message."""
-    if sys.platform == "win32":
+    if system.WINDOWS:
         return ""
     import resource
 
@@ -107,7 +107,7 @@ def told(kinds: list[str] | None = None) -> str:
 
 def ours() -> tuple[Any, ...]:
     """The limits of this process, to be compared."""
-    if not sys.platform.startswith("linux"):
+    if not system.LINUX:
         return ()
     import resource
 
@@ -116,7 +116,7 @@ def ours() -> tuple[Any, ...]:
 
 def like_ours(pid: int) -> None:
     """Give a process that was started under other limits those of this one, if possible."""
-    if not sys.platform.startswith("linux"):
+    if not system.LINUX:
         return
     import resource
 

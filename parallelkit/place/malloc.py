@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
+
+from . import system
 
 __all__ = ["IDLE", "keep", "trim"]
 
@@ -31,7 +32,7 @@ def keep() -> None:
     thread's own arena.
     """
     global _libc
-    if os.environ.get("PARALLELKIT_MALLOC") == "0" or not sys.platform.startswith("linux"):
+    if os.environ.get("PARALLELKIT_MALLOC") == "0" or not system.LINUX:
         return
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):

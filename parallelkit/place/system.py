@@ -1,4 +1,4 @@
-"""What this system has that others have not.
+"""What this system has that others have not. Nothing else asks which one it is.
 
 Each has another way for where it is missing. ``PARALLELKIT_WITHOUT`` names, with commas between
 them, what is to be taken for missing, or says ``all``: so the ways of other systems, macOS above
@@ -18,6 +18,7 @@ __all__ = [
     "FDS_LAST",
     "FORKS_WELL",
     "LINUX",
+    "MACOS",
     "MEMFD",
     "PARENT_SIGNAL",
     "PIDFD",
@@ -52,6 +53,7 @@ def _has(name: str, there: bool) -> bool:
 
 
 LINUX = sys.platform.startswith("linux")
+MACOS = sys.platform == "darwin"
 WINDOWS = sys.platform == "win32"
 # How many cores a process may use: `os.sched_getaffinity`.
 AFFINITY = _has("affinity", hasattr(os, "sched_getaffinity"))
@@ -59,10 +61,10 @@ AFFINITY = _has("affinity", hasattr(os, "sched_getaffinity"))
 ALLOCATES = _has("allocate", hasattr(os, "posix_fallocate"))
 EPOLL = _has("epoll", hasattr(select, "epoll"))
 # A descriptor that is under way outlives that of its sender. On macOS it may be lost with it.
-FDS_LAST = _has("fds", sys.platform != "darwin")
+FDS_LAST = _has("fds", not MACOS)
 # A process with one thread may be forked, whatever it has imported. On macOS the frameworks that
 # numpy may load (Accelerate) have crashed in the child, so there the default is to spawn.
-FORKS_WELL = _has("forking", sys.platform != "darwin")
+FORKS_WELL = _has("forking", not MACOS)
 # Memory without a name that has a descriptor: `os.memfd_create`.
 MEMFD = _has("memfd", hasattr(os, "memfd_create"))
 # The kernel ends a process with its parent: `prctl`.

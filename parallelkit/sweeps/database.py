@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StoreError
+from ..place import system
 
 __all__ = [
     "Lock",
@@ -305,7 +306,7 @@ class Lock:
 
     def release(self) -> None:
         """Let others write."""
-        if os.name == "nt":  # a file that anybody has open, as the next writer would, stays there
+        if system.WINDOWS:  # a file that anybody has open, as the next writer would, stays there
             self._held.close()
         with contextlib.suppress(OSError):
             os.unlink(self._path)

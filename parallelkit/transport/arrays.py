@@ -26,7 +26,6 @@ import ctypes
 import mmap
 import os
 import pickle
-import sys
 import weakref
 from collections.abc import Collection
 from typing import Any
@@ -484,7 +483,7 @@ def _seen(base: mmap.mmap, path: str, mode: str, address: int) -> os.stat_result
         return None
     known = _paths.get(base)
     if known is None or known[0] != path or not os.path.samestat(known[1], status):
-        if sys.platform != "win32":  # which does not let anybody move, remove or replace it
+        if not system.WINDOWS:  # which does not let anybody move, remove or replace it
             mapped = _mapped(address)
             if mapped != path and not (mapped is None and mode == "r+"):
                 return None
@@ -494,7 +493,7 @@ def _seen(base: mmap.mmap, path: str, mode: str, address: int) -> os.stat_result
 
 def _mapped(address: int) -> str | None:
     """Path, by now, of the file that is mapped at an address, as far as the system tells."""
-    if sys.platform == "darwin":
+    if system.MACOS:
         path = ctypes.create_string_buffer(4096)
         libproc = ctypes.CDLL("/usr/lib/libproc.dylib")
         ask = libproc.proc_regionfilename

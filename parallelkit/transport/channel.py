@@ -35,7 +35,7 @@ from typing import Any
 from ..place import system
 from ..place.records import NamedTuple
 
-__all__ = ["Channel", "Closed", "Message", "take_all"]
+__all__ = ["Channel", "Closed", "Message", "Watch", "connected", "take_all"]
 
 _HEADER = struct.Struct("<II")
 _READ = 1 << 16
@@ -56,6 +56,8 @@ class Message(NamedTuple):
 
 class Channel:
     """One end of a socket pair. Sending and receiving may happen in different threads."""
+
+    LATE = 0.0  # seconds within which, after the end of the other side, its last messages come
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -185,6 +187,17 @@ class Channel:
             self._poll.register(self.fileno(), select.POLLIN)
         return bool(self._poll.poll(None if timeout is None else max(0, timeout) * 1000))
 
+    def watch(self) -> Watch:
+        """Return what a thread waits by that others wake."""
+        return Watch(self.fileno())
+
+    def wait_with(self, others: Sequence[Channel], timeout: float) -> None:
+        """Wait a while for one of these, or the others, to have something."""
+        poll = select.poll()
+        for channel in (self, *others):
+            poll.register(channel.fileno(), select.POLLIN)
+        poll.poll(timeout * 1000)
+
     def _wait_to_send(self) -> None:
         poll = select.poll()
         poll.register(self.fileno(), select.POLLIN | select.POLLOUT)
@@ -245,6 +258,42 @@ class Channel:
             )
             at = end
         del buffer[:at]
+
+
+class Watch:
+    """Waits until a channel has something, or somebody wakes it. One thread waits."""
+
+    def __init__(self, fd: int) -> None:
+        self._wakes, self._wake = os.pipe()
+        for end in (self._wakes, self._wake):
+            os.set_blocking(end, False)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._poll.register(self._wakes, select.POLLIN)
+
+    def wait(self) -> None:
+        """Wait; a wake since the last time counts."""
+        self._poll.poll()
+        try:
+            os.read(self._wakes, 4096)
+        except BlockingIOError:
+            pass
+
+    def wake(self) -> None:
+        """End the wait, or the next one."""
+        try:
+            os.write(self._wake, b"x")
+        except BlockingIOError:
+            pass  # full: it will wake
+
+
+def connected(end: Any, peer: int) -> Channel:
+    """Return the channel on one end of a pair; `peer` is what tells of the process at the other."""
+    if system.WINDOWS:
+        from .pipes import PipeChannel
+
+        return PipeChannel(end, peer)
+    return Channel(end)
 
 
 def take_all(ids: list[int]) -> list[int]:

@@ -6,8 +6,10 @@ system, and the death of either side is the end of the file for the other.
 
 A pipe cannot be waited for together with others, not by hundreds. So a thread for each reads, and
 rings the bells of those who wait for one of many. It always reads: two sides that write to each
-other at once cannot block each other. No descriptors go beside the messages; memory is found by
-the numbers that stand for them (see `segments.control_block`).
+other at once cannot block each other.
+
+Memory goes beside a message as a handle that the sender gives the receiver, with its name: it is
+there although the sender should end before the message is read (see `anonymous_windows`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from multiprocessing.connection import Pipe
 from typing import Any
 
 from ..place import system
-from .channel import Channel, Closed, Message
+from ..place.windows import kernel
+from . import anonymous_windows as anonymous
+from .channel import Channel, Closed, Message, Watch
 
 # What is there on Windows only; types are checked on other systems too.
 _winapi: Any = importlib.import_module("_winapi") if system.WINDOWS else None
@@ -41,17 +45,13 @@ def pair() -> tuple[Any, Any]:
     return Pipe()
 
 
-def _kernel() -> Any:
-    return ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined,unused-ignore]
-
-
 class Bell:
     """What one thread waits for and others ring; Ctrl-C ends the wait in the main thread."""
 
     def __init__(self) -> None:
-        kernel = self._kernel = _kernel()
-        kernel.CreateEventW.restype = ctypes.c_void_p
-        handle = kernel.CreateEventW(None, True, False, None)
+        self._kernel = kernel()
+        self._kernel.CreateEventW.restype = ctypes.c_void_p
+        handle = self._kernel.CreateEventW(None, True, False, None)
         if not handle:
             raise OSError("Windows makes no more events")
         self._handle = int(handle)
@@ -178,13 +178,20 @@ class PipeChannel(Channel, _Source):
     Parameters
     ----------
     pipe : PipeConnection
+    peer : int
+        Handle of the process at the other end.
     on_message : callable, optional
         Called by the thread that reads, with each message as it arrives.
     """
 
-    def __init__(self, pipe: Any, on_message: Callable[[Message], None] | None = None) -> None:
+    LATE = 2.0  # the thread that reads may have its turn late
+
+    def __init__(
+        self, pipe: Any, peer: int, on_message: Callable[[Message], None] | None = None
+    ) -> None:
         _Source.__init__(self, pipe.fileno())
         self._pipe = pipe
+        self._peer = peer
         self._on_message = on_message
         self._sending = threading.RLock()
         self._receiving = threading.RLock()
@@ -207,7 +214,8 @@ class PipeChannel(Channel, _Source):
     def _read_all(self) -> None:
         try:
             while (data := self._pipe.recv_bytes()) != _HANG_UP:
-                message = Message(*pickle.loads(data))
+                body, given = pickle.loads(data)
+                message = Message(body, [anonymous.Descriptor(*pair) for pair in given])
                 self._arrived.append(message)
                 self.tell()
                 if self._on_message is not None:
@@ -233,10 +241,21 @@ class PipeChannel(Channel, _Source):
             self._closed = True
             if self._ended:
                 self._pipe.close()
+        while self._arrived:
+            for fd in self._arrived.popleft().fds:
+                anonymous.close(fd)
 
     def send(self, body: tuple[Any, ...], fds: Sequence[int] = ()) -> None:
-        """Send a tuple of plain values, and numbers that stand for memory."""
-        self._write(pickle.dumps((body, list(fds)), 5))
+        """Send a tuple of plain values, and memory."""
+        try:
+            given = [self._give(fd) for fd in fds]
+        except OSError as failed:  # that process has ended
+            raise Closed(str(failed)) from None
+        self._write(pickle.dumps((body, given), 5))
+
+    def _give(self, fd: int) -> tuple[int, str | None]:
+        assert isinstance(fd, anonymous.Descriptor)
+        return anonymous.given(fd, self._peer), fd.name
 
     def _write(self, data: bytes) -> None:
         with self._sending:
@@ -262,6 +281,16 @@ class PipeChannel(Channel, _Source):
             raise Closed("end of file")
         return messages
 
+    def watch(self) -> _Watch:
+        """Return what a thread waits by that others wake."""
+        watch = _Watch(self)
+        self._bells.append(watch.wake)
+        return watch
+
+    def wait_with(self, others: Sequence[Channel], timeout: float) -> None:  # noqa: ARG002
+        """Wait a while for the first; the others have their turn then."""
+        self.wait(timeout)
+
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until there is something to receive; tell whether there is."""
         if self.is_ready():
@@ -278,3 +307,21 @@ class PipeChannel(Channel, _Source):
             if left is not None and left <= 0:
                 return False
             self._bell.wait(left)
+
+
+class _Watch(Watch):
+    """Waits until a channel has something, or somebody wakes it. One thread waits."""
+
+    def __init__(self, channel: PipeChannel) -> None:
+        self._channel = channel
+        self._bell = Bell()
+
+    def wait(self) -> None:
+        """Wait; a wake since the last time counts."""
+        if not self._channel.is_ready():
+            self._bell.wait(None)
+        self._bell.hush()
+
+    def wake(self) -> None:
+        """End the wait, or the next one."""
+        self._bell.ring()

@@ -7,9 +7,9 @@
        ▲                                                Inbox.unpack ─ views or copies
        └──────────── ids of segments that are free again, with the next message
 
-A segment is a ``memfd`` on Linux, elsewhere an unlinked file in the temporary folder; its
-descriptor crosses as ancillary data of the message that first names it. The kernel frees it with
-its last user, however that ends.
+A segment is memory that has a descriptor but no name in the file system (see `anonymous`); the
+descriptor crosses beside the message that first names it. The kernel frees it with its last user,
+however that ends.
 
 Fresh shared pages are dear (52 ms for 64 MB by mapping, 30 by ``pwrite``, 4 where the pages are
 already there), so segments are recycled: a worker's as soon as the parent has copied out of it,
@@ -21,16 +21,14 @@ from __future__ import annotations
 import ctypes
 import itertools
 import mmap
-import os
-import secrets
 import sys
-import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ParallelError
 from ..place import limits, system
+from . import anonymous
 from .pickling import Pickled
 
 if TYPE_CHECKING:
@@ -50,7 +48,6 @@ __all__ = [
 INLINE = 1 << 15  # bytes that travel in the message itself
 SMALLEST = 1 << 16
 ALIGN = 64
-_AT_ONCE = getattr(mmap, "MAP_POPULATE", 0)  # half the time of one fault for each page
 
 # What a message says of a pickle: (its bytes, or None and then: segment, its size, spans).
 # A span is (offset, length, read-only); the first is the pickle, the others its buffers. Last come
@@ -69,29 +66,19 @@ class Segment:
         self.size = size
         self.map: mmap.mmap | None = None
         self.view: memoryview | None = None
-        if system.MEMFD and folder is None:
-            self.fd = os.memfd_create("parallelkit", os.MFD_CLOEXEC)
-        else:
-            self.fd, path = tempfile.mkstemp(prefix="parallelkit-", dir=folder)
-            os.unlink(path)
-        try:
-            os.ftruncate(self.fd, size)
-        except BaseException:
-            os.close(self.fd)
-            raise
+        self.fd = anonymous.create(size, folder, "parallelkit")
+        if not anonymous.WRITES:
+            try:
+                self._map()
+            except BaseException:
+                self.close()
+                raise
 
     def write(self, parts: Sequence[Any], offsets: Sequence[int]) -> None:
-        """Copy `parts` to `offsets`: by the file where pages are fresh, by the map after that.
-
-        Fresh pages come without being zeroed first that way, and memory that cannot be had is an
-        OSError here instead of a SIGBUS later.
-        """
+        """Copy `parts` to `offsets`, without a map where pages are fresh and that is faster."""
         if self.view is None:
             for part, offset in zip(parts, offsets, strict=True):
-                rest, at = memoryview(part).cast("B"), offset
-                while rest:
-                    done = os.pwrite(self.fd, rest, at)
-                    rest, at = rest[done:], at + done
+                anonymous.write(self.fd, part, offset)
             return
         for part, offset in zip(parts, offsets, strict=True):
             self.view[offset : offset + len(part)] = part
@@ -99,9 +86,12 @@ class Segment:
     def recycle(self) -> None:
         """Get ready for another use. Untouched pages are reserved now, where that is possible."""
         if self.view is None and system.ALLOCATES:
-            os.posix_fallocate(self.fd, 0, self.size)
-            self.map = mmap.mmap(self.fd, self.size, flags=mmap.MAP_SHARED | _AT_ONCE)
-            self.view = memoryview(self.map)
+            anonymous.reserve(self.fd, self.size)
+            self._map()
+
+    def _map(self) -> None:
+        self.map = anonymous.mapped(self.fd, self.size, populate=True)
+        self.view = memoryview(self.map)
 
     def close(self) -> None:
         """Give the memory back, as far as this side is concerned."""
@@ -110,26 +100,23 @@ class Segment:
             self.map.close()
             self.view = self.map = None
         if self.fd >= 0:
-            os.close(self.fd)
+            anonymous.close(self.fd)
             self.fd = -1
 
 
 def control_block(nbytes: int) -> tuple[int, memoryview]:
     """Small shared memory for a word or two: its descriptor and a view of it."""
-    if system.WINDOWS:
-        number = secrets.randbits(126)
-        return number, opened_block(number, nbytes)
-    segment = Segment(0, nbytes, None)
-    fd, segment.fd = segment.fd, -1
-    return fd, opened_block(fd, nbytes)
+    fd = anonymous.create(nbytes, None, "parallelkit")
+    try:
+        return fd, opened_block(fd, nbytes)
+    except BaseException:
+        anonymous.close(fd)
+        raise
 
 
 def opened_block(fd: int, nbytes: int) -> memoryview:
-    """View of such memory; on Windows it has a number for a name instead of a descriptor."""
-    if system.WINDOWS:
-        tag: dict[str, Any] = {"tagname": f"Local\\parallelkit-{fd:x}"}
-        return memoryview(mmap.mmap(-1, nbytes, **tag))
-    return memoryview(mmap.mmap(fd, nbytes))
+    """View of such memory."""
+    return memoryview(anonymous.mapped(fd, nbytes))
 
 
 class Outbox:
@@ -207,8 +194,6 @@ class Outbox:
         self._free.clear()
 
     def _lease(self, nbytes: int) -> Segment:
-        if system.WINDOWS:
-            raise OSError("segments do not travel: what is sent does")
         fitting = [s for s in self._free if nbytes <= s.size <= 2 * nbytes + SMALLEST]
         if fitting:
             segment = min(fitting, key=lambda s: s.size)
@@ -305,11 +290,10 @@ class Inbox:
         for fd in fds:
             try:
                 if data is None:
-                    flags = mmap.MAP_PRIVATE if private else mmap.MAP_SHARED
-                    self._maps[number] = mmap.mmap(fd, size, flags=flags)
+                    self._maps[number] = anonymous.mapped(fd, size, private=private)
                     self._private = private
             finally:
-                os.close(fd)
+                anonymous.close(fd)
 
     def require(self, packet: Packet) -> None:
         """Raise :class:`Missing` where the segment of a packet has not arrived."""

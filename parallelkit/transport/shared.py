@@ -2,7 +2,7 @@
 
 ::
 
-    share(a) ─► Shared (a mapping of a memfd) ◄── base of ── ordinary ndarrays, sliced at will
+    share(a) ─► Shared (a map of memory)      ◄── base of ── ordinary ndarrays, sliced at will
                    │ in a pickle: its name; beside the message: its descriptor
                    ▼
                Shared in the other process: mapped on arrival, found by name from then on
@@ -17,7 +17,6 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import tempfile
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -26,8 +25,9 @@ from typing import TYPE_CHECKING, Any, Self
 from ..errors import TransportError
 from ..options import configured
 from ..place import system
-from ..place.descriptors import identity, keep
+from ..place.descriptors import keep
 from ..place.nesting import in_worker_process
+from . import anonymous
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,13 +54,7 @@ __all__ = [
 # the same memory again for each chunk would cost its page faults each time.
 _mapped: weakref.WeakValueDictionary[object, Shared | FileMap] = weakref.WeakValueDictionary()
 _used_last: deque[Shared | FileMap] = deque(maxlen=2)
-# Most and present memory of the control group, in either version, as a container sees its own.
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, Linux 5.14
-_GROUP = "/sys/fs/cgroup/"
-_GROUP_LIMITS = (
-    (_GROUP + "memory.max", _GROUP + "memory.current"),
-    (_GROUP + "memory/memory.limit_in_bytes", _GROUP + "memory/memory.usage_in_bytes"),
-)
 
 
 class Shared(mmap.mmap):
@@ -68,29 +62,24 @@ class Shared(mmap.mmap):
 
     address: int
     fd = -1
-    identity: tuple[int, int] | None
+    identity: object
     token: str
 
     def __new__(cls, fd: int, size: int, token: str) -> Self:
-        """Map the memory behind `fd`, which is taken over; on Windows -1 is memory by name."""
+        """Map the memory behind `fd`, which is taken over."""
         try:
-            if sys.platform == "win32":
-                tag = None if fd >= 0 else f"Local\\parallelkit-{token}"
-                self = super().__new__(cls, fd, size, tagname=tag)
-            else:
-                self = super().__new__(cls, fd, size)
+            self = anonymous.map_as(cls, fd, size)
         except BaseException:
-            if fd >= 0:
-                os.close(fd)
+            anonymous.close(fd)
             raise
         self.fd = fd
-        self.identity = identity(fd)
+        self.identity = anonymous.identity(fd)
         self.token = token
         self.address = _address(self)
         _mapped[token] = self
         return self
 
-    def __del__(self, close: Any = os.close, finalizing: Any = sys.is_finalizing) -> None:
+    def __del__(self, close: Any = anonymous.close, finalizing: Any = sys.is_finalizing) -> None:
         if self.fd >= 0 and not finalizing():  # the end of the process closes it by itself
             if self.is_lost():
                 keep(self)  # its end would close what is somebody else's by now
@@ -99,7 +88,7 @@ class Shared(mmap.mmap):
 
     def is_lost(self) -> bool:
         """Whether the program has closed its descriptor; the memory is still there."""
-        return self.fd >= 0 and identity(self.fd) != self.identity
+        return self.fd >= 0 and anonymous.identity(self.fd) != self.identity
 
     @classmethod
     def create(cls, size: int, folder: str | None, reserve: bool = True) -> Shared:
@@ -108,63 +97,23 @@ class Shared(mmap.mmap):
         Without `reserve`, see to it yourself, by `ready_to_write`, before a part is used.
         """
         size = max(1, size)
-        if folder is None and size > _available():
-            raise MemoryError(f"no room for {size} bytes of shared memory: {_available()} are free")
-        if sys.platform == "win32":
-            return cls._on_windows(size, folder)
-        if system.MEMFD and folder is None:
-            fd = os.memfd_create("parallelkit-shared", os.MFD_CLOEXEC)
-        else:
-            fd, path = tempfile.mkstemp(prefix="parallelkit-", dir=folder)
-            os.unlink(path)
+        free = anonymous.available()
+        if folder is None and size > free:
+            raise MemoryError(f"no room for {size} bytes of shared memory: {free} are free")
         try:
-            os.ftruncate(fd, size)
-            if reserve:
-                _reserve(fd, size)
+            fd = anonymous.create(size, folder, "parallelkit-shared")
+            try:
+                if reserve:
+                    anonymous.reserve(fd, size)
+            except BaseException:
+                anonymous.close(fd)
+                raise
         except OSError as error:
-            os.close(fd)
             where = f" in {folder}" if folder else ""
             raise MemoryError(
                 f"no room for {size} bytes of shared memory{where}: {error}"
             ) from None
         return cls(fd, size, os.urandom(8).hex())
-
-    @classmethod
-    def _on_windows(cls, size: int, folder: str | None) -> Shared:
-        """Memory by name, or a file in `folder`; each is gone with the last handle to it."""
-        token, fd = os.urandom(8).hex(), -1
-        try:
-            if folder is not None:
-                # What is mapped cannot be unlinked there: the system does it in the end.
-                how = os.O_RDWR | os.O_CREAT | os.O_EXCL
-                how |= getattr(os, "O_TEMPORARY", 0) | getattr(os, "O_BINARY", 0)
-                fd = os.open(os.path.join(folder, f"parallelkit-{token}"), how, 0o600)
-                os.ftruncate(fd, size)
-            given, fd = fd, -1  # which closes it, whatever happens
-            return cls(given, size, token)
-        except OSError as error:
-            if fd >= 0:
-                os.close(fd)
-            where = f" in {folder}" if folder else ""
-            raise MemoryError(
-                f"no room for {size} bytes of shared memory{where}: {error}"
-            ) from None
-
-
-def _available() -> int:
-    """Bytes of memory that can be had; reserving more would end processes, not raise errors."""
-    free = sys.maxsize
-    try:
-        with open(f"{system.PROC}/meminfo") as lines:
-            free = next(int(li.split()[1]) * 1024 for li in lines if li.startswith("MemAvailable:"))
-        for limit, used in _GROUP_LIMITS:
-            if os.path.exists(limit):
-                with open(limit) as most, open(used) as now:
-                    bound = most.read().strip()
-                    free = min(free, int(bound) - int(now.read())) if bound != "max" else free
-    except (OSError, StopIteration, ValueError):
-        pass
-    return max(0, free)
 
 
 def arrive(names: Sequence[tuple[str, int]], fds: Sequence[int]) -> list[Shared]:
@@ -176,14 +125,13 @@ def arrive(names: Sequence[tuple[str, int]], fds: Sequence[int]) -> list[Shared]
             fd = rest.pop(0)
             known = _mapped.get(token)
             if isinstance(known, Shared):
-                if fd >= 0:
-                    os.close(fd)
+                anonymous.close(fd)
                 held.append(known)
             else:
                 held.append(Shared(fd, size, token))
     finally:
         for fd in rest:
-            os.close(fd)
+            anonymous.close(fd)
     return held
 
 
@@ -309,8 +257,8 @@ def share(array: ArrayLike) -> NDArray[Any]:
 
     Notes
     -----
-    The memory is a ``memfd`` on Linux, elsewhere, or with the option ``temp_folder``, a file
-    without a name there.
+    The memory is a ``memfd`` on Linux and a named map on Windows. On macOS, or with the option
+    ``temp_folder``, it is a file that is gone with its last user.
 
     Examples
     --------
@@ -451,15 +399,6 @@ def ready_to_write(array: NDArray[Any]) -> None:
             os.posix_fallocate(memory.fd, low, high - low)
         except OSError as error:
             raise MemoryError(f"no room for {high - low} bytes of shared memory: {error}") from None
-
-
-def _reserve(fd: int, nbytes: int) -> None:
-    """Have all pages of a file that nobody else has yet, or an OSError."""
-    if system.ALLOCATES:
-        os.posix_fallocate(fd, 0, nbytes)
-        return
-    for page in range(0, nbytes, mmap.PAGESIZE):
-        os.pwrite(fd, b"\0", page)
 
 
 def _sound(kind: np.dtype[Any]) -> np.dtype[Any]:

@@ -130,7 +130,7 @@ def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901 - one 
     """Look again. The same object is returned where nothing has changed."""
     then, environment, filters, filters_then, loggers_then = seen
     found: Changes = {}
-    if (folder := _folder()) != then.folder:
+    if not _outside and (folder := _folder()) != then.folder:
         found["folder"] = folder
     if sys.path != then.path:
         found["path"] = list(sys.path)
@@ -237,6 +237,7 @@ _theirs = _NOTHING.surroundings  # as the parent told it
 _standing = _NOTHING  # as it was when it was last set or kept
 _own: dict[str, Any] = {}  # what this worker has in place of that: by field, or field and name
 _modules = 0  # how many there were then
+_outside = False  # whether this worker has left the folder for now
 
 
 def settle(theirs: Surroundings) -> None:
@@ -308,6 +309,26 @@ def change(changes: Changes | None) -> None:
                 _own.pop(name, None)
         _enter(changes.keys())
     _modules = len(sys.modules)
+
+
+def step_out() -> None:
+    """Leave the folder until something runs again.
+
+    Windows lets nobody remove a folder as long as a process stands in it.
+    """
+    global _outside
+    if system.WINDOWS:
+        _outside = True
+        with suppress(OSError):
+            os.chdir(sys.exec_prefix)
+
+
+def step_in() -> None:
+    """Be in the folder again, as far as it is there."""
+    global _outside
+    if _outside:
+        _outside = False
+        _enter({"folder"})
 
 
 def altered(*, filters: bool = False) -> bool:
@@ -398,7 +419,7 @@ def _enter_tracker(tracker: tuple[int, int] | None) -> None:
 
 
 def _enter_folder(folder: str | None) -> None:
-    if folder is not None:
+    if folder is not None and not _outside:
         os.chdir(folder)  # if it is removed meanwhile, the function will tell if it needs it
 
 

@@ -18,8 +18,6 @@ channel only while such a call is open, and hands it back before the item ends.
 from __future__ import annotations
 
 import contextvars
-import os
-import select
 import sys
 import threading
 from collections import deque
@@ -196,9 +194,7 @@ class Link:
         self._needed = threading.Event()
         self._listing = threading.RLock()  # several threads of an item may make calls
         self._reading = threading.Lock()
-        self._wake_out, self._wake_in = os.pipe()
-        for end in (self._wake_out, self._wake_in):
-            os.set_blocking(end, False)
+        self._watch = worker.connection.channel.watch()
         self._thread = threading.Thread(target=self._serve, name="parallelkit-link", daemon=True)
         self._thread.start()
 
@@ -358,21 +354,14 @@ class Link:
     # --- the thread ------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        poll = select.poll()
-        poll.register(self._worker.connection.channel.fileno(), select.POLLIN)
-        poll.register(self._wake_out, select.POLLIN)
         while not self._closed:
             self._needed.wait()
             with self._reading:
                 while self._inners and not self._closed:
-                    poll.poll()
+                    self._watch.wait()
                     self._read()
 
     def _read(self) -> None:
-        try:
-            os.read(self._wake_out, 4096)
-        except BlockingIOError:
-            pass
         try:
             self._worker.take()
             for inner in list(self._inners.values()):
@@ -415,7 +404,4 @@ class Link:
         connection.send_pickled(NestedChunk, (inner.number,), pickled, where)
 
     def _wake(self) -> None:
-        try:
-            os.write(self._wake_in, b"x")
-        except BlockingIOError:
-            pass  # full: it will wake
+        self._watch.wake()

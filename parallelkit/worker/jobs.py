@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_size_t, c_uint32, c_uint64, c_void_p
 
+from ..place.windows import kernel
+
 __all__ = ["Job", "limit_memory"]
 
 _KILL_ON_CLOSE = 0x2000
@@ -34,13 +36,13 @@ class Job:
     """A group of processes that ends with the last handle to it."""
 
     def __init__(self, memory: int = 0) -> None:
-        kernel = self._kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined,unused-ignore]
-        kernel.CreateJobObjectW.restype = c_void_p
-        self._handle = kernel.CreateJobObjectW(None, None)
+        self._kernel = kernel()
+        self._kernel.CreateJobObjectW.restype = c_void_p
+        self._handle = self._kernel.CreateJobObjectW(None, None)
         limits = _Limits()
         limits.flags = _PROCESS_MEMORY if memory else _KILL_ON_CLOSE
         limits.process_memory = memory
-        kernel.SetInformationJobObject(
+        self._kernel.SetInformationJobObject(
             c_void_p(self._handle), _EXTENDED, ctypes.byref(limits), ctypes.sizeof(limits)
         )
 

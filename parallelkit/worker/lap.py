@@ -12,7 +12,6 @@ written when the items have run.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -166,4 +165,4 @@ def _memory_now() -> int:
     except ImportError:
         return 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return most if system.MACOS else most * 1024

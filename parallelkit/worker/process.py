@@ -28,7 +28,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..place import malloc, nesting, recording, system
-from ..transport import pickling
+from ..transport import anonymous, pickling
 from ..transport.channel import Channel, Closed, Message
 from ..transport.segments import Missing, Outbox, opened_block
 from ..values import seeds
@@ -208,6 +208,7 @@ class Worker:
                 self.runtime.forget(message.tasks)
                 self.connection.tell_released()
             environment.put_back()  # what items have set, while the parent has their results
+            environment.step_out()
             if self.max_items and self.runtime.items >= self.max_items:
                 self.connection.send(Retired())
                 return
@@ -225,12 +226,12 @@ class Worker:
         self.control = opened_block(control, CONTROL_BYTES)
         self.words = self.control.cast("Q")
         self.times = self.control.cast("d")
-        if not system.WINDOWS:
-            os.close(control)
+        anonymous.close(control)
         sys.argv, tempfile.tempdir, standard, parentage = hello.origin
         sys.meta_path.insert(0, StandardFinder(standard, list(sys.path)))
         Parentage(*parentage).settle()
         settings = hello.settings
+        environment.step_out()
         environment.settle(Surroundings(*hello.environment))
         self.max_items = settings["tasks_per_worker"]
         connection.outbox = Outbox(folder=settings["temp_folder"])
@@ -255,6 +256,8 @@ class Worker:
                 for name, ones in settings["devices"]:
                     os.environ[name] = ones[(parentage[0] - 1) % len(ones)]
                 environment.keep_own()
+            if settings["users"]:
+                environment.step_in()
             packet = hello.initializer
             users = pickling.loads(*connection.inbox.unpack(packet, copy=True))
             initializer, initargs, self.finalizer = users
@@ -268,6 +271,7 @@ class Worker:
             connection.channel.wait()  # until the parent hangs up; an end would be a respawn loop
             raise Closed from None
         self.ready = True
+        environment.step_out()
         connection.send(Ready())
 
     def finalize(self) -> None:
@@ -314,6 +318,7 @@ class Worker:
         self.words[CHUNK_BEGUN] = order.number
         if order.number > self.words[LAST_BEGUN] and not order.nested:
             self.words[LAST_BEGUN] = order.number
+        environment.step_in()
         environment.change(order.environment)
         if order.call != self.last:
             self.last = order.call
@@ -405,7 +410,7 @@ class Worker:
         columns.append(chunk.columns)
         task.traced = order.traced
         for reply in runtime.run(task, chunk, order.rank, watch, begin):
-            self._answer(order.number, reply)
+            self._answer(order.number, reply, leave=reply.final and not order.nested)
             if not reply.final:
                 self.running = order.call
 
@@ -476,9 +481,11 @@ class Worker:
 
     # --- answers -----------------------------------------------------------------------------
 
-    def _answer(self, number: int, reply: Reply) -> None:
-        """Send what came of a chunk, or of a part of it."""
+    def _answer(self, number: int, reply: Reply, *, leave: bool = False) -> None:
+        """Send what came of a chunk, or of a part of it; then nothing runs here, if we `leave`."""
         pickled = self.runtime.pickled(reply)
+        if leave:
+            environment.step_out()
         self.running = None
         if self.runtime.lap is not None:  # of a call that is traced
             self.runtime.lap.answered(pickled.nbytes)
@@ -561,7 +568,7 @@ def _limit_memory(nbytes: int) -> None:
         return
     import resource
 
-    kind = resource.RLIMIT_DATA if sys.platform.startswith("linux") else resource.RLIMIT_AS
+    kind = resource.RLIMIT_DATA if system.LINUX else resource.RLIMIT_AS
     _, hard = resource.getrlimit(kind)
     nbytes = min(nbytes, sys.maxsize)
     resource.setrlimit(kind, (nbytes if hard < 0 else min(nbytes, hard), hard))

@@ -17,14 +17,16 @@ __all__ = ["spawned"]
 
 
 def spawned() -> None:
-    """Be the worker that a fresh interpreter was started for; its input says by which handle."""
-    handle = int(sys.stdin.readline())
+    """Be the worker that a fresh interpreter was started for; its input has its handles."""
+    handle, parent = map(int, sys.stdin.readline().split())
     sys.stdin.close()
     if sys.stdin is sys.__stdin__:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for good
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What is pressed in the console is the parent's, who may have something against Ctrl-Break.
+    for number in (signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGINT)):
+        signal.signal(number, signal.SIG_IGN)
     pipe = connection.PipeConnection(handle)  # type: ignore[attr-defined,unused-ignore]
-    serve(PipeChannel(pipe, _heed))
+    serve(PipeChannel(pipe, parent, _heed))
     ending.leave()
 
 

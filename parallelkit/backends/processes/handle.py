@@ -13,7 +13,7 @@ from typing import Any
 
 from ...place import system
 from ...place.sigint import held_here
-from ...transport.channel import Channel, Closed, take_all
+from ...transport.channel import Closed, connected, take_all
 from ...transport.pickling import Pickled
 from ...transport.script import Sent, script
 from ...transport.segments import Inbox, Outbox, control_block
@@ -45,7 +45,7 @@ class Handle(WorkerState, Holder):
         self.process = process
         self.sentinel: int = process.sentinel
         self.pid: int = process.pid
-        self.channel = _channel(sock)
+        self.channel = connected(sock, self.sentinel)
         self.outbox, self.inbox = Outbox(folder=folder), Inbox()
         self.freed: list[int] = []  # segments of ours that it needs no more
         self.known = set()
@@ -148,14 +148,6 @@ class Handle(WorkerState, Holder):
         """Let go of the channel and of what was sent; what has come can still be read."""
         self.channel.close()
         self.outbox.close()
-
-
-def _channel(end: Any) -> Channel:
-    if system.WINDOWS:
-        from ...transport.pipes import PipeChannel
-
-        return PipeChannel(end)
-    return Channel(end)
 
 
 def obituary(pid: int, code: int | None) -> str:

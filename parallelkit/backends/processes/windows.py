@@ -14,9 +14,11 @@ import subprocess
 import sys
 from typing import Any
 
-from multiprocess import util
+from multiprocess import spawn, util
 
 from ...place import system
+from ...place.windows import kernel
+from ...transport.anonymous_windows import given
 from ...transport.pipes import ProcessEnd
 from ...worker.jobs import Job
 from . import launch
@@ -26,7 +28,7 @@ _winapi: Any = importlib.import_module("_winapi") if system.WINDOWS else None
 
 __all__ = ["KILLED", "POPEN"]
 
-_NEW_PROCESS_GROUP = 0x200
+_NEW_PROCESS_GROUP, _NO_WINDOW = 0x200, 0x8000000
 KILLED = 1  # exit code of what was ended
 
 
@@ -42,16 +44,18 @@ class _Popen:
         guarded = f"import sys; sys.path[:] = {launch.first_path()!r}; {code}"
         flags = [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]
         environment = dict(os.environ)
-        python = sys.executable
+        python = os.fsdecode(spawn.get_executable())  # services have another, as does who set it
         base = getattr(sys, "_base_executable", python)
-        if base and base != python:  # a venv's launcher, which would start another process
+        if python == sys.executable and base and base != python:
+            # A venv's launcher starts another process, which would be the worker.
             environment["__PYVENV_LAUNCHER__"] = python
             python = base
         self._started = started = subprocess.Popen(  # noqa: S603 - our own command
             [python, *flags, "-c", guarded],
             stdin=subprocess.PIPE,
             env=environment,
-            creationflags=_NEW_PROCESS_GROUP,  # Ctrl-C is the parent's
+            cwd=sys.exec_prefix,  # nobody can remove a folder in which a process stands
+            creationflags=_flags(),
         )
         self.pid = started.pid
         self.sentinel = int(started._handle)  # type: ignore[attr-defined]
@@ -59,18 +63,12 @@ class _Popen:
         self.job = Job()
         try:
             self.job.take(self.sentinel)
-            here = _winapi.GetCurrentProcess()
-            theirs = _winapi.DuplicateHandle(
-                here,
-                process.theirs.fileno(),
-                self.sentinel,
-                0,
-                False,
-                _winapi.DUPLICATE_SAME_ACCESS,
-            )
+            theirs = given(process.theirs.fileno(), self.sentinel)
+            # By the other it gives us memory.
+            us = given(_winapi.GetCurrentProcess(), self.sentinel)
             assert started.stdin is not None
             with started.stdin as told:
-                told.write(b"%d\n" % int(theirs))
+                told.write(b"%d %d\n" % (theirs, us))
         except BaseException:
             started.kill()
             raise
@@ -103,6 +101,11 @@ class _Popen:
     def close(self) -> None:
         """Let go of the job."""
         self.finalizer()
+
+
+def _flags() -> int:
+    """How to be created: Ctrl-C is the parent's; where there is no console none is to open."""
+    return _NEW_PROCESS_GROUP | (0 if kernel().GetConsoleCP() else _NO_WINDOW)
 
 
 POPEN = {"spawn": _Popen}

@@ -27,14 +27,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import current_process
-from multiprocessing.connection import wait as wait_for
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign, note
-from ...place import recording, system
+from ...place import recording
 from ...place.descriptors import LOST, keep
 from ...place.sigint import Shield, held_here
-from ...transport import pickling
+from ...transport import anonymous, pickling
 from ...transport.channel import Closed
 from ...transport.pickling import Pickled
 from ...transport.refusals import refusal
@@ -131,7 +130,8 @@ class Workers:
     ) -> None:
         initializer, initargs, finalizer = users
         self.size = size
-        self.settings = {**settings, "workers": size}
+        theirs = initializer is not None or finalizer is not None
+        self.settings = {**settings, "workers": size, "users": theirs}
         # Chunks for a worker that may end after the first of them are sent in vain.
         self.most_ahead = MOST_AHEAD if settings["tasks_per_worker"] is None else 2
         self.max_nbytes: int = settings["max_nbytes"]
@@ -225,8 +225,7 @@ class Workers:
             out = scheduler.joined(worker)
             self.reactor.add(worker)
         self.carry_out(out)
-        if not system.WINDOWS:
-            os.close(worker.control_fd)
+        anonymous.close(worker.control_fd)
 
     def _note(self, what: str, worker: Handle, told: str = "") -> None:
         """Tell open traces of a worker."""
@@ -272,7 +271,7 @@ class Workers:
         try:
             while True:
                 self._hand_on(worker)
-                if not worker.channel.wait(0):
+                if not worker.channel.wait(worker.channel.LATE):
                     break
         except Closed:
             pass
@@ -323,12 +322,8 @@ class Workers:
         """Wait until that is so."""
         while not self.settled():
             waited = [w.channel for w in self.handles() if not w.ready and not w.dead]
-            if system.WINDOWS:
-                waited[0].wait(SETTLING)
-                continue
-            wait_for(
-                [channel.fileno() for channel in waited], SETTLING
-            )  # another thread may read what comes, and close any of them
+            # Another thread may read what comes, and close any of them.
+            waited[0].wait_with(waited[1:], SETTLING)
 
     def abandon(self) -> None:
         """In a forked child: close our copies of what is the parent's, and touch nothing else."""
