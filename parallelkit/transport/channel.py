@@ -35,7 +35,7 @@ from typing import Any
 from ..place import system
 from ..place.records import NamedTuple
 
-__all__ = ["Channel", "Closed", "Message", "Watch", "connected", "take_all"]
+__all__ = ["Channel", "Closed", "Message", "Watch", "take_all"]
 
 _HEADER = struct.Struct("<II")
 _READ = 1 << 16
@@ -285,15 +285,6 @@ class Watch:
             os.write(self._wake, b"x")
         except BlockingIOError:
             pass  # full: it will wake
-
-
-def connected(end: Any, peer: int) -> Channel:
-    """Return the channel on one end of a pair; `peer` is what tells of the process at the other."""
-    if system.WINDOWS:
-        from .pipes import PipeChannel
-
-        return PipeChannel(end, peer)
-    return Channel(end)
 
 
 def take_all(ids: list[int]) -> list[int]:

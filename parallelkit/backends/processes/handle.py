@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import threading
@@ -11,18 +10,18 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
-from ...place import system
 from ...place.sigint import held_here
-from ...transport.channel import Closed, connected, take_all
+from ...transport.channel import Closed, take_all
 from ...transport.pickling import Pickled
 from ...transport.script import Sent, script
 from ...transport.segments import Inbox, Outbox, control_block
 from ...values.source import Chunk
 from ...worker.protocol import CONTROL_BYTES, Forget, Run, encode
+from . import family
 from .state import Assignment, Call, WorkerState
 from .tasks import Holder, Tasks, forgotten
 
-__all__ = ["Handle", "exit_code", "interrupt", "obituary"]
+__all__ = ["Handle", "exit_code", "obituary"]
 
 
 class Handle(WorkerState, Holder):
@@ -45,7 +44,7 @@ class Handle(WorkerState, Holder):
         self.process = process
         self.sentinel: int = process.sentinel
         self.pid: int = process.pid
-        self.channel = connected(sock, self.sentinel)
+        self.channel = family.channel(sock, self.sentinel)
         self.outbox, self.inbox = Outbox(folder=folder), Inbox()
         self.freed: list[int] = []  # segments of ours that it needs no more
         self.known = set()
@@ -181,13 +180,3 @@ def exit_code(process: Any) -> int | None:
             time.sleep(0.001)
         process.kill()  # it lives on without us
     return None
-
-
-def interrupt(pid: int) -> None:
-    """Send SIGINT; a worker takes it as a hint to look for what its parent gave up."""
-    if system.WINDOWS:
-        return  # a thread of it has read it
-    try:
-        os.kill(pid, signal.SIGINT)
-    except ProcessLookupError:
-        pass

@@ -15,8 +15,6 @@ import subprocess
 import sys
 from collections.abc import Iterable
 
-from ...place import system
-
 __all__ = ["apart", "first_path", "pair", "run", "standard_modules"]
 
 _STANDARD = os.path.dirname(os.__file__) + os.sep
@@ -79,10 +77,6 @@ def apart(fd: int) -> int:
 
 def pair() -> tuple[socket.socket, socket.socket]:
     """Return a socket pair that no interpreter takes for its standard input or output."""
-    if system.WINDOWS:
-        from ...transport import pipes
-
-        return pipes.pair()
     one, other = (socket.socket(fileno=apart(end.detach())) for end in socket.socketpair())
     for end in (one, other):
         end.settimeout(None)  # whatever the program has set as default

@@ -15,10 +15,8 @@ that the pool makes for itself need no semaphores.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
-import signal
 import socket
 import threading
 import time
@@ -31,13 +29,11 @@ from multiprocess import process as mp_process
 from pathos.multiprocessing import ProcessPool
 
 from ...errors import ParallelError
-from ...place import limits, system
+from ...place import limits
 from ...place.descriptors import identity
 from ...worker.bootstrap import live
-from ...worker.ending import PATIENCE, forget_exit_handlers, kill_with_children
-from . import forkserver, launch
-
-_family = importlib.import_module(".windows" if system.WINDOWS else ".posix", __package__)
+from ...worker.ending import PATIENCE, forget_exit_handlers
+from . import family
 
 __all__ = ["Host"]
 
@@ -140,7 +136,7 @@ class _Context(context.BaseContext):  # type: ignore[misc]
     def Process(self, *_: Any, **__: Any) -> _Process:  # noqa: N802 - the base's name
         """A worker; what the pool wants to run in it is of no interest."""
         replaces = threading.current_thread() is not self._creator
-        return _Process(self, _family.POPEN[self._method], replaces)
+        return _Process(self, family.POPEN[self._method], replaces)
 
     def SimpleQueue(self) -> _LocalQueue:  # noqa: N802 - the base's name
         """A queue for the pool's own threads."""
@@ -222,11 +218,8 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
 
     def kill(self) -> None:
         """End the process, whatever it does, and what its items have started."""
-        if system.WINDOWS and self._popen is not None:
-            self._popen.kill()
-        elif self._popen is not None and self._popen.returncode is None:
-            kill_with_children(self._popen.pid)
-            forkserver.rouse()  # it is to tell of the end
+        if self._popen is not None:
+            self._popen.stop()
 
     def lose(self) -> None:
         """End the process without its descriptors."""
@@ -236,16 +229,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         popen.finalizer.cancel()
         mp_process._children.discard(self)
         if popen.returncode is None:
-            if system.WINDOWS:
-                popen.kill()
-                return
-            popen.returncode = -signal.SIGKILL
-            try:
-                if os.getsid(popen.pid) == os.getsid(0):  # it is the one that was started
-                    kill_with_children(popen.pid)
-                os.waitpid(popen.pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass
+            popen.lose()
 
     def run(self) -> None:
         """In a forked child: close what belongs to the parent, and serve."""
@@ -261,7 +245,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
     def connect(self, ours: socket.socket | None = None) -> None:
         """Take our end of its socket, or make a pair."""
         if ours is None:
-            ours, self._theirs = launch.pair()
+            ours, self._theirs = family.pair()
         self._ours = ours
 
     @property

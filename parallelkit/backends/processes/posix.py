@@ -5,19 +5,29 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
+import socket
 import threading
 from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from multiprocess import popen_fork, popen_forkserver, util
 
+from ...place import system
+from ...transport.channel import Channel
+from ...worker.ending import kill_with_children
 from . import forkserver, launch, warden
+from .launch import pair
 
-__all__ = ["POPEN"]
+__all__ = ["POPEN", "channel", "interrupt", "pair", "poll", "wakers"]
 
 
 class _Polled:
     """The pool's thread and ours both ask for the exit code, which can be read just once."""
+
+    pid: int
+    returncode: int | None
 
     def __init__(self, process: Any) -> None:
         self._polling = threading.Lock()
@@ -29,6 +39,22 @@ class _Polled:
             return super().poll(flag)  # type: ignore[misc,no-any-return]
         with self._polling:
             return super().poll(flag)  # type: ignore[misc,no-any-return]
+
+    def stop(self) -> None:
+        """End the process, whatever it does, and what its items have started."""
+        if self.returncode is None:
+            kill_with_children(self.pid)
+            forkserver.rouse()  # it is to tell of the end
+
+    def lose(self) -> None:
+        """The same without descriptors, which are somebody else's by now."""
+        self.returncode = -signal.SIGKILL
+        try:
+            if os.getsid(self.pid) == os.getsid(0):  # it is the one that was started
+                kill_with_children(self.pid)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
 
 
 class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
@@ -101,3 +127,55 @@ POPEN = {
     "forkserver": _ForkServerPopen,
     forkserver.DEFAULT: _DefaultPopen,
 }
+
+
+def channel(end: socket.socket, sentinel: int) -> Channel:  # noqa: ARG001 - its end tells
+    """Return what talks to a worker by our end of a pair."""
+    return Channel(end)
+
+
+def interrupt(pid: int) -> None:
+    """Send SIGINT; a worker takes it as a hint to look for what its parent gave up."""
+    try:
+        os.kill(pid, signal.SIGINT)
+    except ProcessLookupError:
+        pass
+
+
+def poll() -> Any:
+    """Return what waits for many descriptors."""
+    return select.epoll() if system.EPOLL else _Poll()
+
+
+def wakers(poll: Any) -> tuple[Any, Any]:
+    """Return something to send a byte to that wakes who polls, and what reads it."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+    poll.register(ends[1], select.POLLIN)
+    return ends
+
+
+class _Poll:
+    """`select.poll` with the face of `select.epoll`, where there is none; for several threads."""
+
+    def __init__(self) -> None:
+        self._masks: dict[int, int] = {}
+
+    def register(self, source: Any, mask: int) -> None:
+        """Listen to a descriptor, or what has one, from the next time on that somebody waits."""
+        self._masks[source if isinstance(source, int) else source.fileno()] = mask
+
+    def unregister(self, fd: int) -> None:
+        """Listen to it no more."""
+        del self._masks[fd]
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Wait for seconds."""
+        poll = select.poll()
+        for fd, mask in self._masks.copy().items():
+            poll.register(fd, mask)
+        return poll.poll(None if timeout is None else timeout * 1000)
+
+    def close(self) -> None:
+        """Nothing is open."""

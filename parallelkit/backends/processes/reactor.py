@@ -21,15 +21,14 @@ does: it attends.
 from __future__ import annotations
 
 import select
-import socket
 import threading
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ...place import system
 from ...place.descriptors import identity
+from . import family
 from .handle import Handle
 from .state import Call, Waiter
 
@@ -63,9 +62,9 @@ class Reactor:
         self._waiting: list[Call | Waiter] = []
         self._unread: deque[Handle] = deque()
         self._turns = 0  # how often somebody has waited
-        self._poll: Any = _poll()
+        self._poll: Any = family.poll()
         self._sources: dict[int, tuple[Callable[[Handle], None], Handle]] = {}
-        self._wake_in, self._wake_out = _wakers(self._poll)
+        self._wake_in, self._wake_out = family.wakers(self._poll)
         self._wake_fd = self._wake_out.fileno()
         self._identity = identity(self._wake_fd)
         self.lost = False  # whether somebody has closed our descriptors
@@ -262,47 +261,3 @@ def _wait_for(wakes: SimpleQueue[None], timeout: float | None) -> None:
             wakes.get_nowait()
     except Empty:
         pass
-
-
-def _poll() -> Any:
-    if system.WINDOWS:
-        from ...transport import pipes
-
-        return pipes.Poll()
-    return select.epoll() if system.EPOLL else _Poll()
-
-
-def _wakers(poll: Any) -> tuple[Any, Any]:
-    """Something to send a byte to that wakes who polls, and what reads it."""
-    if system.WINDOWS:
-        return poll, poll
-    ends = socket.socketpair()
-    for end in ends:
-        end.setblocking(False)
-    poll.register(ends[1], _IN)
-    return ends
-
-
-class _Poll:
-    """`select.poll` with the face of `select.epoll`, where there is none; for several threads."""
-
-    def __init__(self) -> None:
-        self._masks: dict[int, int] = {}
-
-    def register(self, source: Any, mask: int) -> None:
-        """Listen to a descriptor, or what has one, from the next time on that somebody waits."""
-        self._masks[source if isinstance(source, int) else source.fileno()] = mask
-
-    def unregister(self, fd: int) -> None:
-        """Listen to it no more."""
-        del self._masks[fd]
-
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Wait for seconds."""
-        poll = select.poll()
-        for fd, mask in self._masks.copy().items():
-            poll.register(fd, mask)
-        return poll.poll(None if timeout is None else timeout * 1000)
-
-    def close(self) -> None:
-        """Nothing is open."""

@@ -19,14 +19,14 @@ from multiprocess import spawn, util
 from ...place import system
 from ...place.windows import kernel
 from ...transport.anonymous_windows import given
-from ...transport.pipes import ProcessEnd
+from ...transport.pipes import PipeChannel, Poll, ProcessEnd, pair
 from ...worker.jobs import Job
 from . import launch
 
 # What is there on Windows only; types are checked on other systems too.
 _winapi: Any = importlib.import_module("_winapi") if system.WINDOWS else None
 
-__all__ = ["KILLED", "POPEN"]
+__all__ = ["KILLED", "POPEN", "channel", "interrupt", "pair", "poll", "wakers"]
 
 _NEW_PROCESS_GROUP, _NO_WINDOW = 0x200, 0x8000000
 KILLED = 1  # exit code of what was ended
@@ -96,7 +96,7 @@ class _Popen:
             except OSError:
                 pass  # it has ended
 
-    terminate = kill
+    stop = lose = terminate = kill
 
     def close(self) -> None:
         """Let go of the job."""
@@ -109,3 +109,22 @@ def _flags() -> int:
 
 
 POPEN = {"spawn": _Popen}
+
+
+def channel(end: Any, sentinel: int) -> PipeChannel:
+    """Return what talks to a worker by our end of a pair."""
+    return PipeChannel(end, sentinel)
+
+
+def interrupt(pid: int) -> None:
+    """Nothing is to be done: a thread of the worker has read what was given up."""
+
+
+def poll() -> Poll:
+    """Return what waits for many sources."""
+    return Poll()
+
+
+def wakers(poll: Poll) -> tuple[Poll, Poll]:
+    """Return what wakes who polls: it does so itself."""
+    return poll, poll

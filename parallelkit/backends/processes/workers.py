@@ -70,7 +70,8 @@ from ...worker.protocol import (
     encode,
 )
 from . import launch
-from .handle import Handle, exit_code, interrupt, obituary
+from .family import interrupt
+from .handle import Handle, exit_code, obituary
 from .pathos_host import Host
 from .reactor import Reactor
 from .scheduler import GRACE, Scheduler

@@ -58,6 +58,14 @@ class Process:
     def status(self):
         return "running"
 
+    def memory_info(self):
+        figures = _Memory(size=ctypes.sizeof(_Memory))
+        query = 0x1000
+        handle = ctypes.windll.kernel32.OpenProcess(query, False, self.pid)
+        ctypes.windll.kernel32.K32GetProcessMemoryInfo(handle, ctypes.byref(figures), figures.size)
+        ctypes.windll.kernel32.CloseHandle(handle)
+        return figures
+
 
 def pid_exists(pid):
     return pid in _parents()
@@ -72,6 +80,16 @@ def _known(pid):
         return Process(pid)
     except NoSuchProcess:
         return None
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = [
+        ("size", wintypes.DWORD),
+        ("faults", wintypes.DWORD),
+        ("peak", ctypes.c_size_t),
+        ("rss", ctypes.c_size_t),
+        ("others", ctypes.c_size_t * 6),
+    ]
 
 
 class _Entry(ctypes.Structure):
