@@ -104,7 +104,9 @@ def ray():
     import ray
     from ray.util.multiprocessing import Pool
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(
+        "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error"
+    )
     pool = Pool(2)
 
     def frozen(f, xs, t):

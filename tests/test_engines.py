@@ -71,11 +71,12 @@ BEGIN = {
 }
 
 
-@pytest.mark.parametrize("where", ["process", "thread", "executor", "dask"])
+@pytest.mark.parametrize("where", ["process", "thread", "executor", "dask", "ray"])
 def test_the_example_runs_anywhere(where):
     """One option says where, and the result is the same to the last digit."""
-    if where == "dask" and importlib.util.find_spec("distributed") is None:
-        pytest.skip("distributed is not installed")
+    package = {"dask": "distributed", "ray": "ray"}.get(where)
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
     ran = run_script([EXAMPLE, where, "--batches", "10"], files=False)
     assert ran.out.startswith("pi is about 3.140920\n")
 

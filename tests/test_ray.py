@@ -3,10 +3,12 @@
 import logging
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import PlainError, fail_from, increment, mark
+from running import run_script
 
 import parallelkit as pk
 
@@ -18,7 +20,8 @@ SETTING = "as it was"
 @pytest.fixture(scope="module")
 def ray_pool():
     """A pool on a Ray of two CPUs that is there already; it is not ours, and stays when we are done."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    ray.init("local", num_cpus=2, **quiet)
     yield lambda **options: pk.Pool(backend="ray", **options)
     pk.shutdown()
     assert ray.is_initialized()
@@ -102,3 +105,14 @@ def test_an_iterator_that_is_dropped(on_ray):
     results = on_ray(chunksize=1).imap(increment, range(100_000))
     assert next(results) == 1
     results.close()
+
+
+NODES = Path(__file__).parent / "scripts" / "ray_nodes.py"
+
+
+def test_nodes_come_and_go_and_the_head_is_lost():
+    """A node that joins gets work, one that leaves costs none; without its head, Ray is told to be lost."""
+    ran = run_script([NODES], files=False)
+    lines = [line for line in ran.out.splitlines() if line.startswith(("60 items", "the head"))]
+    assert lines[0] == "60 items on 2 nodes"
+    assert "the head of Ray does not answer" in lines[1]

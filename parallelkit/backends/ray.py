@@ -10,7 +10,6 @@ import atexit
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
@@ -22,11 +21,11 @@ from ..worker.parcel import Parcel
 from ..worker.versions import own_version
 from .cluster import AGAIN, PERHAPS, is_missing, outcome
 from .futures import FuturesPool
+from .ray_census import Census
 
 __all__ = ["RayCluster", "pool_for", "prepare", "reach", "shutdown"]
 
 ENDING = 3.0  # seconds for what was cancelled to end
-LOOK = 0.9  # seconds between questions how many CPUs there are
 PACE = 10.0  # how much longer a message takes than to a process of ours
 
 
@@ -47,16 +46,10 @@ class RayCluster:
 
     def slots(self) -> int:
         """CPUs of all nodes, as they were within the last second: to ask takes a millisecond."""
-        global _seen
-        now = time.monotonic()
-        when, number = _seen
-        if now - when > LOOK:
-            try:
-                number = int(self._ray.cluster_resources().get("CPU", 0))
-            except Exception as error:
-                raise self._lost(error) from error
-            _seen = now, number
-        return number
+        try:
+            return _counted(self._ray)
+        except Exception as error:
+            raise self._lost(error) from error
 
     def put(self, parcel: Parcel) -> Any:
         """Put into the object store."""
@@ -113,16 +106,31 @@ class RayCluster:
         return ParallelError(f"Ray could not run a chunk: {type(error).__name__}: {error}")
 
     def _lost(self, error: BaseException | None) -> ParallelError:
-        told = "" if error is None else f" ({type(error).__name__}: {error})"
-        return ParallelError(f"Ray has been shut down or was lost, with what ran there{told}")
+        if error is None or not self._ray.is_initialized():
+            return ParallelError("Ray has been shut down, and what ran there is lost")
+        return ParallelError(
+            f"the head of Ray does not answer, and what ran there is lost ({type(error).__name__}: "
+            f"{error}); unless ray.shutdown() is called within half a minute, Ray ends this process"
+        )
 
 
-_seen = float("-inf"), 0  # when CPUs were counted, and how many there were
+_census: Census | None = None  # of the Ray that is initialised
 _under_way: dict[Any, Any] = {}  # futures, and the references that they wait for
 _tasks: dict[Callable[..., Any], Any] = {}
 _lock = threading.RLock()
 _ours = False  # whether Ray was initialised here
 _folder: str | None = None  # of a Ray that was begun here
+
+
+def _counted(ray: Any) -> int:
+    """CPUs of all nodes."""
+    global _census
+    head = ray.get_runtime_context().gcs_address
+    with _lock:
+        if _census is None or _census.head != head:
+            _census = Census(ray, head)
+        census = _census
+    return census.cpus()
 
 
 def _over(future: Any) -> None:
@@ -141,11 +149,10 @@ def _ray() -> Any:
 
 def _initialised(options: Options) -> Any:
     """Ray, connected to the address, or as it is, or begun on this machine."""
-    global _ours, _folder, _seen
+    global _ours, _folder
     ray = _ray()
     with _lock:
         if not ray.is_initialized():
-            _seen = float("-inf"), 0
             # An address that is not given is looked up as Ray does.
             address = options.address or os.environ.get("RAY_ADDRESS")
             try:
@@ -215,8 +222,8 @@ def shutdown() -> None:
 
 
 def _after_fork() -> None:
-    global _lock, _ours, _folder
-    _lock, _ours, _folder = threading.RLock(), False, None
+    global _lock, _ours, _folder, _census
+    _lock, _ours, _folder, _census = threading.RLock(), False, None, None
     _under_way.clear()
 
 
