@@ -18,7 +18,18 @@ from collections.abc import (
 from concurrent.futures import Executor, Future
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, Unpack
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from .background.futures import Desk, in_thread
 from .engine import run as engine
@@ -31,14 +42,35 @@ from .values.source import Source
 
 __all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
 
-if TYPE_CHECKING:
-    from .options import BackendName, PoolOptions
-
+A = TypeVar("A")
+B = TypeVar("B")
 P = ParamSpec("P")
 R = TypeVar("R")
 
+if TYPE_CHECKING:
+    from typing import Never
 
-class Pool:
+    from typing_extensions import TypeVar as _TypeVar
+
+    from .options import BackendName, OtherOptions, PoolOptions
+    from .values.outcome import Failure
+
+    # What stands among results in the place of one: a Failure with on_error="return", else nothing.
+    E_co = _TypeVar("E_co", covariant=True, default=Never)
+    Workers = int | Literal["fair"] | Unset | None
+    Backend = BackendName | Executor | Unset | None
+
+    # Elements are checked as those of Python's own `map` are. What follows them is not: an `rng`
+    # is given by nobody. (mypy infers lambdas from the first of the two, which says the same.)
+    One = Callable[[A], R] | Callable[Concatenate[A, ...], R]
+    Two = Callable[[A, B], R] | Callable[Concatenate[A, B, ...], R]
+    Any_ = Iterable[Any]
+    AnyAsync = Iterable[Any] | AsyncIterable[Any]
+else:
+    E_co = TypeVar("E_co", covariant=True)
+
+
+class Pool(Generic[E_co]):
     """Options for calls, and the calls.
 
     A pool is a light handle: workers start with the first call that needs them, are kept warm
@@ -81,11 +113,26 @@ class Pool:
     [1, 4, 9]
     """
 
+    @overload
     def __init__(
-        self,
-        workers: int | Literal["fair"] | Unset | None = UNSET,
-        backend: BackendName | Executor | Unset | None = UNSET,
-        **options: Unpack[PoolOptions],
+        self: Pool[Failure],
+        workers: Workers = UNSET,
+        backend: Backend = UNSET,
+        *,
+        on_error: Literal["return"],
+        **options: Unpack[OtherOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Pool[Never],
+        workers: Workers = UNSET,
+        backend: Backend = UNSET,
+        *,
+        on_error: Literal["raise", "skip"] | Unset | None = UNSET,
+        **options: Unpack[OtherOptions],
+    ) -> None: ...
+    def __init__(
+        self, workers: Workers = UNSET, backend: Backend = UNSET, **options: Unpack[PoolOptions]
     ) -> None:
         self._resolve = Resolver({"workers": workers, "backend": backend, **options})
         self._closed = False
@@ -94,20 +141,56 @@ class Pool:
         self._desk = Desk(self._resolve)
         self._lock = threading.RLock()
 
-    def map(self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:
+    @overload
+    def map(self, func: One[A, R], a: Iterable[A], /, **frozen: Any) -> list[R | E_co]: ...
+    @overload
+    def map(
+        self, func: Two[A, B, R], a: Iterable[A], b: Iterable[B], /, **frozen: Any
+    ) -> list[R | E_co]: ...
+    @overload
+    def map(
+        self, func: Callable[..., R], a: Any_, b: Any_, c: Any_, /, *more: Any_, **frozen: Any
+    ) -> list[R | E_co]: ...
+    def map(
+        self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
+    ) -> list[R | E_co]:
         """Call `func` with the elements of `iterables`; see :func:`parallelkit.map`."""
         return engine.gather(_call(func, iterables, frozen), self._options(), self._watch)
 
+    @overload
+    def imap(
+        self, func: One[A, R], a: Iterable[A], /, **frozen: Any
+    ) -> Generator[R | E_co, None, None]: ...
+    @overload
+    def imap(
+        self, func: Two[A, B, R], a: Iterable[A], b: Iterable[B], /, **frozen: Any
+    ) -> Generator[R | E_co, None, None]: ...
+    @overload
+    def imap(
+        self, func: Callable[..., R], a: Any_, b: Any_, c: Any_, /, *more: Any_, **frozen: Any
+    ) -> Generator[R | E_co, None, None]: ...
     def imap(
         self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
-    ) -> Generator[R, None, None]:
+    ) -> Generator[R | E_co, None, None]:
         """The same as a lazy iterator; see :func:`parallelkit.imap`."""
         call = _call(func, iterables, frozen)
         return engine.stream(call, self._options(), self._watch, ordered=True)
 
+    @overload
+    def uimap(
+        self, func: One[A, R], a: Iterable[A], /, **frozen: Any
+    ) -> Generator[R | E_co, None, None]: ...
+    @overload
+    def uimap(
+        self, func: Two[A, B, R], a: Iterable[A], b: Iterable[B], /, **frozen: Any
+    ) -> Generator[R | E_co, None, None]: ...
+    @overload
+    def uimap(
+        self, func: Callable[..., R], a: Any_, b: Any_, c: Any_, /, *more: Any_, **frozen: Any
+    ) -> Generator[R | E_co, None, None]: ...
     def uimap(
         self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
-    ) -> Generator[R, None, None]:
+    ) -> Generator[R | E_co, None, None]:
         """The same in the order in which items finish; see :func:`parallelkit.uimap`."""
         call = _call(func, iterables, frozen)
         return engine.stream(call, self._options(), self._watch, ordered=False)
@@ -149,19 +232,29 @@ class Pool:
         rows: Iterable[Iterable[Any] | Mapping[str, Any]],
         /,
         **frozen: Any,
-    ) -> list[R]:
+    ) -> list[R | E_co]:
         """Call `func` with the elements of each row; see :func:`parallelkit.starmap`."""
         if not callable(func):
             raise TypeError(f"the function must be callable, not {func!r}")
         return self.map(partial(apply_row, func), rows, **frozen)
 
-    def run(self, calls: Iterable[Callable[[], R]]) -> list[R]:
+    def run(self, calls: Iterable[Callable[[], R]]) -> list[R | E_co]:
         """Run calls made by :func:`delayed`; see :func:`parallelkit.run`."""
         return self.map(apply_call, calls)
 
+    @overload
+    def amap(self, func: One[A, R], a: Iterable[A], /, **frozen: Any) -> Future[list[R | E_co]]: ...
+    @overload
+    def amap(
+        self, func: Two[A, B, R], a: Iterable[A], b: Iterable[B], /, **frozen: Any
+    ) -> Future[list[R | E_co]]: ...
+    @overload
+    def amap(
+        self, func: Callable[..., R], a: Any_, b: Any_, c: Any_, /, *more: Any_, **frozen: Any
+    ) -> Future[list[R | E_co]]: ...
     def amap(
         self, func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
-    ) -> Future[list[R]]:
+    ) -> Future[list[R | E_co]]:
         """Start :meth:`map` in the background.
 
         Returns
@@ -181,13 +274,37 @@ class Pool:
         limited = nesting().level > 0 and options.workers is None
         return in_thread(lambda: engine.gather(call, options, self._watch), limited=limited)
 
+    @overload
+    def aimap(
+        self, func: One[A, R], a: Iterable[A] | AsyncIterable[A], /, **frozen: Any
+    ) -> AsyncIterator[R | E_co]: ...
+    @overload
+    def aimap(
+        self,
+        func: Two[A, B, R],
+        a: Iterable[A] | AsyncIterable[A],
+        b: Iterable[B] | AsyncIterable[B],
+        /,
+        **frozen: Any,
+    ) -> AsyncIterator[R | E_co]: ...
+    @overload
+    def aimap(
+        self,
+        func: Callable[..., R],
+        a: AnyAsync,
+        b: AnyAsync,
+        c: AnyAsync,
+        /,
+        *more: AnyAsync,
+        **frozen: Any,
+    ) -> AsyncIterator[R | E_co]: ...
     def aimap(
         self,
         func: Callable[..., R],
         /,
         *iterables: Iterable[Any] | AsyncIterable[Any],
         **frozen: Any,
-    ) -> AsyncIterator[R]:
+    ) -> AsyncIterator[R | E_co]:
         """:meth:`imap` for ``async for``: nothing of it blocks the event loop.
 
         Inputs may be asynchronous iterables. Closing it (``aclose``), dropping it, and cancelling
@@ -349,13 +466,21 @@ def _check_keyword(name: str, func: Callable[..., Any]) -> None:
         warnings.warn(f"{name}= goes to the function {func!r}: {told}", stacklevel=outside())
 
 
-def _made(options: dict[str, Any]) -> Pool:
+def _made(options: dict[str, Any]) -> Pool[Any]:
     return Pool(**options)
 
 
 _default = Pool()
 
 
+@overload
+def map(func: One[A, R], a: Iterable[A], /, **frozen: Any) -> list[R]: ...
+@overload
+def map(func: Two[A, B, R], a: Iterable[A], b: Iterable[B], /, **frozen: Any) -> list[R]: ...
+@overload
+def map(
+    func: Callable[..., R], a: Any_, b: Any_, c: Any_, /, *more: Any_, **frozen: Any
+) -> list[R]: ...
 def map(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> list[R]:
     """Call `func` with the elements of `iterables`, in parallel; return a list in input order.
 
@@ -396,6 +521,16 @@ def map(func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any) -> 
     return _default.map(func, *iterables, **frozen)
 
 
+@overload
+def imap(func: One[A, R], a: Iterable[A], /, **frozen: Any) -> Generator[R, None, None]: ...
+@overload
+def imap(
+    func: Two[A, B, R], a: Iterable[A], b: Iterable[B], /, **frozen: Any
+) -> Generator[R, None, None]: ...
+@overload
+def imap(
+    func: Callable[..., R], a: Any_, b: Any_, c: Any_, /, *more: Any_, **frozen: Any
+) -> Generator[R, None, None]: ...
 def imap(
     func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
 ) -> Generator[R, None, None]:
@@ -441,6 +576,16 @@ def imap(
     return _default.imap(func, *iterables, **frozen)
 
 
+@overload
+def uimap(func: One[A, R], a: Iterable[A], /, **frozen: Any) -> Generator[R, None, None]: ...
+@overload
+def uimap(
+    func: Two[A, B, R], a: Iterable[A], b: Iterable[B], /, **frozen: Any
+) -> Generator[R, None, None]: ...
+@overload
+def uimap(
+    func: Callable[..., R], a: Any_, b: Any_, c: Any_, /, *more: Any_, **frozen: Any
+) -> Generator[R, None, None]: ...
 def uimap(
     func: Callable[..., R], /, *iterables: Iterable[Any], **frozen: Any
 ) -> Generator[R, None, None]:
@@ -540,6 +685,33 @@ def run(calls: Iterable[Callable[[], R]]) -> list[R]:
     return _default.run(calls)
 
 
+@overload
+def parallel(
+    func: One[A, R], a: Iterable[A], /, *, show: bool = False, thread: bool = False, **frozen: Any
+) -> list[R]: ...
+@overload
+def parallel(
+    func: Two[A, B, R],
+    a: Iterable[A],
+    b: Iterable[B],
+    /,
+    *,
+    show: bool = False,
+    thread: bool = False,
+    **frozen: Any,
+) -> list[R]: ...
+@overload
+def parallel(
+    func: Callable[..., R],
+    a: Any_,
+    b: Any_,
+    c: Any_,
+    /,
+    *more: Any_,
+    show: bool = False,
+    thread: bool = False,
+    **frozen: Any,
+) -> list[R]: ...
 def parallel(
     func: Callable[..., R],
     /,

@@ -513,12 +513,16 @@ if TYPE_CHECKING:
         upload: bool | Unset | None
         idle: float | Unset | None
 
-    class PoolOptions(_Common, total=False):
+    class OtherOptions(_Common, total=False):
+        """Options of a pool but `workers`, `backend` and `on_error`, to type checkers."""
+
+        seed: Any
+        same_each_call: bool | Unset | None
+
+    class PoolOptions(OtherOptions, total=False):
         """Options of a pool but `workers` and `backend`, to type checkers."""
 
         on_error: Literal["raise", "return", "skip"] | Unset | None
-        seed: Any
-        same_each_call: bool | Unset | None
 
     class AllOptions(PoolOptions, total=False):
         """All options of a pool, to type checkers."""

@@ -4,8 +4,10 @@
 """
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, assert_type
 
 import numpy as np
@@ -20,6 +22,19 @@ def half(x: int, scale: float = 1.0) -> float:
     return x / 2 * scale
 
 
+def noisy(x: int, rng: np.random.Generator, scale: float) -> float:
+    """One item with a stream of its own."""
+    return x + scale * float(rng.random())
+
+
+@dataclass
+class Point:
+    """What is made of one element."""
+
+    x: int
+    y: float = 0.0
+
+
 def calls() -> None:
     """The results of a map have the type that the function returns."""
     assert_type(pk.map(half, [1, 2], scale=2.0), list[float])
@@ -28,12 +43,29 @@ def calls() -> None:
     assert_type(pk.starmap(half, [(1, 2.0)]), list[float])
     assert_type(pk.starmap(half, [{"x": 1}]), list[float])
     assert_type(pk.parallel(half, [1, 2], show=False, thread=True), list[float])
+    assert_type(pk.map(half, [1, 2], [1.0, 2.0]), list[float])
+    assert_type(pk.map(noisy, [1, 2], scale=2.0), list[float])
+    assert_type(pk.map(Point, [1, 2], y=2.0), list[Point])
+    assert_type(pk.map(int, ["1", "f"], base=16), list[int])
+    assert_type(pk.map(partial(half, scale=2.0), range(2)), list[float])
+    columns: list[list[float]] = [[1.0], [2.0], [3.0]]
+    pk.map(lambda *values, p: sum(values) + p, *columns, p=1)
+    pk.map(lambda x, y, p: x + y + p, [1], [2.0], p=3)
+    pk.map(np.sum, np.zeros((2, 2)), axis=0)
+    pk.map(np.sqrt, np.arange(2.0))
+
     assert_type(pk.run(pk.delayed(half)(n) for n in range(3)), list[float])
+
+
+def passed_on(func: Callable[[int], str], numbers: Iterable[int], **frozen: Any) -> list[str]:
+    """A function that passes its own arguments on."""
+    with pk.Pool(1) as pool:
+        return pool.map(func, numbers, **frozen)
 
 
 def pools() -> None:
     """A pool is a context manager whose methods are typed like the functions."""
-    with pk.Pool(workers=2, backend="thread", on_error="return", retries=1) as pool:
+    with pk.Pool(workers=2, backend="thread", on_error="skip", retries=1) as pool:
         assert_type(pool, pk.Pool)
         assert_type(pool.map(half, [1, 2]), list[float])
         assert_type(pool.submit(half, 1), Future[float])
@@ -57,7 +89,10 @@ async def waiting() -> list[float]:
 def failures() -> list[BaseException]:
     """A failure among results is told apart by its class."""
     with pk.Pool(2, "thread", on_error="return") as pool:
-        results: list[float | pk.Failure] = [*pool.map(half, [1])]
+        results = pool.map(half, [1])
+        assert_type(results, list[float | pk.Failure])
+        assert_type(next(pool.imap(half, [1])), float | pk.Failure)
+        assert_type(pool.submit(half, 1), Future[float])
     try:
         pk.map(half, [1])
     except (pk.WorkerDied, pk.TaskTimeout, pk.TransportError) as error:
@@ -100,6 +135,7 @@ def traced() -> str:
 
 if __name__ == "__main__":
     calls()
+    passed_on(str, [1])
     pools()
     asyncio.run(waiting())
     failures()
