@@ -11,7 +11,6 @@ ends.
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import sys
 import weakref
@@ -341,10 +340,7 @@ def _first_of(backend: str, options: Options) -> Any:
         if backend not in _backends:  # another thread may have been first
             module = prepare(backend, options)
             importlib.import_module(_TASK)
-            # It is to be called before what the backend's own libraries have registered meanwhile:
-            # they would kill workers that still have finalizers and exit handlers to call.
-            atexit.unregister(_at_exit)
-            atexit.register(_at_exit)
+            importing.at_exit()
             _backends[backend] = module
         return _backends[backend]
 
@@ -354,9 +350,9 @@ _streams: weakref.WeakSet[Generator[Any, None, None]] = weakref.WeakSet()
 
 def _at_exit() -> None:
     """End what still runs, while everything that this takes is still there."""
-    hosting = sys.modules.get("parallelkit.backends.processes.pathos_host")
-    if hosting is not None and hasattr(hosting, "end"):
-        hosting.end()
+    launch = sys.modules.get("parallelkit.backends.processes.launch")
+    if launch is not None and hasattr(launch, "end"):
+        launch.end()
     for results in list(_streams):
         try:
             results.close()
@@ -365,7 +361,7 @@ def _at_exit() -> None:
     shutdown()
 
 
-atexit.register(_at_exit)
+importing.at_exit(_at_exit)
 
 
 def shutdown() -> None:

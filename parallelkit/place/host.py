@@ -6,7 +6,6 @@ import functools
 import math
 import os
 import sys
-import sysconfig
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -98,10 +97,8 @@ def memory() -> int:
 
 def has_gil() -> bool:
     """Whether threads of this interpreter take turns (false on a free-threaded build)."""
-    enabled = getattr(sys, "_is_gil_enabled", None)
-    if enabled is not None:
-        return bool(enabled())
-    return not sysconfig.get_config_var("Py_GIL_DISABLED")
+    enabled = getattr(sys, "_is_gil_enabled", None)  # before 3.13 there is always one
+    return True if enabled is None else bool(enabled())
 
 
 def start_methods() -> tuple[str, ...]:

@@ -6,16 +6,17 @@ deadlock of import locks, where two threads import them at once and begin at dif
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-__all__ = ["lock", "uncollected", "whole"]
+__all__ = ["at_exit", "lock", "uncollected", "whole"]
 
 lock = threading.RLock()  # a signal handler may make a call in the middle of the first one
 
@@ -43,6 +44,22 @@ def uncollected() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+_handler: Callable[[], object] | None = None
+
+
+def at_exit(handler: Callable[[], object] | None = None) -> None:
+    """Have our exit handler called before those that have been registered so far.
+
+    To be called after each import of what a backend is built on: the exit handlers of that would
+    kill workers that still have finalizers and exit handlers to call.
+    """
+    global _handler
+    _handler = handler or _handler
+    if _handler is not None:
+        atexit.unregister(_handler)
+        atexit.register(_handler)
 
 
 def _after_fork() -> None:

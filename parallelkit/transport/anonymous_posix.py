@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import sys
-import tempfile
 from typing import Any
 
 from ..place import system
@@ -30,6 +29,8 @@ def create(size: int, folder: str | None, name: str) -> int:
     if system.MEMFD and folder is None:
         fd = os.memfd_create(name, os.MFD_CLOEXEC)
     else:
+        import tempfile
+
         fd, path = tempfile.mkstemp(prefix=f"{name}-", dir=folder)
         os.unlink(path)
     try:

@@ -31,7 +31,6 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import TransportError
 from ..place import system
@@ -45,7 +44,7 @@ EXPORTED = "biufcSU"  # those of which numpy makes a buffer in every case, unles
 GAPS = 1.25  # a view that spans no more than so many times its own size crosses with its gaps
 MOST_GAPS = 64  # the same for one that overlaps with another buffer of the pickle
 
-Array = NDArray[Any]
+Array = np.ndarray[Any, Any]
 
 
 class ArrayPickler(ByValuePickler):

@@ -32,7 +32,6 @@ import os
 import pickle
 import re
 import sys
-import sysconfig
 import threading
 import types
 import typing
@@ -380,14 +379,16 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
 # --- what can be imported ------------------------------------------------------------------------
 
 _importable: dict[str, tuple[Any, Any, bool]] = {}
-_LIBRARIES = tuple(
-    {
-        os.path.realpath(sysconfig.get_path(name)) + os.sep
-        for name in ("stdlib", "purelib", "platlib")
-    }
-    | {sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")}
-    | {os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep}  # installed or not
-)
+
+
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+    """Folders of Python and of packages, this one's too, which need not be installed."""
+    import sysconfig
+
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return tuple(folder + os.sep for folder in {*folders, *map(os.path.realpath, folders), ours})
 
 
 def in_library(module: ModuleType) -> bool:
@@ -396,7 +397,7 @@ def in_library(module: ModuleType) -> bool:
     origin = getattr(spec, "origin", None)
     if not isinstance(origin, str):
         return True
-    return origin.startswith(_LIBRARIES) or not os.path.isabs(origin)
+    return origin.startswith(_libraries()) or not os.path.isabs(origin)
 
 
 def importable(name: str) -> bool:

@@ -19,9 +19,16 @@ from typing import Any
 
 from ..place import system
 
-__all__ = ["Parentage"]
+__all__ = ["Parentage", "own_name"]
 
 _MODULES = "multiprocessing.process", "multiprocess.process"
+
+
+def own_name() -> str:
+    """Name of this process, as `multiprocessing` tells it to who has imported it."""
+    module = sys.modules.get("multiprocessing.process")
+    ask = getattr(module, "current_process", None)  # another thread may be importing it
+    return "MainProcess" if ask is None else str(ask().name)
 
 
 class Parentage:

@@ -18,7 +18,6 @@ import contextvars
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -227,7 +226,8 @@ class Worker:
         self.words = self.control.cast("Q")
         self.times = self.control.cast("d")
         anonymous.close(control)
-        sys.argv, tempfile.tempdir, standard, parentage = hello.origin
+        sys.argv, folder, standard, parentage = hello.origin
+        _set_temporary(folder)
         sys.meta_path.insert(0, StandardFinder(standard, list(sys.path)))
         Parentage(*parentage).settle()
         settings = hello.settings
@@ -558,6 +558,14 @@ def _main_imports() -> bool:
     main = threading.main_thread().ident
     frames = sys._current_frames()  # noqa: SLF001 - documented, for purposes like this
     return main is not None and _importing(frames.get(main))
+
+
+def _set_temporary(folder: str | None) -> None:
+    """Have temporary files in the folder that the caller has chosen for them, if any."""
+    if folder is not None or "tempfile" in sys.modules:
+        import tempfile
+
+        tempfile.tempdir = folder
 
 
 def _limit_memory(nbytes: int) -> None:

@@ -23,19 +23,32 @@ import select
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 import warnings
 from collections import deque
+from typing import TYPE_CHECKING
 
 from ...errors import ParallelError
 from ...place import forksafe, limits, system
 from ...place.descriptors import identity, keep
 from . import launch
 
-__all__ = ["DEFAULT", "PATIENCE", "clear_stock", "forced", "fork", "rouse", "shutdown", "start"]
+if TYPE_CHECKING:
+    import subprocess
+
+__all__ = [
+    "DEFAULT",
+    "METHODS",
+    "PATIENCE",
+    "clear_stock",
+    "forced",
+    "fork",
+    "rouse",
+    "shutdown",
+    "start",
+]
 
 log = logging.getLogger("parallelkit")
 
@@ -43,6 +56,7 @@ PATIENCE = 1.0  # seconds for an answer of it, or its end
 TRIES = 10
 FAILED = 1  # exit code of a copy that could not let go of what is the caller's
 DEFAULT = "default"  # what `start_method=None` stands for, where there is a fork server
+METHODS = (DEFAULT, "forkserver")
 ANEW = "the fork server is started anew"
 _NUMBER = struct.Struct("q")  # as `worker.forkserver` writes it; to import that takes too long
 _VARIABLE = "PARALLELKIT_FORK_SERVER"  # "forked" or "new": for tests of either
@@ -225,11 +239,7 @@ class _Server:
             if process is not None and self._requests is not None:
                 self._requests.close()
                 process.send_signal(signal.SIGCONT)  # it may have been stopped
-                try:
-                    process.wait(PATIENCE)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                launch.see_off(process, PATIENCE)
             self.disown()
 
     def _lose(self) -> None:
@@ -307,15 +317,10 @@ class _Child:
                 self.returncode = 0
         return self.returncode
 
-    def wait(self, timeout: float | None = None) -> int:
+    def wait(self) -> int:
         """Wait for its end."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        pause = 0.0005
         while self.poll() is None:
-            if deadline is not None and time.monotonic() > deadline:
-                raise subprocess.TimeoutExpired("fork server", timeout or 0.0)
-            time.sleep(pause)
-            pause = min(pause * 2, 0.05)
+            time.sleep(0.0005)
         assert self.returncode is not None
         return self.returncode
 

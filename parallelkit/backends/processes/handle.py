@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import wait as wait_for
 from typing import Any
 
 from ...place.sigint import held_here
@@ -170,7 +169,7 @@ def exit_code(process: Any) -> int | None:
     """Exit code of a process that has hung up. It may still be on its way out."""
     for patience in (1.0, 1.0):
         deadline = time.monotonic() + patience
-        wait_for([process.sentinel], patience)
+        family.wait_for([process.sentinel], patience)
         while True:
             code: int | None = process.exitcode
             if code is not None:

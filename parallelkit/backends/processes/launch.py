@@ -11,11 +11,19 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["apart", "first_path", "pair", "run", "standard_modules"]
+from ...errors import ParallelError
+
+if TYPE_CHECKING:
+    import subprocess
+
+__all__ = ["apart", "end", "first_path", "pair", "run", "see_off", "standard_modules", "starting"]
 
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _ZIPPED = "python{}{}.zip".format(*sys.version_info)
@@ -50,6 +58,8 @@ def _is_standard(path: str) -> bool:
 
 def run(code: str, fds: Iterable[int]) -> subprocess.Popen[bytes]:
     """Run `code`, with these descriptors open, in an interpreter with the flags of this one."""
+    import subprocess  # a call whose workers are all forked does without
+
     # -P also keeps 3.13.0 from stumbling over a working directory that has been removed.
     flags = [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]
     guarded = f"import sys; sys.path[:] = {first_path()!r}; {code}"
@@ -61,6 +71,46 @@ def run(code: str, fds: Iterable[int]) -> subprocess.Popen[bytes]:
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def see_off(process: Any, patience: float) -> None:
+    """Wait for the end of a process that has been asked for it; kill one that takes longer."""
+    deadline = time.monotonic() + patience
+    pause = 0.0002
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            return
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)
+
+
+_starting = threading.RLock()  # no worker inherits a descriptor meant for another
+_ending = False
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Within this a worker is started, one at a time.
+
+    Raises
+    ------
+    ParallelError
+        Once Python is ending. Then threads other than the main one may be stopped anywhere; a
+        user's exit handlers go on.
+    """
+    with _starting:
+        if _ending and threading.current_thread() is not threading.main_thread():
+            raise ParallelError("Python is ending: no more workers are started")
+        yield
+
+
+def end() -> None:
+    """Start no more workers from other threads; one that is being started gets all it needs."""
+    global _ending
+    with _starting:
+        _ending = True
 
 
 def apart(fd: int) -> int:
@@ -81,3 +131,13 @@ def pair() -> tuple[socket.socket, socket.socket]:
     for end in (one, other):
         end.settimeout(None)  # whatever the program has set as default
     return one, other
+
+
+def _after_fork() -> None:
+    """In a forked child: the thread that holds the lock may not exist here."""
+    global _starting
+    _starting = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -10,7 +10,8 @@ pathos owns the processes: its pool starts them, notices a dead one and starts a
 them. It never sees a task. Our context gives it a process class whose `start` makes a socket
 pair, hands one end to the newborn and the other to us; the worker serves that instead of the
 pool's queue. So no worker touches a lock or queue that another one waits for, and the queues
-that the pool makes for itself need no semaphores.
+that the pool makes for itself need no semaphores. Workers that run already are taken over by it:
+to `start` them does nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
-from multiprocessing.connection import wait as wait_for
+from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 from multiprocess import context, queues
@@ -33,16 +34,12 @@ from ...place import limits
 from ...place.descriptors import identity
 from ...worker.bootstrap import live
 from ...worker.ending import PATIENCE, forget_exit_handlers
-from . import family
+from . import family, launch
+from .hosting import Forked, OnFailure, OnStart
 
 __all__ = ["Host"]
 
-OnStart = Callable[[Any, socket.socket], None]
-OnFailure = Callable[[BaseException], None]
-
 _ids = itertools.count()
-_ending = False
-_starting = threading.RLock()  # no worker inherits a descriptor meant for another
 
 
 class Host:
@@ -57,14 +54,21 @@ class Host:
         pathos starts in a thread of its own.
     on_failure : callable
         Called with the error where a replacement cannot be started.
+    started : iterable of Forked
+        Workers that run already, to be taken over.
     """
 
     def __init__(
-        self, workers: int, start_method: str, on_start: OnStart, on_failure: OnFailure
+        self,
+        workers: int,
+        start_method: str,
+        on_start: OnStart,
+        on_failure: OnFailure,
+        started: Iterable[Forked] = (),
     ) -> None:
         self._pid = os.getpid()
         self.closed = False
-        self._context = _Context(start_method, on_start, on_failure)
+        self._context = _Context(start_method, on_start, on_failure, deque(started))
         try:
             self._pool = ProcessPool(
                 nodes=workers,
@@ -78,6 +82,11 @@ class Host:
                 "Python is ending, and this version of it starts neither threads nor forks then "
                 "(3.11 and 3.13 do): make the call earlier, or use backend='serial'"
             ) from error
+
+    is_early = False  # see `hosting.EarlyHost`
+
+    def replace(self) -> None:
+        """Another worker comes for one that has ended: a thread of pathos sees to that."""
 
     def replace_no_more(self) -> None:
         """Let workers end without others that come in their place."""
@@ -111,12 +120,18 @@ class Host:
             pool._terminate.cancel()
         for process in processes:
             process.lose()
+        self._forget()
 
-    def disown(self, processes: list[Any]) -> None:
+    def _forget(self) -> None:
+        """Have the exit handler of `multiprocess` leave the processes alone."""
+        for process in list(mp_process._children):
+            if getattr(process, "_owner", None) is self._context:
+                mp_process._children.discard(process)
+
+    def disown(self, _: list[Any]) -> None:
         """In a forked child: see to it that its end does not end the parent's workers."""
         self.closed = True
-        for process in processes:
-            mp_process._children.discard(process)
+        self._forget()
         # Not by _serve(), which would start a new pool where there is none any more.
         pool = self._pool.__state__.get(self._pool._id)
         if pool is not None:
@@ -126,8 +141,15 @@ class Host:
 class _Context(context.BaseContext):  # type: ignore[misc]
     """The part of a context that a multiprocess pool uses."""
 
-    def __init__(self, start_method: str, on_start: OnStart, on_failure: OnFailure) -> None:
-        self._method = start_method
+    def __init__(
+        self,
+        start_method: str,
+        on_start: OnStart,
+        on_failure: OnFailure,
+        started: deque[Forked],
+    ) -> None:
+        self.method = start_method
+        self.started = started
         self.on_start = on_start
         self.on_failure = on_failure
         self._creator = threading.current_thread()
@@ -136,7 +158,7 @@ class _Context(context.BaseContext):  # type: ignore[misc]
     def Process(self, *_: Any, **__: Any) -> _Process:  # noqa: N802 - the base's name
         """A worker; what the pool wants to run in it is of no interest."""
         replaces = threading.current_thread() is not self._creator
-        return _Process(self, family.POPEN[self._method], replaces)
+        return _Process(self, family.popen(self.method), replaces)
 
     def SimpleQueue(self) -> _LocalQueue:  # noqa: N802 - the base's name
         """A queue for the pool's own threads."""
@@ -183,23 +205,25 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         self._replaces = replaces
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
+        self._forked: Forked | None = None
         self.end: int | None = None  # see `worker.bootstrap.live`
         self.life: int | None = None
 
     def start(self) -> None:
-        """Start the process and pass our end of its socket on."""
+        """Start the process and pass our end of its socket on; or take one over that runs."""
+        if self._owner.started:
+            self._forked = self._owner.started.popleft()
+            super().start()
+            return
         try:
-            with _starting:
-                # Other threads may be stopped anywhere now; a user's atexit handlers go on.
-                if _ending and threading.current_thread() is not threading.main_thread():
-                    raise ParallelError("Python is ending: no more workers are started")
+            with launch.starting():
                 try:
                     super().start()
                 finally:
                     if self._theirs is not None:
                         self._theirs.close()
             assert self._ours is not None
-            self._owner.on_start(self, self._ours)
+            self._owner.on_start(self._forked or self, self._ours)
         except BaseException as error:
             if self._popen is not None:
                 self.kill()
@@ -210,10 +234,18 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
             self._owner.on_failure(limits.explained(error))
             raise SystemExit from error  # ends the pool's own thread without a word
 
+    @property
+    def forked(self) -> Forked:
+        """A worker of the fork server that this is to be: one that runs, or a new one."""
+        if self._forked is None:
+            self._forked = Forked(self._owner.method)
+            self._ours = self._forked.ours
+        return self._forked
+
     def terminate(self) -> None:
         """Wait a moment for the end of a process that was hung up on, and end it if it does not."""
         left = (self._owner.deadline or 0.0) - time.monotonic()
-        wait_for([self.sentinel], max(0.0, left))
+        family.wait_for([self.sentinel], max(0.0, left))
         self.kill()
 
     def kill(self) -> None:
@@ -242,31 +274,12 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
     def _Popen(self, process: Any) -> Any:  # noqa: N802 - the base's name
         return self._popen_class(process)
 
-    def connect(self, ours: socket.socket | None = None) -> None:
-        """Take our end of its socket, or make a pair."""
-        if ours is None:
-            ours, self._theirs = family.pair()
-        self._ours = ours
+    def connect(self) -> None:
+        """Make a pair of ends for it."""
+        self._ours, self._theirs = family.pair()
 
     @property
     def theirs(self) -> socket.socket:
         """The worker's end of its socket, while it is being started."""
         assert self._theirs is not None
         return self._theirs
-
-
-def _after_fork() -> None:
-    """In a forked child: the thread that holds the lock may not exist here."""
-    global _starting
-    _starting = threading.RLock()
-
-
-def end() -> None:
-    """Start no more workers from other threads; one that is being started gets all it needs."""
-    global _ending
-    with _starting:
-        _ending = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

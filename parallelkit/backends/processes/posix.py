@@ -1,132 +1,25 @@
-"""How workers are started where processes can be forked, by the start method."""
-
-# ruff: noqa: SLF001 - what a process of multiprocess has for who starts it
+"""How workers are talked to where processes can be forked."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import select
 import signal
 import socket
-import threading
-from multiprocessing.connection import wait as wait_for
+from collections.abc import Sequence
 from typing import Any
-
-from multiprocess import popen_fork, popen_forkserver, util
 
 from ...place import system
 from ...transport.channel import Channel
-from ...worker.ending import kill_with_children
-from . import forkserver, launch, warden
 from .launch import pair
 
-__all__ = ["POPEN", "channel", "interrupt", "pair", "poll", "wakers"]
+__all__ = ["channel", "interrupt", "pair", "poll", "popen", "wait_for", "wakers"]
 
 
-class _Polled:
-    """The pool's thread and ours both ask for the exit code, which can be read just once."""
-
-    pid: int
-    returncode: int | None
-
-    def __init__(self, process: Any) -> None:
-        self._polling = threading.Lock()
-        super().__init__(process)  # type: ignore[call-arg]
-
-    def poll(self, flag: int = os.WNOHANG) -> int | None:
-        """Exit code, or None while the process lives."""
-        if flag != os.WNOHANG:
-            return super().poll(flag)  # type: ignore[misc,no-any-return]
-        with self._polling:
-            return super().poll(flag)  # type: ignore[misc,no-any-return]
-
-    def stop(self) -> None:
-        """End the process, whatever it does, and what its items have started."""
-        if self.returncode is None:
-            kill_with_children(self.pid)
-            forkserver.rouse()  # it is to tell of the end
-
-    def lose(self) -> None:
-        """The same without descriptors, which are somebody else's by now."""
-        self.returncode = -signal.SIGKILL
-        try:
-            if os.getsid(self.pid) == os.getsid(0):  # it is the one that was started
-                kill_with_children(self.pid)
-            os.waitpid(self.pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-
-
-class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
-    """Start by fork."""
-
-    def _launch(self, process: Any) -> None:
-        process.connect()
-        process.life = warden.life()
-        self.sentinel, process.end = os.pipe()
-        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
-        try:
-            self.pid = os.fork()
-            if self.pid == 0:
-                code = 1
-                try:
-                    os.close(self.sentinel)
-                    code = process._bootstrap()
-                finally:
-                    os._exit(code)
-        finally:
-            os.close(process.end)
-        warden.watch(self.pid)
-
-
-class _ForkServerPopen(_Polled, popen_forkserver.Popen):  # type: ignore[misc]
-    """Start by a fork server of our own, which has loaded what every worker needs."""
-
-    server = "forkserver"
-
-    def _launch(self, process: Any) -> None:
-        ours, self.pid, self.sentinel = forkserver.fork(self.server)
-        process.connect(ours)
-        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Wait until the server tells of the worker's end, also where somebody has stopped it."""
-        if timeout is None:
-            while self.returncode is None and not wait_for([self.sentinel], forkserver.PATIENCE):
-                forkserver.rouse()
-        return super().wait(timeout)  # type: ignore[no-any-return]
-
-
-class _DefaultPopen(_ForkServerPopen):
-    """Start by a fork server that may be a copy of this process."""
-
-    server = forkserver.DEFAULT
-
-
-class _SpawnPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
-    """Start in a fresh interpreter."""
-
-    def _launch(self, process: Any) -> None:
-        process.connect()
-        self.sentinel, end = os.pipe()  # the worker's end of it is closed when it ends
-        end = launch.apart(end)
-        self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
-        fds = process.theirs.fileno(), end, warden.life()
-        try:
-            code = f"from parallelkit.worker.bootstrap import spawned; spawned{fds}"
-            started = launch.run(code, fds)
-            self.pid, started.returncode = started.pid, 0  # its end is waited for here
-        finally:
-            os.close(end)
-        warden.watch(self.pid)
-
-
-POPEN = {
-    "fork": _ForkPopen,
-    "spawn": _SpawnPopen,
-    "forkserver": _ForkServerPopen,
-    forkserver.DEFAULT: _DefaultPopen,
-}
+def popen(start_method: str) -> Any:
+    """Return what starts a process; it is built on multiprocess, which takes long to import."""
+    return importlib.import_module(".posix_popen", __package__).POPEN[start_method]
 
 
 def channel(end: socket.socket, sentinel: int) -> Channel:  # noqa: ARG001 - its end tells
@@ -140,6 +33,14 @@ def interrupt(pid: int) -> None:
         os.kill(pid, signal.SIGINT)
     except ProcessLookupError:
         pass
+
+
+def wait_for(ends: Sequence[int], timeout: float | None = None) -> bool:
+    """Wait until there is something at one of these descriptors; return whether there is."""
+    waiting = select.poll()
+    for end in ends:
+        waiting.register(end, select.POLLIN)
+    return bool(waiting.poll(None if timeout is None else timeout * 1000))
 
 
 def poll() -> Any:

@@ -22,9 +22,9 @@ from __future__ import annotations
 
 import select
 import threading
+from _queue import Empty, SimpleQueue  # `queue` has others, which take imports
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from ...place.descriptors import identity

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import threading
 import weakref
+from _queue import SimpleQueue  # `queue` has others, which take imports
 from collections import deque
 from collections.abc import Callable, MutableSequence
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ParallelError

@@ -6,13 +6,16 @@ On Linux a small process of its own, on other systems a pipe that closes with th
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
+from typing import TYPE_CHECKING
 
 from ...place import system
 from ...place.descriptors import identity, keep
 from ...worker.warden import NUMBER
 from . import launch
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["life", "shutdown", "watch"]
 
@@ -73,11 +76,7 @@ class _Warden:
             else:
                 self.disown()
         if process is not None:
-            try:
-                process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            launch.see_off(process, PATIENCE)
 
     def disown(self) -> None:
         """Close our ends of the pipes."""

@@ -12,6 +12,8 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from multiprocessing.connection import wait
 from typing import Any
 
 from multiprocess import spawn, util
@@ -26,7 +28,7 @@ from . import launch
 # What is there on Windows only; types are checked on other systems too.
 _winapi: Any = importlib.import_module("_winapi") if system.WINDOWS else None
 
-__all__ = ["KILLED", "POPEN", "channel", "interrupt", "pair", "poll", "wakers"]
+__all__ = ["KILLED", "channel", "interrupt", "pair", "poll", "popen", "wait_for", "wakers"]
 
 _NEW_PROCESS_GROUP, _NO_WINDOW = 0x200, 0x8000000
 KILLED = 1  # exit code of what was ended
@@ -108,7 +110,14 @@ def _flags() -> int:
     return _NEW_PROCESS_GROUP | (0 if kernel().GetConsoleCP() else _NO_WINDOW)
 
 
-POPEN = {"spawn": _Popen}
+def popen(start_method: str) -> type[_Popen]:  # noqa: ARG001 - there is but one
+    """Return what starts a process."""
+    return _Popen
+
+
+def wait_for(ends: Sequence[int], timeout: float | None = None) -> bool:
+    """Wait until one of these handles is signalled; return whether one is."""
+    return bool(wait(ends, timeout))
 
 
 def channel(end: Any, sentinel: int) -> PipeChannel:

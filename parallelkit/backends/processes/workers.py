@@ -20,13 +20,11 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import tempfile
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from multiprocessing import current_process
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign, note
@@ -45,6 +43,7 @@ from ...worker import output
 from ...worker.context import carried
 from ...worker.environment import current
 from ...worker.inherited import Inherited, only_inherited
+from ...worker.parentage import own_name
 from ...worker.protocol import (
     VERSION,
     Abort,
@@ -72,7 +71,7 @@ from ...worker.protocol import (
 from . import launch
 from .family import interrupt
 from .handle import Handle, exit_code, obituary
-from .pathos_host import Host
+from .hosting import host_of
 from .reactor import Reactor
 from .scheduler import GRACE, Scheduler
 from .state import (
@@ -99,6 +98,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Workers"]
 
+IDLE = 0.02  # seconds of waiting after which there is time for what can be done later
 SETTLING = 0.25  # seconds between looks at workers whose initializers are waited for
 _OUT_OF_MEANS = (MemoryError, OSError, KeyError)  # no memory, or no descriptor and so no segment
 
@@ -164,7 +164,7 @@ class Workers:
         self._hello_fds = [] if segment is None else [segment.fd]
         self._hello_fds += [memory.fd for memory in hello.shared]
         try:
-            self.host = Host(size, start_method, self._add, self.fail)
+            self.host: Any = host_of(size, start_method, self._add, self.fail)
         except BaseException:
             self.scheduler.closed = True  # for what another thread is starting at this moment
             for worker in self.handles():
@@ -239,8 +239,9 @@ class Workers:
         return next(rank for rank in range(len(taken) + 1) if rank not in taken)
 
     def _greet(self, worker: Handle) -> None:
-        parentage = worker.rank + 1, current_process().name, os.getpid()
-        origin = sys.argv, tempfile.tempdir, launch.standard_modules(), parentage
+        parentage = worker.rank + 1, own_name(), os.getpid()
+        folder = getattr(sys.modules.get("tempfile"), "tempdir", None)
+        origin = sys.argv, folder, launch.standard_modules(), parentage
         around = tuple(worker.environment or ())
         worker.script_sent = self._sent.copy()
         hello = Hello(VERSION, self._hello, around, self.settings, origin)
@@ -266,6 +267,8 @@ class Workers:
             out = self.scheduler.died(worker, told)
             self.tasks.bury(worker)
             worker.close()
+            if not self.scheduler.closed:
+                self.host.replace()
             self.carry_out(out)
 
     def _drain(self, worker: Handle) -> None:
@@ -501,6 +504,12 @@ class Workers:
 
     def wait(self, call: Call | Waiter, timeout: float | None = None) -> None:
         """Wait until something may have come for `call`."""
+        if self.host.is_early and (timeout is None or timeout > IDLE):
+            self.reactor.wait(call, IDLE)
+            if call.ready():
+                self._waited(call.call)
+                return
+            self.host.hand_over_if_possible()
         self.reactor.wait(call, timeout)
         self._waited(call.call)
 
