@@ -149,7 +149,9 @@ def _found(name: str, home: str) -> object:
             "parallelkit is being imported by what this signal handler has interrupted: let it "
             "set a flag, and make the call later"
         ) from None
-    with Shield():
+    from .place.importing import uncollected
+
+    with Shield(), uncollected():
         return getattr(import_module(f".{home}", __name__), name)
 
 

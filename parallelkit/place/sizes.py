@@ -7,7 +7,7 @@ import re
 
 __all__ = ["in_bytes"]
 
-_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kmgtp]?)(i?)(b?)\s*", re.IGNORECASE)
+_SIZE = r"(?i)\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([kmgtp]?)(i?)(b?)\s*"
 _POWERS = ("", "k", "m", "g", "t", "p")
 _FORMS = "a number of bytes, or a text such as '64 kB', '512 MiB' or '1.5GB'"
 
@@ -46,7 +46,7 @@ def in_bytes(name: str, size: int | str, least: int = 0) -> int:
     """
     number: int
     if isinstance(size, str):
-        found = _SIZE.fullmatch(size)
+        found = re.fullmatch(_SIZE, size)
         if found is None or (found[3] and not found[2]):
             raise ValueError(f"{name} must be {_FORMS}, not {size!r}")
         base = 1024 if found[3] else 1000

@@ -221,7 +221,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             if space is not None:
                 for value in annotations.values():
                     if isinstance(value, str):
-                        self._need_globals(space, _WORD.findall(value))
+                        self._need_globals(space, re.findall(r"[^\W\d]\w*", value))
 
     def _need_globals(self, space: dict[str, Any], names: Collection[str]) -> None:
         mirror = current()
@@ -381,14 +381,22 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
 _importable: dict[str, tuple[Any, Any, bool]] = {}
 
 
+_STANDARD = os.path.dirname(os.__file__)
+# By these most modules are told apart, without a library of paths that takes an import.
+_USUAL_LIBRARIES = (
+    _STANDARD + os.sep,
+    os.path.join(sys.prefix, "lib", os.path.basename(_STANDARD), "site-packages") + os.sep,
+    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,  # installed or not
+)
+
+
 @functools.cache
 def _libraries() -> tuple[str, ...]:
     """Folders of Python and of packages, this one's too, which need not be installed."""
     import sysconfig
 
     folders = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
-    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return tuple(folder + os.sep for folder in {*folders, *map(os.path.realpath, folders), ours})
+    return tuple(folder + os.sep for folder in {*folders, *map(os.path.realpath, folders)})
 
 
 def in_library(module: ModuleType) -> bool:
@@ -397,7 +405,9 @@ def in_library(module: ModuleType) -> bool:
     origin = getattr(spec, "origin", None)
     if not isinstance(origin, str):
         return True
-    return origin.startswith(_libraries()) or not os.path.isabs(origin)
+    return origin.startswith(_USUAL_LIBRARIES) or (
+        origin.startswith(_libraries()) or not os.path.isabs(origin)
+    )
 
 
 def importable(name: str) -> bool:
@@ -488,7 +498,6 @@ def is_named(func: Any) -> bool:
 
 # --- what code refers to -------------------------------------------------------------------------
 
-_WORD = re.compile(r"[^\W\d]\w*")
 _BUILTINS = frozenset(dir(importlib.import_module("builtins")))
 _GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
 _code_names: dict[CodeType, tuple[str, ...]] = {}

@@ -14,7 +14,6 @@ with a seed, whose function has no `rng`, does not run on several threads.
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import operator
 import os
@@ -200,6 +199,8 @@ def needs(call: Call) -> bool:
 
 def needs_rng(func: Callable[..., Any]) -> bool:
     """Whether a parameter ``rng`` of `func` has no default."""
+    import inspect
+
     return inspect.signature(func).parameters["rng"].default is inspect.Parameter.empty
 
 
@@ -210,6 +211,11 @@ def fresh() -> int:
 
 @lru_cache(maxsize=256)
 def _lacks_rng(func: Callable[..., Any], positional: int) -> bool:
+    text = attribute(func, "__text_signature__")
+    if isinstance(text, str) and "rng" not in text:  # of a builtin, which is long to be read
+        return False
+    import inspect
+
     try:
         parameters = list(inspect.signature(func).parameters.values())
     except Exception:  # noqa: BLE001 - some built-in functions do not tell, and some objects

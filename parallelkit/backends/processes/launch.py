@@ -41,12 +41,19 @@ def first_path() -> list[str]:
 
 def standard_modules() -> list[str]:
     """Modules that this process has from the standard library, whatever its path says now."""
-    found = []
-    for name in sys.stdlib_module_names & sys.modules.keys():
-        origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
-        if origin is not None and _is_standard(origin):
-            found.append(name)
-    return found
+    global _seen
+    here = sys.stdlib_module_names & sys.modules.keys()
+    if len(here) != _seen[0]:  # several workers are told of the same ones
+        found = []
+        for name in here:
+            origin = getattr(getattr(sys.modules.get(name), "__spec__", None), "origin", None)
+            if origin is not None and _is_standard(origin):
+                found.append(name)
+        _seen = len(here), found
+    return _seen[1]
+
+
+_seen: tuple[int, list[str]] = 0, []
 
 
 def _is_standard(path: str) -> bool:
