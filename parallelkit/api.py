@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import warnings
 import weakref
@@ -15,7 +14,6 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from concurrent.futures import Executor, Future
 from functools import partial
 from types import TracebackType
 from typing import (
@@ -31,7 +29,6 @@ from typing import (
     overload,
 )
 
-from .background.futures import Desk, in_thread
 from .engine import run as engine
 from .engine.plan import plan
 from .errors import ParallelError, outside
@@ -48,10 +45,12 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
     from typing import Never
 
     from typing_extensions import TypeVar as _TypeVar
 
+    from .background.futures import Desk
     from .options import BackendName, OtherOptions, PoolOptions
     from .values.outcome import Failure
 
@@ -138,7 +137,7 @@ class Pool(Generic[E_co]):
         self._closed = False
         self._ended: ParallelError | None = None  # what calls get that were not done
         self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
-        self._desk = Desk(self._resolve)
+        self._desk: Desk | None = None  # made by the first `submit`, which imports what it needs
         self._lock = threading.RLock()
 
     @overload
@@ -271,6 +270,8 @@ class Pool(Generic[E_co]):
         [1, 2]
         """
         options, call = self._options(), _call(func, iterables, frozen)
+        from .background.futures import in_thread
+
         limited = nesting().level > 0 and options.workers is None
         return in_thread(lambda: engine.gather(call, options, self._watch), limited=limited)
 
@@ -356,12 +357,18 @@ class Pool(Generic[E_co]):
         self._check_open()
         if kwargs:
             _check_mistaken(kwargs, func)
+        if self._desk is None:
+            from .background.futures import Desk
+
+            with self._lock:
+                if self._desk is None:  # another thread may have been first
+                    self._desk = Desk(self._resolve)
         return self._desk.here().put(func, args, kwargs)
 
     def close(self) -> None:
         """Take no more calls; wait for what was submitted. Workers stay warm for other pools."""
         self._closed = True
-        for stream in self._desk.streams():
+        for stream in () if self._desk is None else self._desk.streams():
             stream.join()
 
     def terminate(self) -> None:
@@ -372,7 +379,7 @@ class Pool(Generic[E_co]):
             sources = list(self._sources)
         for source in sources:
             source.abort(error)
-        for stream in self._desk.streams():
+        for stream in () if self._desk is None else self._desk.streams():
             stream.abort(error)
             stream.join()
 
@@ -447,6 +454,8 @@ def _check_mistaken(keywords: dict[str, Any], func: Callable[..., Any]) -> None:
 
 
 def _check_keyword(name: str, func: Callable[..., Any]) -> None:
+    import inspect
+
     try:
         # What is called itself: a decorator may take an option that it keeps from its function.
         parameters = inspect.signature(func, follow_wrapped=False).parameters

@@ -19,7 +19,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
@@ -27,6 +26,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 from .place import host, nesting
 from .place.records import Frozen, NamedTuple
 from .place.sizes import in_bytes
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = [
     "UNSET",
@@ -712,13 +714,19 @@ def _whole(name: str, value: object, least: int | None = None, none: bool = Fals
 
 
 def _backend(value: object) -> None:
-    if isinstance(value, Executor):
+    if _is_executor(value):
         if type(value).__module__.startswith("parallelkit."):
             raise TypeError("backend= takes an executor of another library; ours is a pool itself")
         return
     if not isinstance(value, str):
         raise TypeError(f"backend must be a name or an Executor, not {value!r}")
     _one_of("backend", value, BACKENDS)
+
+
+def _is_executor(value: object) -> bool:
+    """Whether it is one; a value that is has had its module imported."""
+    futures = sys.modules.get("concurrent.futures._base")
+    return isinstance(value, getattr(futures, "Executor", ()))
 
 
 def _flag(name: str, value: object) -> None:

@@ -38,6 +38,8 @@ def main(fd: int, with_numpy: bool) -> None:
     bootstrap.settle()
     if with_numpy:
         from . import preload  # noqa: F401
+    import multiprocessing  # noqa: F401 - which has the key of the caller, for its managers
+
     prepare()
     gc.freeze()  # what is imported stays; no worker is to look through it, or to copy its pages
     gc.enable()
@@ -49,8 +51,6 @@ def prepare() -> None:
 
     What they import then would also make each of them look for numerical libraries once more.
     """
-    import multiprocessing  # noqa: F401 - which has the key of the caller, for its managers
-
     codecs.lookup("ascii")  # files of the kernel are read by it
     output.set_filters(output.filters())  # whose patterns are compiled
 
