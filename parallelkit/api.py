@@ -94,10 +94,10 @@ class Pool(Generic[E_co]):
         ``chunksize``, ``start_method``, ``initializer``, ``initargs``, ``finalizer``,
         ``devices``, ``tasks_per_worker``, ``memory_limit``,
         ``max_nbytes``, ``temp_folder``, ``strict``, ``seed``, ``same_each_call``, ``nested``,
-        ``blas_threads``, ``prefer``, ``library``, ``address``, ``upload``, ``idle``; see *Options*
-        in the documentation. What is not given, or is ``pk.UNSET``, comes from
-        :class:`configure`, from ``PARALLELKIT_*`` variables, or is its default; None is the
-        default of each but ``idle``.
+        ``blas_threads``, ``prefer``, ``library``, ``address``, ``upload``, ``idle``,
+        ``preload``; see *Options* in the documentation. What is not given, or is ``pk.UNSET``,
+        comes from :class:`configure`, from ``PARALLELKIT_*`` variables, or is its default; None is
+        the default of each but ``idle``.
 
     Raises
     ------

@@ -58,12 +58,13 @@ _NOT_INHERITED = (
     "blas_threads",
     "seed",
     "address",
+    "preload",
 )
 # What says where and on how much a call runs, not what comes of it.
 RESOURCES = frozenset(
     (
         *("workers", "backend", "progress", "blas_threads", "memory_limit", "max_nbytes"),
-        *("temp_folder", "start_method", "nested", "address", "idle", "most_threads"),
+        *("temp_folder", "start_method", "nested", "address", "idle", "preload", "most_threads"),
     )
 )
 
@@ -111,6 +112,7 @@ _DEFAULTS: dict[str, Any] = {
     "address": None,
     "upload": False,
     "idle": 300.0,
+    "preload": None,
     "named": False,  # no option: whether the pool itself was given its backend
     "most_threads": None,  # no option: what the user's variables let an item's BLAS have
     "fair": False,  # no option: what workers="fair" becomes
@@ -153,6 +155,7 @@ class Options(Frozen):
     address: str | None
     upload: bool
     idle: float | None
+    preload: tuple[str, ...] | None
     named: bool
     most_threads: int | None
     fair: bool
@@ -195,6 +198,7 @@ class Options(Frozen):
         _seconds("timeout", self.timeout)
         _seconds("idle", self.idle)
         _flag("same_each_call", self.same_each_call)
+        object.__setattr__(self, "preload", _modules("preload", self.preload))
         # numpy's SeedSequence, Generator and RandomState
         if not any(hasattr(self.seed, n) for n in ("spawn_key", "bit_generator", "randint")):
             _whole("seed", self.seed, least=0, none=True)
@@ -233,6 +237,7 @@ _NOT_OURS = {
     "start_method": "its workers have been started by the engine",
     "temp_folder": "nothing is put into files there",
     "idle": "its workers are not ours to end",
+    "preload": "its workers import what they need",
     "finalizer": "its workers are not ours to end",
     "devices": "the engine gives its workers their devices",
     "nested": "calls that items make run on threads, with the share of their worker",
@@ -514,6 +519,7 @@ if TYPE_CHECKING:
         address: str | Unset | None
         upload: bool | Unset | None
         idle: float | Unset | None
+        preload: Iterable[str] | Unset | None
 
     class OtherOptions(_Common, total=False):
         """Options of a pool but `workers`, `backend` and `on_error`, to type checkers."""
@@ -650,6 +656,7 @@ _FROM_TEXT: dict[str, Callable[[str], Any]] = {
     "seed": int,
     "nested": str,
     "strict": lambda text: text.lower() not in ("0", "false", "no"),
+    "preload": lambda text: tuple(text.replace(",", " ").split()),
     "idle": lambda text: None if text.lower() in ("none", "never") else float(text),
 }
 _VARIABLES = tuple(PREFIX + name.upper() for name in _FROM_TEXT)
@@ -748,6 +755,20 @@ def _tuple(name: str, value: Any) -> tuple[Any, ...]:
         return tuple(value)
     except TypeError:
         raise TypeError(f"{name} must be a tuple, not {value!r}") from None
+
+
+def _modules(name: str, value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    found = () if isinstance(value, str) else _tuple(name, value)
+    if isinstance(value, str) or not all(
+        isinstance(module, str) and all(part.isidentifier() for part in module.split("."))
+        for module in found
+    ):
+        raise TypeError(
+            f'{name} must be a tuple of modules\' names, such as ("numpy",), not {value!r}'
+        )
+    return found
 
 
 def _exceptions(name: str, value: Any) -> tuple[type[BaseException], ...]:

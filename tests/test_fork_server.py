@@ -131,6 +131,60 @@ def test_where_a_fork_is_not_safe_it_is_a_new_one(reason, tmp_path):
     assert why in told[0]
 
 
+# ---- what a new one imports -------------------------------------------------------------------------
+
+NEW = """
+import json, sys
+import parallelkit as pk
+import colorsys as colours, xml.sax.saxutils, xml.dom.minidom
+
+def first(x):
+    return xml.sax.saxutils.escape("<"), colours.rgb_to_hls(x, x, x)
+
+def there(x):
+    return [name in sys.modules for name in ("xml.sax.saxutils", "colorsys", "xml.dom.minidom")]
+
+options = {"start_method": "forkserver", **OPTIONS}
+pk.Pool(2, **options).map(first, [0, 1])
+print(json.dumps(pk.Pool(3, **options).map(there, [0])[0]))  # other workers, which have run nothing yet
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "there"),
+    [
+        ({}, [True, True, False]),  # what the first function refers to
+        ({"preload": ()}, [False, False, False]),
+        ({"preload": ("xml.dom.minidom", "no.such.module")}, [True, True, True]),
+    ],
+)
+def test_what_is_imported_before_the_first_fork(options, there):
+    """A new server imports what the first function needs and what `preload=` names, as far as it is there."""
+    ran = run_script(["-"], NEW.replace("OPTIONS", repr(options)))
+    assert ran.values == [there]
+
+
+def test_a_module_that_is_preloaded_is_imported_once(tmp_path):
+    """By the server, and by no worker; where it starts a thread, by each worker as always."""
+    source = """
+import json, os, sys
+sys.path.append(FOLDER)
+import parallelkit as pk
+
+def parent(x):
+    import counted
+    return counted.imported_by == os.getpid()
+
+for starts in ("", "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"):
+    with open(os.path.join(FOLDER, "counted.py"), "w") as file:
+        file.write("import os; imported_by = os.getpid()\\n" + starts)
+    print(json.dumps(pk.Pool(2, start_method="forkserver", preload=("counted",)).map(parent, [1, 2])))
+    pk.shutdown()
+"""
+    ran = run_script(["-"], source.replace("FOLDER", repr(str(tmp_path))), files=False)
+    assert ran.values == [[False, False], [True, True]]
+
+
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_a_start_method_that_is_named_is_not_a_fork_of_the_caller(method):
     """What the caller has imported is not there."""

@@ -324,7 +324,7 @@ def test_processes_under_monkey_patches(monkeypatch, module, asked):
     patches = types.SimpleNamespace(**{asked: lambda _: True})
     monkeypatch.setitem(sys.modules, module, patches)
     with pytest.raises(pk.ParallelError, match="use backend='thread'"):
-        processes.prepare(options.Options())
+        processes.prepare(options.Options(), None)
 
 
 def keep(*given):

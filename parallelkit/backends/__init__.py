@@ -3,7 +3,7 @@
 A backend is a module with two functions, and one line here::
 
     pool_for(options, workers, level, wished) -> base.Pool      # for one call
-    prepare(options)        # once, before its first call; may return the module of `pool_for`
+    prepare(options, func)        # once, before its first call; may return the module of `pool_for`
 
 ``shutdown()`` is called, where it is there, to end what the backend keeps warm. Nobody else
 compares the names of backends, but for `engine.plan`, which chooses one.
@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ..place.records import NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..options import Options
 
 __all__ = ["TABLE", "Backend", "end_all", "prepare", "reach"]
@@ -67,10 +69,10 @@ def reach(name: str, options: Options) -> tuple[int, float, bool]:
     return found
 
 
-def prepare(name: str, options: Options) -> Any:
-    """Import what a backend needs for its first call; return the module of its pools."""
+def prepare(name: str, options: Options, func: Callable[..., Any] | None) -> Any:
+    """Import what a backend needs for its first call, of `func`; return the module of its pools."""
     module: Any = importlib.import_module(TABLE[name].module)
-    return module.prepare(options) or module
+    return module.prepare(options, func) or module
 
 
 def end_all() -> None:

@@ -163,6 +163,6 @@ def pool_for(options: Options, workers: int, level: int, wished: bool) -> Future
     return FuturesPool(cluster, workers if wished else None, options, PACE)
 
 
-def prepare(options: Options) -> None:  # noqa: ARG001 - as all backends
+def prepare(options: Options, _: object = None) -> None:  # noqa: ARG001 - as all backends
     """Import Dask, or say what to install."""
     dask_clients.distributed()

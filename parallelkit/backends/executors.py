@@ -113,5 +113,5 @@ def pool_for(options: Options, workers: int, level: int, wished: bool) -> Future
     return FuturesPool(cluster, workers if wished else None, options, pace)
 
 
-def prepare(options: Options) -> None:
+def prepare(options: Options, _: object = None) -> None:
     """Nothing has to be there before the first call."""

@@ -67,5 +67,5 @@ def pool_for(options: Options, workers: int, level: int, wished: bool) -> OuterP
     return OuterPool(workers, Setup(options.initializer, options.initargs))
 
 
-def prepare(options: Options) -> None:
+def prepare(options: Options, _: object = None) -> None:
     """Nothing has to be there before the first call."""

@@ -99,5 +99,5 @@ def _grown(options: Options, setup: Setup, level: int, alone: bool) -> Pool | No
     return helped if alone else threads.ThreadPool(1, level, setup, False, helped)
 
 
-def prepare(options: Options) -> None:
+def prepare(options: Options, _: object = None) -> None:
     """Nothing has to be there before the first call."""

@@ -679,5 +679,5 @@ def helped_by(options: Options, setup: Setup) -> Pool | None:
     return OuterPool(workers, setup)
 
 
-def prepare(options: Options) -> None:
+def prepare(options: Options, _: object = None) -> None:
     """Nothing has to be there before the first call."""

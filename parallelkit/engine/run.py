@@ -258,7 +258,7 @@ def run_source(
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
     recorded = _recorded(call, plan_, source) if recording.on else None
-    pool = _pool(options, plan_, options.seed is None or draws(call))
+    pool = _pool(options, plan_, options.seed is None or draws(call), call.inner)
     if task is None:
         task = _task(call, options, plan_, source.total)
     if recorded is None:
@@ -298,12 +298,17 @@ def _recorded(call: Call, plan_: Plan, source: Source) -> Recorded | None:
     return begun(call, plan_, source)
 
 
-def _pool(options: Options, plan_: Plan, takes_rng: bool = True) -> Pool:
+def _pool(
+    options: Options,
+    plan_: Plan,
+    takes_rng: bool = True,
+    func: Callable[..., Any] | None = None,
+) -> Pool:
     if sys.is_finalizing():  # a finalizer calls, when no thread can be started any more
         importlib.import_module(_TASK)
         return SerialPool(Setup(None, ()))
     try:
-        backend = _backends.get(plan_.backend) or _first_of(plan_.backend, options)
+        backend = _backends.get(plan_.backend) or _first_of(plan_.backend, options, func)
         made: Pool = backend.pool_for(options, plan_.workers, plan_.level, plan_.wished)
     except (OSError, RuntimeError, MemoryError) as error:
         if plan_.backend == "process" and limits.is_denied(error) and not needs_process(options):
@@ -330,7 +335,7 @@ def hold(options: Options) -> Any:
 _backends: dict[str, Any] = {}  # modules of those that have had a call
 
 
-def _first_of(backend: str, options: Options) -> Any:
+def _first_of(backend: str, options: Options, func: Callable[..., Any] | None) -> Any:
     """Import what a backend needs, at its first call; first calls of several threads take turns.
 
     Ctrl-C waits until that is done: half-way through, dill and pathos would take it for a module
@@ -338,7 +343,7 @@ def _first_of(backend: str, options: Options) -> Any:
     """
     with importing.lock, Shield(), importing.uncollected():
         if backend not in _backends:  # another thread may have been first
-            module = prepare(backend, options)
+            module = prepare(backend, options, func)
             importlib.import_module(_TASK)
             importing.at_exit()
             _backends[backend] = module

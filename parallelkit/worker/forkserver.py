@@ -22,9 +22,10 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 
-from . import bootstrap, output
+from . import bootstrap, output, preload
 from .ending import kill_with_children
 
 __all__ = ["main", "prepare", "serve"]
@@ -33,11 +34,13 @@ _PATIENCE = 1.0  # seconds for workers that have been killed to end
 _NUMBER = struct.Struct("q")  # as the popen classes of multiprocess read it
 
 
-def main(fd: int, with_numpy: bool) -> None:
-    """Serve the parent at the other end of a socket pair, in an interpreter started for that."""
+def main(fd: int, names: Sequence[str] = ()) -> None:
+    """Serve the parent at the other end of a socket pair, in an interpreter started for that.
+
+    `names` are of modules to be imported before the first fork.
+    """
     bootstrap.settle()
-    if with_numpy:
-        from . import preload  # noqa: F401
+    preload.load(names)
     import multiprocessing  # noqa: F401 - which has the key of the caller, for its managers
 
     prepare()

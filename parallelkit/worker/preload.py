@@ -1,20 +1,47 @@
-"""numpy, imported once by the fork server, so that no worker has to.
+"""Imports that a fork server makes, so that no worker has to.
 
-The BLAS that comes with numpy starts its threads when it is loaded; a fork server must not have
-any. Workers set the number that their share allows later.
+A fork server must have no threads. The BLAS that comes with numpy starts its own when it is loaded,
+unless it is told to have none; workers set the number that their share allows later. Where another
+library starts threads, the server ends, and one that does without takes its place.
 """
 
-import os
+from __future__ import annotations
 
+import importlib
+import os
+import signal
+import threading
+from collections.abc import Sequence
+
+from ..place import forksafe, system
+
+__all__ = ["REFUSED", "load"]
+
+REFUSED = 3  # exit code of a server that has threads now
+PATIENCE = 60  # seconds after which it is ended: an import may wait for something
 _NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_before = {name: os.environ.get(name) for name in _NAMES}
-os.environ.update(dict.fromkeys(_NAMES, "1"))
-try:
-    import numpy as np  # noqa: F401
-except ImportError:
-    pass
-for _name, _value in _before.items():
-    if _value is None:
-        del os.environ[_name]
-    else:
-        os.environ[_name] = _value
+
+
+def load(names: Sequence[str]) -> None:
+    """Import modules, as far as they are there; end the process if they start threads."""
+    if not names:
+        return
+    before = {name: os.environ.get(name) for name in _NAMES}
+    os.environ.update(dict.fromkeys(_NAMES, "1"))
+    signal.alarm(PATIENCE)
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except BaseException:  # noqa: BLE001 - a worker that needs it will tell why
+            pass
+    signal.alarm(0)
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    crowded = threading.active_count() > 1
+    if not crowded and os.path.exists(system.PROC):
+        crowded = forksafe.why_not_after() is not None
+    if crowded:
+        os._exit(REFUSED)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ParallelError
 from ...place.foreign import green
@@ -11,6 +12,7 @@ from ...place.host import default_start_method
 from ...place.nesting import nesting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
     from ...options import Options
@@ -20,8 +22,8 @@ __all__ = ["prepare", "shutdown"]
 MOST_STOCK = 16  # workers that are asked for before a pool wants them
 
 
-def prepare(options: Options) -> ModuleType:
-    """Start a fork server, which has imports of its own to make, and import pathos meanwhile."""
+def prepare(options: Options, func: Callable[..., Any] | None) -> ModuleType:
+    """Start a fork server, which has imports of its own to make, and import the rest meanwhile."""
     if (library := green()) is not None:
         raise ParallelError(
             f"processes do not work under the monkey patches of {library}, which replace threads "
@@ -33,10 +35,23 @@ def prepare(options: Options) -> ModuleType:
         # They start while this process imports; that they are so many is a guess.
         wished = options.workers or nesting().cores
         stock = min(wished, MOST_STOCK) if wished > 0 and not options.initargs else 0
-        forkserver.start(options.start_method or forkserver.DEFAULT, stock)
+        preload = forkserver.Preload(options.preload or (), partial(_needed, options, func))
+        forkserver.start(options.start_method or forkserver.DEFAULT, stock, preload)
     from . import pool
 
     return pool
+
+
+def _needed(options: Options, func: Callable[..., Any] | None) -> list[str]:
+    """Modules that workers of a new fork server are going to import, each of them, for a call."""
+    if options.preload == ():
+        return []
+    found = ["numpy"] if "numpy" in sys.modules else []
+    if func is not None:
+        from ...transport.needed import modules_of
+
+        found += modules_of(func)
+    return found
 
 
 def shutdown() -> None:

@@ -23,11 +23,11 @@ import select
 import signal
 import socket
 import struct
-import sys
 import threading
 import time
 import warnings
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import ParallelError
@@ -42,6 +42,7 @@ __all__ = [
     "DEFAULT",
     "METHODS",
     "PATIENCE",
+    "Preload",
     "clear_stock",
     "forced",
     "fork",
@@ -54,6 +55,7 @@ log = logging.getLogger("parallelkit")
 
 PATIENCE = 1.0  # seconds for an answer of it, or its end
 TRIES = 10
+REFUSED = 3  # exit code of one whose imports have started threads, see `worker.preload`
 FAILED = 1  # exit code of a copy that could not let go of what is the caller's
 DEFAULT = "default"  # what `start_method=None` stands for, where there is a fork server
 METHODS = (DEFAULT, "forkserver")
@@ -77,10 +79,13 @@ class _Server:
         self._identity: tuple[int, int] | None = None  # of that socket
         self._limits: tuple[object, ...] = ()  # of this process when it was started
         self._stock: deque[tuple[socket.socket, int]] = deque()  # of workers that nobody has yet
+        self._preload: Preload = Preload()
 
-    def start(self) -> None:
+    def start(self, preload: Preload | None = None) -> None:
         """Start it if it does not run; do not wait for it."""
         with self._lock:
+            if preload is not None:
+                self._preload = preload
             if self._is_lost():
                 self._lose()
             if self._process is not None and self._requests is not None:
@@ -90,16 +95,20 @@ class _Server:
                         limits.like_ours(self._process.pid)
                     return
                 self._requests.close()
-                if self._process.wait() == FAILED:
+                code = self._process.wait()
+                if code == FAILED:
                     self._may_be_forked = False
                     log.debug("%s: a copy of this process could not become one", ANEW)
+                elif code in (REFUSED, -signal.SIGALRM):
+                    self._preload = Preload()
+                    log.debug("the fork server imports nothing: that has started threads, or hung")
             self.disown()
             self._limits = limits.ours()
             self._requests, theirs = launch.pair()
             self._identity = identity(self._requests.fileno())
             with theirs:
                 try:
-                    self._process = self._forked(theirs) or _anew(theirs)
+                    self._process = self._forked(theirs) or _anew(theirs, self._preload.all())
                 except BaseException:
                     self.disown()
                     raise
@@ -112,7 +121,7 @@ class _Server:
         why = forksafe.why_not(strictly=wanted is None)
         if why is None:
             try:
-                child = _fork(theirs)
+                child = _fork(theirs, self._preload.named)
             except (OSError, RuntimeError) as error:  # no memory for it; the end of Python
                 why = f"it cannot be forked ({error})"
             else:
@@ -264,17 +273,39 @@ class _Server:
         self._process = self._requests = None
 
 
-def _anew(theirs: socket.socket) -> subprocess.Popen[bytes]:
+class Preload:
+    """What a server imports before it forks.
+
+    Parameters
+    ----------
+    named : sequence of str
+        Modules that the user has named.
+    more : callable
+        Returns the names of those that the first call needs, as far as it shows. A copy of this
+        process has them.
+    """
+
+    def __init__(
+        self, named: Sequence[str] = (), more: Callable[[], Sequence[str]] = tuple
+    ) -> None:
+        self.named = tuple(named)
+        self._more = more
+
+    def all(self) -> tuple[str, ...]:
+        """All of them, for a server that is started anew."""
+        return tuple(dict.fromkeys((*self._more(), *self.named)))
+
+
+def _anew(theirs: socket.socket, names: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start it in an interpreter of its own."""
-    # numpy is dear to import, and dearer in every worker.
     code = (
         "import gc; gc.disable(); from parallelkit.worker.forkserver import main; "
-        f"main({theirs.fileno()}, {'numpy' in sys.modules})"
+        f"main({theirs.fileno()}, {names!r})"
     )
     return launch.run(code, [theirs.fileno()])
 
 
-def _fork(theirs: socket.socket) -> _Child:
+def _fork(theirs: socket.socket, names: Sequence[str]) -> _Child:
     """Fork this process; the child waits to be told to go on."""
     from ...worker import snapshot
 
@@ -289,7 +320,7 @@ def _fork(theirs: socket.socket) -> _Child:
             pid = os.fork()
             if pid == 0:
                 try:
-                    contextvars.Context().run(snapshot.serve, theirs.fileno(), path)
+                    contextvars.Context().run(snapshot.serve, theirs.fileno(), path, names)
                 finally:
                     os._exit(FAILED)
     finally:
@@ -334,13 +365,13 @@ class _Child:
         self.send_signal(signal.SIGKILL)
 
 
-def start(start_method: str, stock: int = 0) -> None:
+def start(start_method: str, stock: int = 0, preload: Preload | None = None) -> None:
     """Start the server of a start method if there is none; do not wait for it.
 
     It begins with `stock` workers, which those get that ask for some soon.
     """
     server = _servers[start_method]
-    server.start()
+    server.start(preload)
     server.stock(stock)
 
 
