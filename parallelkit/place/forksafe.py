@@ -19,16 +19,18 @@ import os
 import stat
 import sys
 import threading
+import weakref
 from typing import Any
 
 from . import system
 from .nesting import in_worker_process
 
-__all__ = ["LARGEST", "why_not", "why_not_after"]
+__all__ = ["LARGEST", "harmless", "memory", "why_not", "why_not_after"]
 
 LARGEST = 1 << 30  # bytes of its own that a process may have: the copy holds on to them
 DEEPEST = 150  # frames of calls; what items need for themselves comes on top
 
+harmless: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # ours: a fork may cut them off
 _EXITING = 0x4  # PF_EXITING of the kernel: a thread that has done all that it had to do
 _HARMLESS = ("jemalloc_bg_thd",)  # jemalloc's handler of forks starts it anew
 # Of processes that have one of these loaded, something outside knows: a window system, other ranks
@@ -104,7 +106,9 @@ def _threads() -> str | None:
     """Name what runs beside this thread, or is taken for that."""
     if threading.current_thread() is not threading.main_thread():
         return "the call is made by another thread than the main one"
-    others = [thread for thread in threading.enumerate() if not _is_bar(thread)]
+    others = [
+        thread for thread in threading.enumerate() if thread not in harmless and not _is_bar(thread)
+    ]
     if len(others) > 1:
         names = sorted(t.name for t in others if t is not threading.current_thread())
         return f"the program runs other threads ({', '.join(names[:3])})"
@@ -128,7 +132,7 @@ def _place() -> str | None:
         return "an exception is being handled, which errors of items would have as their context"
     if _is_deep():
         return f"the call is made more than {DEEPEST} calls deep, which items would do without"
-    nbytes = _memory()
+    nbytes = memory()
     if nbytes > LARGEST:
         return f"the program has {nbytes >> 20} MB of memory, and a copy would hold on to them"
     return None
@@ -164,7 +168,7 @@ def _open() -> str | None:
     return None
 
 
-def _memory() -> int:
+def memory() -> int:
     """Bytes that this process has for itself, beside its libraries; 0 where nobody tells."""
     try:
         with open(f"{system.PROC}/self/status", "rb") as file:

@@ -23,6 +23,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import threading
 import time
 import warnings
@@ -46,6 +47,7 @@ __all__ = [
     "clear_stock",
     "forced",
     "fork",
+    "renew",
     "rouse",
     "shutdown",
     "start",
@@ -55,6 +57,8 @@ log = logging.getLogger("parallelkit")
 
 PATIENCE = 1.0  # seconds for an answer of it, or its end
 TRIES = 10
+IMPORTED = 100  # modules more than a copy has that are worth another one
+SHRUNK = 256 << 20  # bytes that a copy may hold longer than this process
 REFUSED = 3  # exit code of one whose imports have started threads, see `worker.preload`
 FAILED = 1  # exit code of a copy that could not let go of what is the caller's
 DEFAULT = "default"  # what `start_method=None` stands for, where there is a fork server
@@ -80,6 +84,37 @@ class _Server:
         self._limits: tuple[object, ...] = ()  # of this process when it was started
         self._stock: deque[tuple[socket.socket, int]] = deque()  # of workers that nobody has yet
         self._preload: Preload = Preload()
+        self._then: tuple[int, int] | None = None  # of a copy: what `_size` was when it was made
+        self._workers = 0  # that live, as far as is known
+        self._retired = False  # it starts no more
+
+    def is_outdated(self) -> bool:
+        """Whether this process has become another than that of which the server is a copy.
+
+        It has let go of much memory, which the copy holds; or it has imported much, and can be
+        forked. What it has come to hold since is no reason: workers are told what they need of it.
+        """
+        if self._then is None or self._process is None:
+            return False
+        (modules, memory), (modules_then, memory_then) = _size(), self._then
+        if memory_then - memory > max(SHRUNK, memory_then // 2):
+            return True
+        return modules - modules_then > IMPORTED and forksafe.why_not() is None
+
+    def retire(self) -> None:
+        """Let it end with the last of its workers."""
+        with self._lock:
+            self.clear_stock()
+            self._retired = True
+            if not self._workers:
+                self.stop()
+
+    def worker_ended(self) -> None:
+        """Take note that one of its workers has ended."""
+        with self._lock:
+            self._workers -= 1
+            if self._retired and not self._workers:
+                self.stop()
 
     def start(self, preload: Preload | None = None) -> None:
         """Start it if it does not run; do not wait for it."""
@@ -103,6 +138,7 @@ class _Server:
                     self._preload = Preload()
                     log.debug("the fork server imports nothing: that has started threads, or hung")
             self.disown()
+            self._then, self._workers = None, 0
             self._limits = limits.ours()
             self._requests, theirs = launch.pair()
             self._identity = identity(self._requests.fileno())
@@ -129,6 +165,7 @@ class _Server:
                 assert self._requests is not None
                 if why is None:
                     self._requests.send(b"g", socket.MSG_NOSIGNAL)
+                    self._then = _size()
                     log.debug("the fork server is forked from this process")
                     return child
                 child.kill()
@@ -183,6 +220,8 @@ class _Server:
             try:
                 number = self._answer(status)
                 if number is not None:
+                    with self._lock:
+                        self._workers += 1
                     return ours, number, status
             except BaseException:
                 ours.close()
@@ -296,6 +335,11 @@ class Preload:
         return tuple(dict.fromkeys((*self._more(), *self.named)))
 
 
+def _size() -> tuple[int, int]:
+    """How many modules this process has imported, and its own memory in bytes."""
+    return len(sys.modules), forksafe.memory()
+
+
 def _anew(theirs: socket.socket, names: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start it in an interpreter of its own."""
     code = (
@@ -381,21 +425,39 @@ def clear_stock() -> None:
         server.clear_stock()
 
 
-def fork(start_method: str) -> tuple[socket.socket, int, int]:
-    """Have a worker forked; return our end of its socket, its id, and where its end is told."""
-    return _servers[start_method].fork()
+def renew(start_method: str) -> None:
+    """Before workers of a pool are started: replace a copy of this process that is outdated.
+
+    It lives on as long as its workers do.
+    """
+    server = _servers[start_method]
+    if server.is_outdated():
+        log.debug("the fork server is replaced: this process has changed much since it was forked")
+        _servers[start_method] = _new_servers()[start_method]
+        _retired.append(server)
+        server.retire()
+
+
+def fork(start_method: str) -> tuple[socket.socket, int, int, Callable[[], None]]:
+    """Have a worker forked.
+
+    Return our end of its socket, its id, where its end is told, and what to call at its end.
+    """
+    server = _servers[start_method]
+    return *server.fork(), server.worker_ended
 
 
 def rouse() -> None:
     """Let servers go on if somebody has stopped them."""
-    for server in _servers.values():
+    for server in (*_servers.values(), *_retired):
         server.rouse()
 
 
 def shutdown() -> None:
     """End the servers."""
-    for server in _servers.values():
+    for server in (*_servers.values(), *_retired):
         server.stop()
+    _retired.clear()
 
 
 def _new_servers() -> dict[str, _Server]:
@@ -406,11 +468,13 @@ def _new_servers() -> dict[str, _Server]:
 def _after_fork() -> None:
     """In a forked child: the servers are the parent's, whose ends we must not hold."""
     global _servers
-    for server in _servers.values():
+    for server in (*_servers.values(), *_retired):
         server.disown()
     _servers = _new_servers()
+    _retired.clear()
 
 
 _servers = _new_servers()
+_retired: list[_Server] = []  # whose workers live on
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

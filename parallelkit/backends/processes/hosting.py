@@ -51,7 +51,7 @@ class Forked:
     """
 
     def __init__(self, server: str) -> None:
-        self.ours, self.pid, self.sentinel = forkserver.fork(server)
+        self.ours, self.pid, self.sentinel, self._ended = forkserver.fork(server)
         self.returncode: int | None = None
         self._owner = os.getpid()  # of the descriptor
         self._polling = threading.Lock()  # the code can be read just once
@@ -64,6 +64,7 @@ class Forked:
                     self.returncode = _NUMBER.unpack(os.read(self.sentinel, _NUMBER.size))[0]
                 except (OSError, struct.error):  # the server was killed
                     self.returncode = _LOST
+                self._ended()
             return self.returncode
 
     @property
@@ -124,6 +125,7 @@ class EarlyHost:
         self._closed = self._tried = False
         self._deadline = 0.0  # for workers to have ended
         self._started: list[Forked] = []
+        forkserver.renew(server)
         for _ in range(workers):
             forked = Forked(server)
             self._started.append(forked)

@@ -30,7 +30,7 @@ from multiprocess import process as mp_process
 from pathos.multiprocessing import ProcessPool
 
 from ...errors import ParallelError
-from ...place import limits
+from ...place import forksafe, limits
 from ...place.descriptors import identity
 from ...worker.bootstrap import live
 from ...worker.ending import PATIENCE, forget_exit_handlers
@@ -82,6 +82,10 @@ class Host:
                 "Python is ending, and this version of it starts neither threads nor forks then "
                 "(3.11 and 3.13 do): make the call earlier, or use backend='serial'"
             ) from error
+
+        pool = self._pool.__state__[self._pool._id]
+        for thread in (pool._worker_handler, pool._task_handler, pool._result_handler):
+            forksafe.harmless.add(thread)  # they wait for what never comes, or for a worker's end
 
     is_early = False  # see `hosting.EarlyHost`
 
