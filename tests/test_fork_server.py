@@ -554,6 +554,60 @@ assert pk.Pool(3).map(lambda x: os.getppid(), [1]) == first
     forked(source)
 
 
+RENEWED = """
+large = bytearray(600 << 20) if MUCH == "memory" else None
+if large:
+    large[::4096] = bytes(600 << 8)
+
+def where(x):
+    return os.getppid(), "xmlrpc.client" in sys.modules
+
+old = pk.Pool(2)
+first, _ = old.map(where, [1])[0]
+if MUCH == "modules":
+    before = len(sys.modules)
+    import asyncio, concurrent.futures.process, email.mime.text, unittest.mock, xml.dom.minidom, xmlrpc.server
+    import multiprocessing.managers, multiprocessing.pool, wsgiref.simple_server
+    assert len(sys.modules) > before + 100
+elif MUCH == "memory":
+    del large
+if THREAD:
+    import threading
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+second, there = pk.Pool(3).map(where, [1])[0]
+print(json.dumps([second != first, there, old.map(where, [1])[0][0] == first]))
+assert pk.Pool(4).map(where, [1])[0][0] == second
+pk.shutdown()
+for pid in {first, second}:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        pass
+    else:
+        raise AssertionError("a server lives on")
+"""
+
+
+@pytest.mark.parametrize(
+    ("much", "thread", "told"),
+    [
+        ("modules", False, [True, True, True]),
+        (
+            "modules",
+            True,
+            [False, False, True],
+        ),  # another copy cannot be made, and the old one serves
+        ("memory", False, [True, False, True]),
+        ("memory", True, [True, False, True]),
+        ("nothing", False, [False, False, True]),
+    ],
+)
+def test_a_copy_of_what_the_caller_was_is_replaced(much, thread, told):
+    """After much was imported or let go of, workers come from another server; older ones live on."""
+    source = RENEWED.replace("MUCH", repr(much)).replace("THREAD", str(thread))
+    assert run_script(["-"], HEAD + source).values == [told]
+
+
 def test_info_tells_which_one(command):
     """`python -m parallelkit info` says what a call would get here, and why."""
     lines = command(["-m", "parallelkit", "info"]).out.splitlines()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from ...place import forksafe
+
 __all__ = ["Sleeper"]
 
 PATIENCE = 1.0  # seconds for the thread to end
@@ -36,6 +38,7 @@ class Sleeper:
             self._wake.set()
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="parallelkit-idle", daemon=True)
+                forksafe.harmless.add(thread)  # what it may hold is made anew in a fork
                 try:
                     thread.start()
                 except RuntimeError:  # there are no more threads, or Python is ending
