@@ -35,7 +35,7 @@ from ...place.descriptors import identity
 from ...worker.bootstrap import live
 from ...worker.ending import PATIENCE, forget_exit_handlers
 from . import family, launch
-from .hosting import Forked, OnFailure, OnStart
+from .forked import Forked, OnFailure, OnStart
 
 __all__ = ["Host"]
 
