@@ -405,9 +405,9 @@ def in_library(module: ModuleType) -> bool:
     origin = getattr(spec, "origin", None)
     if not isinstance(origin, str):
         return True
-    return origin.startswith(_USUAL_LIBRARIES) or (
-        origin.startswith(_libraries()) or not os.path.isabs(origin)
-    )
+    if origin.startswith(_USUAL_LIBRARIES) or not os.path.isabs(origin):  # built in, or frozen
+        return True
+    return origin.startswith(_libraries())
 
 
 def importable(name: str) -> bool:

@@ -98,7 +98,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Workers"]
 
-IDLE = 0.02  # seconds of waiting after which there is time for what can be done later
+IDLE = 0.5  # seconds of waiting after which there is time for what can be done later
 SETTLING = 0.25  # seconds between looks at workers whose initializers are waited for
 _OUT_OF_MEANS = (MemoryError, OSError, KeyError)  # no memory, or no descriptor and so no segment
 
