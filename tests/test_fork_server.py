@@ -185,6 +185,35 @@ for starts in ("", "import threading; threading.Thread(target=threading.Event().
     assert ran.values == [[False, False], [True, True]]
 
 
+def test_each_server_imports_what_its_own_pool_names():
+    """Also a later one, with another `preload=`; the first function is not held on to for it."""
+    source = """
+import json, sys, weakref
+import parallelkit as pk
+
+class Large:
+    pass
+
+def there(x):
+    return [name in sys.modules for name in ("colorsys", "wave")]
+
+large = Large()
+gone = weakref.ref(large)
+first = lambda x, large=large: x
+pk.Pool(2, start_method="forkserver", preload=("colorsys",)).map(first, [0, 1])
+del first, large
+pk.Pool(3, start_method="forkserver").map(abs, [0])
+assert gone() is None
+found = [pk.Pool(2, start_method="forkserver", preload=("colorsys",)).map(there, [0])[0]]
+pk.shutdown()
+found += pk.Pool(2, start_method="forkserver", preload=("wave",)).map(there, [0])
+found += pk.Pool(2, preload=("colorsys", "wave")).map(there, [0])
+print(json.dumps(found))
+"""
+    ran = run_script(["-"], source)
+    assert ran.values == [[[True, False], [False, True], [True, True]]]
+
+
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_a_start_method_that_is_named_is_not_a_fork_of_the_caller(method):
     """What the caller has imported is not there."""

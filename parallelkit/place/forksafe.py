@@ -84,7 +84,8 @@ def why_not(*, strictly: bool = True) -> str | None:
 
 def why_not_after() -> str | None:
     """Return what made the fork that has just been done unsafe; None if nothing did."""
-    mine = {thread.native_id for thread in threading.enumerate()}
+    # In a fork the main thread still has the number that it had in the parent.
+    mine = {threading.get_native_id(), *(thread.native_id for thread in threading.enumerate())}
     names = []
     for task in os.listdir(f"{system.PROC}/self/task"):
         if int(task) in mine:

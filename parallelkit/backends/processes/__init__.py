@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ParallelError
@@ -35,23 +34,11 @@ def prepare(options: Options, func: Callable[..., Any] | None) -> ModuleType:
         # They start while this process imports; that they are so many is a guess.
         wished = options.workers or nesting().cores
         stock = min(wished, MOST_STOCK) if wished > 0 and not options.initargs else 0
-        preload = forkserver.Preload(options.preload or (), partial(_needed, options, func))
+        preload = forkserver.Preload(options.preload, func)
         forkserver.start(options.start_method or forkserver.DEFAULT, stock, preload)
     from . import pool
 
     return pool
-
-
-def _needed(options: Options, func: Callable[..., Any] | None) -> list[str]:
-    """Modules that workers of a new fork server are going to import, each of them, for a call."""
-    if options.preload == ():
-        return []
-    found = ["numpy"] if "numpy" in sys.modules else []
-    if func is not None:
-        from ...transport.needed import modules_of
-
-        found += modules_of(func)
-    return found
 
 
 def shutdown() -> None:

@@ -29,11 +29,13 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ParallelError
 from ...place import forksafe, limits, system
 from ...place.descriptors import identity, keep
+from ...worker.preload import REFUSED
 from . import launch
 
 if TYPE_CHECKING:
@@ -59,7 +61,6 @@ PATIENCE = 1.0  # seconds for an answer of it, or its end
 TRIES = 10
 IMPORTED = 100  # modules more than a copy has that are worth another one
 SHRUNK = 256 << 20  # bytes that a copy may hold longer than this process
-REFUSED = 3  # exit code of one whose imports have started threads, see `worker.preload`
 FAILED = 1  # exit code of a copy that could not let go of what is the caller's
 DEFAULT = "default"  # what `start_method=None` stands for, where there is a fork server
 METHODS = (DEFAULT, "forkserver")
@@ -83,10 +84,15 @@ class _Server:
         self._identity: tuple[int, int] | None = None  # of that socket
         self._limits: tuple[object, ...] = ()  # of this process when it was started
         self._stock: deque[tuple[socket.socket, int]] = deque()  # of workers that nobody has yet
-        self._preload: Preload = Preload()
+        self.preload = Preload()
         self._then: tuple[int, int] | None = None  # of a copy: what `_size` was when it was made
-        self._workers = 0  # that live, as far as is known
+        self._workers = 0  # of this process that live, as far as is known
         self._retired = False  # it starts no more
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None
 
     def is_outdated(self) -> bool:
         """Whether this process has become another than that of which the server is a copy.
@@ -109,18 +115,17 @@ class _Server:
             if not self._workers:
                 self.stop()
 
-    def worker_ended(self) -> None:
-        """Take note that one of its workers has ended."""
+    def _worker_ended(self, process: object) -> None:
+        """Take note that a worker of this process has ended."""
         with self._lock:
-            self._workers -= 1
-            if self._retired and not self._workers:
-                self.stop()
+            if process is self._process:
+                self._workers -= 1
+                if self._retired and not self._workers:
+                    self.stop()
 
-    def start(self, preload: Preload | None = None) -> None:
+    def start(self) -> None:
         """Start it if it does not run; do not wait for it."""
         with self._lock:
-            if preload is not None:
-                self._preload = preload
             if self._is_lost():
                 self._lose()
             if self._process is not None and self._requests is not None:
@@ -135,7 +140,7 @@ class _Server:
                     self._may_be_forked = False
                     log.debug("%s: a copy of this process could not become one", ANEW)
                 elif code in (REFUSED, -signal.SIGALRM):
-                    self._preload = Preload()
+                    self.preload = Preload(())
                     log.debug("the fork server imports nothing: that has started threads, or hung")
             self.disown()
             self._then, self._workers = None, 0
@@ -144,7 +149,8 @@ class _Server:
             self._identity = identity(self._requests.fileno())
             with theirs:
                 try:
-                    self._process = self._forked(theirs) or _anew(theirs, self._preload.all())
+                    self._process = self._forked(theirs) or _anew(theirs, self.preload.all())
+                    self.preload.forget()
                 except BaseException:
                     self.disown()
                     raise
@@ -157,7 +163,7 @@ class _Server:
         why = forksafe.why_not(strictly=wanted is None)
         if why is None:
             try:
-                child = _fork(theirs, self._preload.named)
+                child = _fork(theirs, self.preload.named or ())
             except (OSError, RuntimeError) as error:  # no memory for it; the end of Python
                 why = f"it cannot be forked ({error})"
             else:
@@ -201,8 +207,8 @@ class _Server:
             ours.close()
             os.close(status)
 
-    def fork(self) -> tuple[socket.socket, int, int]:
-        """Have a worker forked; return our end of its socket, its id, and where its end is told."""
+    def fork(self) -> tuple[socket.socket, int, int, Callable[[], None]]:
+        """Have a worker forked, see the function."""
         for _ in range(TRIES):  # a server that was killed a moment ago gets a successor
             if self._stock:
                 ours, status = self._stock.popleft()
@@ -222,7 +228,8 @@ class _Server:
                 if number is not None:
                     with self._lock:
                         self._workers += 1
-                    return ours, number, status
+                        ended = partial(self._worker_ended, self._process)
+                    return ours, number, status, ended
             except BaseException:
                 ours.close()
                 os.close(status)
@@ -317,22 +324,34 @@ class Preload:
 
     Parameters
     ----------
-    named : sequence of str
-        Modules that the user has named.
-    more : callable
-        Returns the names of those that the first call needs, as far as it shows. A copy of this
-        process has them.
+    named : sequence of str or None
+        Modules that the user has named; an empty one: nothing is to be imported.
+    func : callable, optional
+        The function of the first call.
     """
 
     def __init__(
-        self, named: Sequence[str] = (), more: Callable[[], Sequence[str]] = tuple
+        self, named: Sequence[str] | None = None, func: Callable[..., Any] | None = None
     ) -> None:
-        self.named = tuple(named)
-        self._more = more
+        self.named = named
+        self._func = func
+        self._found: list[str] = []  # what the function needs
 
     def all(self) -> tuple[str, ...]:
-        """All of them, for a server that is started anew."""
-        return tuple(dict.fromkeys((*self._more(), *self.named)))
+        """What a server imports that is started anew; a copy of this process has most of it."""
+        if self.named is not None and not self.named:
+            return ()
+        if self._func is not None:
+            from ...transport.needed import modules_of
+
+            self._found = modules_of(self._func)
+        # numpy is dear to import, and dearer in every worker.
+        numpy = ["numpy"] if "numpy" in sys.modules else []
+        return tuple(dict.fromkeys((*numpy, *self._found, *(self.named or ()))))
+
+    def forget(self) -> None:
+        """Let go of the function, which may hold on to much."""
+        self._func = None
 
 
 def _size() -> tuple[int, int]:
@@ -409,13 +428,14 @@ class _Child:
         self.send_signal(signal.SIGKILL)
 
 
-def start(start_method: str, stock: int = 0, preload: Preload | None = None) -> None:
+def start(start_method: str, stock: int, preload: Preload) -> None:
     """Start the server of a start method if there is none; do not wait for it.
 
     It begins with `stock` workers, which those get that ask for some soon.
     """
     server = _servers[start_method]
-    server.start(preload)
+    server.preload = preload
+    server.start()
     server.stock(stock)
 
 
@@ -425,16 +445,19 @@ def clear_stock() -> None:
         server.clear_stock()
 
 
-def renew(start_method: str) -> None:
+def renew(start_method: str, named: Sequence[str] | None) -> None:
     """Before workers of a pool are started: replace a copy of this process that is outdated.
 
-    It lives on as long as its workers do.
+    It lives on as long as its workers do. `named` are modules that a server imports which is
+    started from now on.
     """
     server = _servers[start_method]
+    server.preload.named = named
     if server.is_outdated():
         log.debug("the fork server is replaced: this process has changed much since it was forked")
         _servers[start_method] = _new_servers()[start_method]
-        _retired.append(server)
+        _servers[start_method].preload.named = named
+        _retired[:] = [server, *(other for other in _retired if other.runs)]
         server.retire()
 
 
@@ -443,8 +466,7 @@ def fork(start_method: str) -> tuple[socket.socket, int, int, Callable[[], None]
 
     Return our end of its socket, its id, where its end is told, and what to call at its end.
     """
-    server = _servers[start_method]
-    return *server.fork(), server.worker_ended
+    return _servers[start_method].fork()
 
 
 def rouse() -> None:

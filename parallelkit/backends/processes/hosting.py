@@ -54,7 +54,6 @@ class EarlyHost:
         self._closed = self._tried = False
         self._deadline = 0.0  # for workers to have ended
         self._started: list[Forked] = []
-        forkserver.renew(server)
         for _ in range(workers):
             forked = Forked(server)
             self._started.append(forked)

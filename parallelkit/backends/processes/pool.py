@@ -412,6 +412,8 @@ def _start(
     }
     settings["devices"] = None if options.devices is None else tuple(options.devices)
     users = options.initializer, options.initargs, options.finalizer
+    if start_method in forkserver.METHODS:
+        forkserver.renew(start_method, options.preload)
     try:
         workers = Workers(size, start_method, users, settings)
     finally:
