@@ -20,8 +20,9 @@ AT_ONCE = 15.0  # seconds; items would run for ten minutes, so what is done by t
 
 # Items that do not end by themselves, in the ways in which programs do that. Each leaves a file when it runs.
 ITEMS = """
-import ctypes, fcntl, os, pathlib, signal, sys, termios, threading, time
+import ctypes, fcntl, os, pathlib, signal, sys, tempfile, termios, threading, time
 import parallelkit as pk
+tempfile.gettempdir()  # Python tries a file in it, at the latest when dill is imported: a signal might leave that behind
 FOLDER = pathlib.Path(sys.argv[1])
 if os.isatty(0):
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # Ctrl-C on this terminal is for us
