@@ -74,12 +74,15 @@ class Shield:
         self._late[number] = frame
 
 
-def held_here(lock: Any) -> bool:
-    """Whether this very thread holds a `threading.RLock`.
+def held_here(*locks: Any) -> bool:
+    """Whether this very thread holds one of these `threading.RLock`.
 
     A signal handler or a finalizer that asks has interrupted what the lock is held for.
     """
-    return bool(lock._is_owned())  # noqa: SLF001 - as threading.Condition asks it
+    for lock in locks:  # noqa: SIM110 - asked twice a call
+        if lock._is_owned():  # noqa: SLF001 - as threading.Condition asks it
+            return True
+    return False
 
 
 def by_a_handler(error: BaseException) -> bool:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...place.sigint import held_here
 from ...transport.channel import Closed, take_all
 from ...transport.pickling import Pickled
 from ...transport.script import Sent, script
@@ -51,7 +50,7 @@ class Handle(WorkerState, Holder):
         self.over = []
         self.sharing = False
         self._sent = 0  # segments known to it, by the highest id
-        self._sending = threading.RLock()
+        self.sending = threading.RLock()  # held while a message to it is packed and sent
         self.control_fd, control = control_block(CONTROL_BYTES)
         self.words, self.times = control.cast("Q"), control.cast("d")
 
@@ -60,7 +59,7 @@ class Handle(WorkerState, Holder):
     ) -> None:
         """Send a chunk, with what of its task and surroundings the worker has not got."""
         assert call.task is not None
-        with self._sending:
+        with self.sending:
             (packet, *segments), fds = self._packed(pickled)
             if call.task.pickled.shared:
                 self.sharing = True
@@ -83,7 +82,7 @@ class Handle(WorkerState, Holder):
 
     def post(self, kind: Any, head: Sequence[Any] = (), pickled: Pickled | None = None) -> None:
         """Send ``kind(*head)``, or with a pickle ``kind(*head, packet, ...)``."""
-        with self._sending:
+        with self.sending:
             if self.dead:
                 return
             if pickled is None:
@@ -92,13 +91,9 @@ class Handle(WorkerState, Holder):
                 packed, fds = self._packed(pickled)
                 self._send(kind(*head, *packed), fds)
 
-    def is_sending(self) -> bool:
-        """Whether this thread is writing to it."""
-        return held_here(self._sending)
-
     def let_forget(self) -> None:
         """Tell the worker at once which tasks it is to forget, and to let go of shared memory."""
-        with self._sending:
+        with self.sending:
             self._send(Forget(forgotten(self)), [])
 
     def _send(self, message: tuple[Any, ...], fds: list[int]) -> None:

@@ -200,12 +200,8 @@ class Workers:
 
     def interrupted(self) -> bool:
         """Whether this thread is in the middle of something here, interrupted by who asks."""
-        return (
-            held_here(self.scheduler.lock)
-            or held_here(self._reading)
-            or held_here(self.reactor.lock)
-            or any(worker.is_sending() for worker in self.handles())
-        )
+        sending = [worker.sending for worker in self.handles()]
+        return held_here(self.scheduler.lock, self._reading, self.reactor.lock, *sending)
 
     # --- workers come and go ----------------------------------------------------------------------
 
@@ -442,6 +438,7 @@ class Workers:
             self._to_close.append(call)
             return
         left: list[tuple[WorkerState, Call]] = []
+        settled = False
         try:
             with Shield(len(self.scheduler.calls) > 1):
                 self.reactor.leave(call)
@@ -450,10 +447,11 @@ class Workers:
                     self.carry_out(out)
             if left and self.broken is None:
                 self._give_up(call, left)
+            settled = not left
         finally:  # also where Ctrl-C, once more, has cut that short
-            with Shield(bool(left) or len(self.scheduler.calls) > 0):
+            with Shield(not settled or len(self.scheduler.calls) > 0):
                 self.scheduler.calls.pop(call.number, None)
-                out = self.scheduler.part_with(call)
+                out = [] if settled else self.scheduler.part_with(call)
                 assert call.task is not None
                 for worker in self.tasks.end(call.task, self.handles()):
                     worker.let_forget()
