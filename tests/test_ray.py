@@ -3,11 +3,12 @@
 import logging
 import os
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import PlainError, fail_from, increment, mark
+from helpers import PlainError, fail_from, increment, mark, wait_for, wait_until
 from running import run_script
 
 import parallelkit as pk
@@ -33,6 +34,8 @@ def on_ray(ray_pool):
     """The same; afterwards it answers, and nothing that was put is referred to."""
     yield ray_pool
     assert ray_pool().map(increment, range(8)) == list(range(1, 9))
+    worker = ray._private.worker.global_worker.core_worker
+    wait_until(lambda: not worker.get_all_reference_counts(), "the end of all references")
 
 
 class Point:
@@ -100,11 +103,34 @@ def test_the_item_that_kills_is_named_and_no_other(on_ray):
     assert isinstance(results[5].exception, pk.WorkerDied)
 
 
-def test_an_iterator_that_is_dropped(on_ray):
-    """What was under way is cancelled; the workers are free for others."""
-    results = on_ray(chunksize=1).imap(increment, range(100_000))
-    assert next(results) == 1
-    results.close()
+def test_iterators_that_are_dropped(on_ray):
+    """What was under way ends, the workers are free for others; Ray survives it at whatever moment that is."""
+    for n in range(1, 31):
+        results = on_ray(chunksize=1).imap(increment, range(100_000))
+        assert [next(results) for _ in range(n)] == list(range(1, n + 1))
+        results.close()
+
+
+def test_an_item_that_nobody_waits_for_is_interrupted(on_ray, folder):
+    """A call that ends early leaves no worker busy for long."""
+
+    def endless(x, folder):
+        mark(folder, "begun")
+        try:
+            wait_for(folder / "never")
+        finally:
+            mark(folder, "ended")
+
+    results = on_ray(chunksize=1).uimap(endless, [1], folder=folder)
+    with pytest.raises(KeyboardInterrupt):
+        threading.Thread(target=_interrupt_after, args=(folder / "begun",)).start()
+        next(results)
+    wait_for(folder / "ended")
+
+
+def _interrupt_after(path):
+    wait_for(path)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 NODES = Path(__file__).parent / "scripts" / "ray_nodes.py"

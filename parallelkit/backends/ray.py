@@ -10,10 +10,11 @@ import atexit
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import wait
 from contextlib import suppress
 from typing import Any
+from weakref import WeakSet
 
 from ..errors import ParallelError
 from ..options import Options
@@ -26,6 +27,7 @@ from .ray_census import Census
 __all__ = ["RayCluster", "pool_for", "prepare", "reach", "shutdown"]
 
 ENDING = 3.0  # seconds for what was cancelled to end
+GRACE = 1.5  # seconds for what nobody wants any more to end by itself
 PACE = 10.0  # how much longer a message takes than to a process of ours
 
 
@@ -75,12 +77,10 @@ class RayCluster:
         return [outcome(future) for future in futures]
 
     def cancel(self, futures: Sequence[Any]) -> None:
-        """Give up calls; what runs is interrupted."""
-        for future in futures:
-            ref = _under_way.get(future)
-            if ref is not None:
-                with suppress(Exception):  # it is over, or so is Ray
-                    self._ray.cancel(ref)
+        """Give up calls; what still runs after `GRACE` seconds is interrupted."""
+        timer = threading.Timer(GRACE, _interrupt, (self._ray, WeakSet(futures)))
+        timer.daemon = True
+        timer.start()
 
     def check(self) -> None:
         """Raise if Ray has been shut down."""
@@ -131,6 +131,20 @@ def _counted(ray: Any) -> int:
             _census = Census(ray, head)
         census = _census
     return census.cpus()
+
+
+def _interrupt(ray: Any, futures: Iterable[Any]) -> None:
+    """Interrupt those that are still under way.
+
+    Not at once: where a call ends at the moment at which it is cancelled, Ray ends the whole
+    process (2.60; https://github.com/ray-project/ray/pull/54798 mends a part of it). Most end by
+    themselves, as a chunk runs for half a second or an item; then those are left that take long.
+    """
+    for future in list(futures):
+        ref = _under_way.get(future)
+        if ref is not None and ray.is_initialized():
+            with suppress(Exception):  # it is over, or so is Ray
+                ray.cancel(ref)
 
 
 def _over(future: Any) -> None:
@@ -190,14 +204,12 @@ def _end_in_time() -> None:
 
 
 def _give_up() -> None:
-    """Cancel what is under way, and wait for it.
+    """Wait for what is under way, and cancel it where that takes long.
 
     Ray may crash where it ends while somebody still waits for a result of it.
     """
-    ray = _ray()
-    for ref in list(_under_way.values()):
-        with suppress(Exception):  # it is over, or so is Ray
-            ray.cancel(ref)
+    wait(list(_under_way), timeout=GRACE)
+    _interrupt(_ray(), list(_under_way))
     wait(list(_under_way), timeout=ENDING)
 
 
