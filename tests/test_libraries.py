@@ -162,6 +162,27 @@ def test_numba():
     assert pk.map(numba.njit(lambda x: x + 1), [1, 2]) == [2, 3]
 
 
+def test_threads_of_numba():
+    """They are held to the share of an item from the first parallel function on, and are free afterwards."""
+    numba = pytest.importorskip("numba")
+
+    def threads(n):
+        @numba.njit(parallel=True)
+        def total(values):
+            result = 0.0
+            for i in numba.prange(len(values)):
+                result += values[i]
+            return result
+
+        assert total(np.ones(n)) == n
+        return numba.get_num_threads()
+
+    for backend in ("process", "serial", "thread"):
+        with pk.Pool(2, backend, blas_threads=1) as pool:
+            assert pool.map(threads, [3]) == pool.map(threads, [4]) == [1]
+    assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+
+
 def test_gensim(monkeypatch):
     """A model whose pool is never called, but serves queues from its initializer, is trained as it is on theirs."""
     models = pytest.importorskip("gensim.models")

@@ -6,6 +6,8 @@ OpenBLAS and its kin keep one number for the process, OpenMP one for each thread
 - A call on threads lends out the share (`lent`). Where several do so at a time, the least counts
   for what is the process', and for what is a thread's the latest there. When the last one ends,
   all is as it was before the first, in whatever order they end.
+- numba has a number for each thread too. It begins with all cores when its first parallel function
+  does, so it is held right then.
 - Libraries that are loaded later find the number in the environment, and joblib finds there how
   many cores it may count. From the next chunk on they are known like the others: looking costs
   next to nothing unless modules or libraries have been loaded since.
@@ -13,6 +15,7 @@ OpenBLAS and its kin keep one number for the process, OpenMP one for each thread
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -268,8 +271,50 @@ def _libraries() -> list[Any]:
 
             modules = len(sys.modules)
             _controllers = threadpoolctl.ThreadpoolController().lib_controllers
+            if _Numba.MODULE in sys.modules:
+                numba = _Numba(sys.modules[_Numba.MODULE])
+                if numba.started():
+                    _controllers.append(numba)
+                else:
+                    numba.hold_when_it_starts()
             _looked = modules, _loads  # it opens what is loaded already, which is no news
     return _controllers
+
+
+class _Numba:
+    """A controller, as those of threadpoolctl are, of the threads that numba starts."""
+
+    MODULE = "numba.np.ufunc.parallel"
+    filepath = "numba"
+    user_api = "openmp"  # as there, each thread of a program has a number of its own
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+
+    def started(self) -> bool:
+        return bool(getattr(self._module, "_is_initialized", True))
+
+    def hold_when_it_starts(self) -> None:
+        """Hold the thread that starts them to its share; asking numba for it would start them."""
+        start = self._module._launch_threads  # noqa: SLF001 - and nothing else tells of it
+        if hasattr(start, "__wrapped__"):
+            return
+
+        @functools.wraps(start)  # functions that numba has cached know it by its name
+        def held() -> None:
+            start_them = not self.started()
+            start()
+            now = _of_thread().now
+            if start_them and now is not None:
+                self.set_num_threads(now[0])
+
+        self._module._launch_threads = held  # noqa: SLF001 - as above
+
+    def get_num_threads(self) -> int:
+        return int(self._module.get_num_threads())
+
+    def set_num_threads(self, threads: int) -> None:
+        self._module.set_num_threads(max(1, min(threads, self._module.NUM_THREADS)))
 
 
 def _on_event(event: str, arguments: tuple[Any, ...]) -> None:
