@@ -603,6 +603,10 @@ elif MUCH == "memory":
 if THREAD:
     import threading
     threading.Thread(target=threading.Event().wait, daemon=True).start()
+if MUCH == "time":  # for pathos to be imported
+    import time
+    old.map(time.sleep, [1])
+    assert "pathos" in sys.modules
 second, there = pk.Pool(3).map(where, [1])[0]
 print(json.dumps([second != first, there, old.map(where, [1])[0][0] == first]))
 assert pk.Pool(4).map(where, [1])[0][0] == second
@@ -629,6 +633,7 @@ for pid in {first, second}:
         ("memory", False, [True, False, True]),
         ("memory", True, [True, False, True]),
         ("nothing", False, [False, False, True]),
+        ("time", False, [False, False, True]),
     ],
 )
 def test_a_copy_of_what_the_caller_was_is_replaced(much, thread, told):

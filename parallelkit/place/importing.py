@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-__all__ = ["at_exit", "lock", "uncollected", "whole"]
+__all__ = ["at_exit", "for_ourselves", "lock", "own", "uncollected", "whole"]
 
 lock = threading.RLock()  # a signal handler may make a call in the middle of the first one
 
@@ -48,6 +48,20 @@ def uncollected() -> Iterator[None]:
                 gc.freeze()
                 gc.unfreeze()  # all are old now, and none has been looked at
             gc.enable()
+
+
+own = 0  # how many modules have been imported for what this package needs itself
+
+
+@contextmanager
+def for_ourselves() -> Iterator[None]:
+    """Within this is imported what says nothing about the program."""
+    global own
+    before = len(sys.modules)
+    try:
+        yield
+    finally:
+        own += len(sys.modules) - before
 
 
 _handler: Callable[[], object] | None = None

@@ -36,15 +36,13 @@ __all__ = ["serve"]
 _kept: list[Any] = []  # objects of the caller, which are never to end here
 
 
-def serve(fd: int, path: Sequence[str], names: Sequence[str]) -> NoReturn:
+def serve(fd: int, names: Sequence[str]) -> NoReturn:
     """In a copy of the caller: be its fork server, once it says that the copy may go on.
 
     Parameters
     ----------
     fd : int
         Our end of the socket pair; one byte means to go on, its end the opposite.
-    path : sequence of str
-        What ``sys.path`` is to be.
     names : sequence of str
         Modules to be imported before the first fork, beside those that are there.
     """
@@ -53,7 +51,6 @@ def serve(fd: int, path: Sequence[str], names: Sequence[str]) -> NoReturn:
         if os.read(fd, 1):
             gc.freeze()  # nothing that is here is to be looked through, or to come to an end
             _forget_caller(fd)
-            sys.path[:] = path
             preload.load(names)
             forkserver.prepare()
             blas.look()  # once, rather than in each worker

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ParallelError
+from ...place import importing
 from ...place.foreign import green
 from ...place.host import default_start_method
 from ...place.nesting import nesting
@@ -36,7 +37,8 @@ def prepare(options: Options, func: Callable[..., Any] | None) -> ModuleType:
         stock = min(wished, MOST_STOCK) if wished > 0 and not options.initargs else 0
         preload = forkserver.Preload(options.preload, func)
         forkserver.start(options.start_method or forkserver.DEFAULT, stock, preload)
-    from . import pool
+    with importing.for_ourselves():
+        from . import pool
 
     return pool
 

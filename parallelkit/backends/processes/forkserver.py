@@ -33,7 +33,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ParallelError
-from ...place import forksafe, limits, system
+from ...place import forksafe, importing, limits, system
 from ...place.descriptors import identity, keep
 from ...worker.preload import REFUSED
 from . import launch
@@ -355,8 +355,8 @@ class Preload:
 
 
 def _size() -> tuple[int, int]:
-    """How many modules this process has imported, and its own memory in bytes."""
-    return len(sys.modules), forksafe.memory()
+    """How many modules the program has imported, and its own memory in bytes."""
+    return len(sys.modules) - importing.own, forksafe.memory()
 
 
 def _anew(theirs: socket.socket, names: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -370,8 +370,6 @@ def _anew(theirs: socket.socket, names: Sequence[str]) -> subprocess.Popen[bytes
 
 def _fork(theirs: socket.socket, names: Sequence[str]) -> _Child:
     """Fork this process; the child waits to be told to go on."""
-    from ...worker import snapshot
-
     path = launch.first_path()
     # No handler of the caller's is to run in the child, which takes them off before it goes on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -383,7 +381,10 @@ def _fork(theirs: socket.socket, names: Sequence[str]) -> _Child:
             pid = os.fork()
             if pid == 0:
                 try:
-                    contextvars.Context().run(snapshot.serve, theirs.fileno(), path, names)
+                    sys.path[:] = path
+                    from ...worker import snapshot  # here, while the other goes on
+
+                    contextvars.Context().run(snapshot.serve, theirs.fileno(), names)
                 finally:
                     os._exit(FAILED)
     finally:

@@ -78,7 +78,12 @@ class EarlyHost:
             if self._host is not None or self._closed or os.getpid() != self._pid:
                 return
             # Ctrl-C half-way through: dill and pathos would take it for a module that is missing.
-            with importing.lock, Shield(), importing.uncollected():
+            with (
+                importing.lock,
+                Shield(),
+                importing.uncollected(),
+                importing.for_ourselves(),
+            ):
                 from .pathos_host import Host
 
                 importing.at_exit()  # before what pathos has registered just now
