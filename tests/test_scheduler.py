@@ -267,6 +267,30 @@ def test_idle_cores_at_the_end_of_a_call():
     assert worker.words[SPARE_CORES] == 0
 
 
+def test_a_call_that_begins_waits_for_its_cores(monkeypatch):
+    """While a thread of another call is still on the core of an idle worker, a new call waits, but not for long."""
+    office = Office(2)
+    first = office.call()
+    worker, _ = office.send(first)
+    office.scheduler.exhausted(first, exhausted=True)
+    assert worker.words[SPARE_CORES] == 2
+    worker.words[BORROWED_CORES] = 1
+    second = office.call()
+    assert office.send(second) == (None, None)
+    assert worker.words[SPARE_CORES] == 0
+    worker.words[BORROWED_CORES] = 0
+    assert office.scheduler.turn() == [Poke(second)]  # as when the worker tells of it
+    assert office.send(second)[0] is not None
+
+    monkeypatch.setattr("parallelkit.backends.processes.scheduler.HOLD", 0.0)
+    office = Office(2)
+    first = office.call()
+    worker, _ = office.send(first)
+    office.scheduler.exhausted(first, exhausted=True)
+    worker.words[BORROWED_CORES] = 1
+    assert office.send(office.call())[0] is not None
+
+
 def seeking(office, call):
     """A worker with an item of `call` that makes a call with chunks for helpers."""
     lender, assignment = office.send(call)

@@ -277,7 +277,9 @@ class _Job:
         if self._stopped or self._room is None or self._to_be_handed_over():
             return self._stopped or self._to_be_handed_over()
         cores = self._room()
-        return cores > self._seen if rank == 0 else rank >= cores
+        if rank > 0:
+            return rank >= cores
+        return cores > self._seen or len(self._running) > cores
 
     def help_out(self) -> bool:
         """Run one chunk in the thread of the caller, if there is one."""
@@ -311,6 +313,8 @@ class _Job:
         with self._lock:
             mine = borrows or self._room is None or rank < self._own
             none = self._stopped or not mine or self._left_out(rank) or self._to_be_handed_over()
+            # Until all have seen that cores are wanted back, fewer begin.
+            none = none or (self._room is not None and len(self._running) >= self._room())
             chunk = None if none else self._source.take()
             if chunk is None:
                 if rank in self._ranks:

@@ -474,8 +474,7 @@ class Worker:
         """Note how many threads run on cores of idle workers; tell when those are wanted back."""
         with self.counting:
             self.words[BORROWED_CORES] += threads
-            last = threads < 0 and not self.words[BORROWED_CORES]
-        if last and not self.words[SPARE_CORES]:  # looked at after the lock: see the protocol
+        if threads < 0 and not self.words[SPARE_CORES]:  # after the lock: see the protocol
             with contextlib.suppress(Closed):
                 self.connection.send(Returned())
 

@@ -109,7 +109,7 @@ class NestedCalls:
 
     def _match(self) -> tuple[NestedCall, WorkerState] | None:
         """Find a call and a worker for it that has nothing else to do."""
-        full = self._all_run()
+        full = self.all_run()
         for nested in self._seekers:
             for worker in self._workers:
                 if worker is nested.lender or worker.retired or not worker.ready:
@@ -127,7 +127,7 @@ class NestedCalls:
                     return nested, worker
         return None
 
-    def _all_run(self) -> bool:
+    def all_run(self) -> bool:
         """Whether threads of other workers still run on the cores of those that do nothing.
 
         That is for as long as the items last with which they were when their cores were wanted.

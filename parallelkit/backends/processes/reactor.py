@@ -131,11 +131,11 @@ class Reactor:
         busy = queued or bool(call.assignments)
         call.quiet = 0 if busy else call.quiet + 1
         try:
-            call.asleep = call.quiet > QUIET
+            call.asleep = call.quiet > QUIET and not call.held
             if call.ready() or (call.asleep and call.assignments):
                 return
             if busy and (hurried or nobody):
-                self.wait(call)
+                self.wait(call, PATIENCE if call.held else None)
                 call.turns = self._turns + call.pushed
             elif hurried and not call.asleep:
                 self.wait(call, PATIENCE)

@@ -27,6 +27,7 @@ from ...transport.segments import Packet
 from ...values.outcome import Lost
 from ...values.source import Chunk
 from ...worker.protocol import (
+    BORROWED_CORES,
     CHUNK_BEGUN,
     ITEM_BEGUN,
     ITEM_OFFSET,
@@ -54,10 +55,13 @@ from .state import (
     WorkerState,
 )
 
-__all__ = ["GRACE", "LONG", "Scheduler"]
+__all__ = ["GRACE", "HOLD", "LONG", "Scheduler"]
 
 GRACE = 0.2  # seconds for a worker to leave the item of a call that was given up
 LONG = 0.01  # seconds that a worker may be at a chunk while others wait behind it
+# Seconds that a chunk waits for threads on the core of the idle worker that is to have it. No more,
+# since the items that they run may be long, or may even wait for what that chunk does.
+HOLD = 0.02
 MOST_FUTILE = 100  # deaths in a row of workers that have begun nothing, by whatever kills them
 
 _FENCE = threading.Lock()  # by taking it, what was written before is seen by other processors
@@ -91,6 +95,7 @@ class Scheduler:
         self._numbers = 0
         self._futile = 0  # deaths since a worker answered or began something
         self._shared_out = False  # whether workers have cores of idle ones
+        self._lent = False  # whether threads may still run on such cores
 
     # --- workers come and go ----------------------------------------------------------------------
 
@@ -202,15 +207,11 @@ class Scheduler:
         with self.lock:
             if call.number not in self.calls or self.broken is not None:
                 return None  # it has just been closed, by another thread than the one that feeds
-            found: WorkerState | None = None
-            for worker in self.workers:
-                if not (worker.assignments or worker.reserved or worker.retired):
-                    if worker.ready:
-                        found = worker
-                        break
-                    found = found or worker
-            if found is None and depth > 1:
-                found = self._room_beside(call, depth)
+            if self._lent and self._held(call):
+                found = None
+            else:
+                call.held = 0.0
+                found = self._room_for(call, depth)
             line = self.line
             if found is None or (line and line[0] is not call):
                 if call not in line:
@@ -219,11 +220,35 @@ class Scheduler:
             if line:
                 line.popleft()
             found.reserved.append(call)
-            if self._shared_out:
-                self._share_out()  # its cores are its own again before it begins
             return found
 
-    def _room_beside(self, call: Call, depth: int) -> WorkerState | None:
+    def _held(self, call: Call) -> bool:
+        """Take cores of idle workers back, and tell whether a chunk of `call` is to wait for that.
+
+        It waits for threads that still run on those cores, until the items end with which they are.
+        """
+        if self._shared_out:
+            call.exhausted = False
+            self._share_out()
+        now = time.monotonic()
+        patient = now - (call.held or now) < HOLD
+        if patient and self._nested.all_run():
+            call.held = call.held or now
+            return True
+        # Where one call has waited for so long, it does not wait again, and no other does.
+        self._lent = patient and any(worker.words[BORROWED_CORES] for worker in self.workers)
+        return False
+
+    def _room_for(self, call: Call, depth: int) -> WorkerState | None:
+        """Find a worker that has nothing to do; if there is none, one that may have more of it."""
+        found: WorkerState | None = None
+        for worker in self.workers:
+            if not (worker.assignments or worker.reserved or worker.retired):
+                if worker.ready:
+                    return worker
+                found = found or worker
+        if found is not None or depth < 2:
+            return found
         for worker in self.workers:
             if len(worker.assignments) + len(worker.reserved) >= depth:
                 continue
@@ -352,6 +377,7 @@ class Scheduler:
         if not (tail or self._shared_out):
             return
         self._shared_out = tail
+        self._lent = self._lent or tail
         for worker in self.workers:
             worker.words[SPARE_CORES] = 0
         if tail and busy:

@@ -147,6 +147,7 @@ class Call:
         self.cores = cores
         self.traced: Traced | None = None  # where to note how long its items take
         self.exhausted = False  # no chunk is left to be sent
+        self.held = 0.0  # since when its next chunk waits for cores that others have, if it does
         self.assignments = 0
         self.inbox: deque[Answer] = deque()
         self.said: deque[tuple[str, tuple[Any, ...]]] = deque()  # logs, warnings, prints

@@ -73,7 +73,7 @@ from .family import interrupt
 from .handle import Handle, exit_code, obituary
 from .hosting import host_of
 from .reactor import Reactor
-from .scheduler import GRACE, Scheduler
+from .scheduler import GRACE, HOLD, Scheduler
 from .state import (
     Abandon,
     Answer,
@@ -502,6 +502,8 @@ class Workers:
 
     def wait(self, call: Call | Waiter, timeout: float | None = None) -> None:
         """Wait until something may have come for `call`."""
+        if call.call.held:  # then it is to look again
+            timeout = HOLD if timeout is None else min(timeout, HOLD)
         if self.host.is_early and (timeout is None or timeout > IDLE):
             self.reactor.wait(call, IDLE)
             if call.ready():
