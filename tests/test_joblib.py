@@ -388,6 +388,55 @@ def test_joblib_inside_our_worker():
     assert seen == [True, True]
 
 
+def uneven(x, folder, backend):
+    """A call that begins on one core; when the other item is done, its tasks must meet to get on."""
+    if not x:
+        helpers.wait_until((folder / "item-begun").exists, "the other item to begin")
+        return None
+    with parallel_config(backend=backend):
+        return Parallel(n_jobs=-1, batch_size=1)(delayed(meets)(y, folder) for y in range(12))
+
+
+def meets(y, folder):
+    if y == 0:
+        helpers.mark(str(folder), "item-begun")
+        helpers.wait_until(lambda: pk.nesting().cores == 2, "the core of the other item")
+    elif y > 8:
+        helpers.meet(y, str(folder), 3)  # the file from the beginning is there
+    return y
+
+
+@pytest.mark.parametrize("name", ["parallelkit", "parallelkit-threads"])
+def test_a_call_inside_uses_cores_that_fall_free(name, monkeypatch, tmp_path):
+    """joblib's call inside an item of ours has more threads when the other items are done."""
+    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: 2)
+    with pk.Pool(2, chunksize=1) as pool:
+        found = pool.map(uneven, range(2), folder=tmp_path, backend=name)
+    assert found == [None, list(range(12))]
+
+
+OF_A_SCRIPT_BELOW = """
+import joblib
+import parallelkit as pk
+import parallelkit.integrations.joblib
+
+def times(x):
+    return 2 * x
+
+def item(n):
+    with joblib.parallel_config("parallelkit", n_jobs=2):
+        return joblib.Parallel()(joblib.delayed(times)(x) for x in range(n))
+
+with pk.Pool(2, start_method="forkserver") as pool:
+    print(pool.map(item, [1, 2]))
+"""
+
+
+def test_workers_know_the_backends(script):
+    """What the script imports to register the backends need not be imported again inside an item."""
+    assert script(OF_A_SCRIPT_BELOW).out == "[[0], [0, 2]]\n"
+
+
 def our_call(n):
     return pk.map(helpers.increment, range(n)), pk.nesting().level
 

@@ -47,7 +47,9 @@ class SerialPool:
         """Run all chunks of `source`; one item at a time where the consumer is lazy."""
         self._setup()
         context = contextvars.copy_context()  # what items set is gone afterwards, as anywhere
-        grown = None if source.total is None else self._grown  # else the caller draws the input
+        # An input of unknown length is drawn by the caller, unless it is a queue.
+        known = source.total is not None or source.endless
+        grown = self._grown if known else None
         cores = None if grown is None else room()
         more = None if cores is None else partial(_more, cores)
         yield None

@@ -107,7 +107,7 @@ class ThreadPool:
         self, task: Task, source: Source, lock: locked.Lock | None
     ) -> Generator[Done | None, None, None]:
         helping = self._level > 1 or not (source.lazy or source.endless)
-        follows = self._level > 1 and not (self._wished or source.endless)
+        follows = self._level > 1 and not self._wished
         cores = room() if follows else None
         workers = self._workers if cores is None else max(self._workers, cores())
         held = _held.get(self._key()) if _held else None

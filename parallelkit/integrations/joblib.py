@@ -43,7 +43,7 @@ from ..api import Pool
 from ..errors import ParallelError, RemoteTraceback, WorkerDied, assign, note
 from ..place import blas
 from ..place.attributes import attribute
-from ..place.nesting import nesting
+from ..place.nesting import nesting, pool_cores, process_cores, room
 from ..worker.task import format_error
 from .arrays_once import Once, Packed
 
@@ -125,8 +125,10 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
         **options: Any,
     ) -> int:
         """Get ready for calls of `parallel`; return the number of workers."""
+        # As many as there are cores: inside an item that changes while the call runs.
+        most = max(pool_cores(), process_cores()) if n_jobs == -1 and room() is not None else 1
         n_jobs = self.effective_n_jobs(n_jobs)
-        if n_jobs == 1:
+        if n_jobs == most == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         if self._pool is not None and parallel is not self.parallel:
             # Another Parallel is at work with this object, as its generators may be.
@@ -136,11 +138,13 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
         self.parallel = parallel
         options = {**self.backend_kwargs, **options}
         once_from = options.pop("max_nbytes", 1 << 20)
-        self._options = {"workers": n_jobs, "backend": self.kind, **self._pool_options(options)}
+        self._options = {"backend": self.kind, **self._pool_options(options)}
+        if most == 1:
+            self._options["workers"] = n_jobs
         self._pool = Pool(**self._options)
         pickles = self.kind == "process" and nesting().level == 0  # else it becomes threads
         self._once = Once(once_from, self._options.get("temp_folder")) if pickles else None
-        return n_jobs
+        return max(n_jobs, most)
 
     def _pool_options(self, options: dict[str, Any]) -> dict[str, Any]:
         """Options of our pool among those that joblib or the user gave."""

@@ -6,8 +6,11 @@ of a cluster gets the same in the arguments of a call.
 
 from __future__ import annotations
 
+import importlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import options
@@ -78,6 +81,7 @@ class Runtime:
     def learn(self, key: Any, data: Any, buffers: list[Any]) -> None:
         """Make the task that is called `key` from now on; raises what its unpickling raises."""
         self.tasks[key] = Task.of(pickling.loads(data, buffers))
+        offer_to_joblib()
 
     def learn_script(self, data: Any, buffers: list[Any]) -> None:
         """Take in what has come of the script; raises what its unpickling raises."""
@@ -176,6 +180,17 @@ class Runtime:
                 why = error if out_of_memory else refusal("result", value, error)
                 raised.append(Raised(offset, why, f"{type(why).__name__}: {why}\n"))
         return raised
+
+
+def offer_to_joblib() -> None:
+    """Have joblib find our backends, if what items need has imported it.
+
+    In the caller an import has registered them, of which nothing is told here.
+    """
+    known = getattr(sys.modules.get("joblib.parallel"), "EXTERNAL_BACKENDS", None)
+    if isinstance(known, dict) and "parallelkit" not in known:
+        register = partial(importlib.import_module, "parallelkit.integrations.joblib")
+        known["parallelkit"] = known["parallelkit-threads"] = register
 
 
 def pickled_error(error: BaseException) -> Pickled:
