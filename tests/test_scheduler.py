@@ -1,10 +1,13 @@
 """The scheduler's rules, without a process: events in, instructions and answers out."""
 
+import threading
 import time
 
+import helpers
 import pytest
 
 import parallelkit as pk
+from parallelkit.backends.processes.reactor import Reactor
 from parallelkit.backends.processes.scheduler import Scheduler
 from parallelkit.backends.processes.state import (
     Call,
@@ -363,3 +366,20 @@ def test_a_message_that_is_none(body):
 def test_every_message_comes_back_as_it_was():
     message = protocol.Replied(3, PACKET, 0.5, 2, True, [], [4], [])
     assert protocol.decode(protocol.encode(message)) == message
+
+
+def test_who_looks_and_who_waits_for_one_call(monkeypatch):
+    """A thread that submits to a call looks for its results; the call's own thread, which begins to wait meanwhile, drives then."""
+    reactor = Reactor(id, id)
+    call = Office(1).call()
+    waits = threading.Thread(target=reactor.attend, args=(call, True, True), daemon=True)
+
+    def drive(timeout):
+        waits.start()
+        helpers.wait_until(lambda: call in reactor._waiting, "the call's own thread")
+
+    monkeypatch.setattr(reactor, "_drive", drive)
+    reactor.look(call)
+    waits.join(helpers.PATIENCE)  # it has been woken
+    assert not waits.is_alive()
+    reactor.close()

@@ -206,15 +206,15 @@ class Reactor:
 
     def look(self, call: Call) -> None:
         """Take in what has already come, on behalf of `call`, if nobody drives."""
-        before = None
+        me = Waiter(call, call.ready)  # the call's own thread may begin to wait meanwhile
         try:
             with self.lock:
                 if self._leader is not None:
                     return
-                before, self._leader, self._thread = None, call, self._this_thread()
+                self._leader, self._thread = me, self._this_thread()
             self._drive(0)  # without the lock: what comes may have to be passed on
         finally:
-            self.leave(call, before)
+            self.leave(me)
 
     def close(self) -> None:
         """Let go of the descriptors."""
