@@ -133,6 +133,15 @@ def _interrupt_after(path):
     os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_an_address_where_nobody_is(script):
+    """It is named, and soon."""
+    ran = script(
+        'import parallelkit as pk\npk.Pool(backend="ray", address="127.0.0.1:9").map(abs, [1])',
+        code=1,
+    )
+    assert "no Ray cluster answers at 127.0.0.1:9" in ran.err
+
+
 NODES = Path(__file__).parent / "scripts" / "ray_nodes.py"
 
 

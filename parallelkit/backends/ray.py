@@ -22,10 +22,11 @@ from ..worker.parcel import Parcel
 from ..worker.versions import own_version
 from .cluster import AGAIN, PERHAPS, is_missing, outcome
 from .futures import FuturesPool
-from .ray_census import Census
+from .ray_census import Census, knock
 
 __all__ = ["RayCluster", "pool_for", "prepare", "reach", "shutdown"]
 
+CONNECT = 10.0  # seconds for the head of Ray to answer
 ENDING = 3.0  # seconds for what was cancelled to end
 GRACE = 1.5  # seconds for what nobody wants any more to end by itself
 PACE = 10.0  # how much longer a message takes than to a process of ours
@@ -170,13 +171,15 @@ def _initialised(options: Options) -> Any:
             # An address that is not given is looked up as Ray does.
             address = options.address or os.environ.get("RAY_ADDRESS")
             try:
+                if address:
+                    knock(address, CONNECT)  # Ray itself tries for minutes
                 context = ray.init(
                     address=address,
                     include_dashboard=None if address else False,
                     log_to_driver=False,
                     logging_level="error",
                 )
-            except (ConnectionError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise ParallelError(
                     f"no Ray cluster answers at {address} ({error}); is it running, and "
                     "can this machine reach it?"

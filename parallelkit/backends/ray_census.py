@@ -8,7 +8,7 @@ import time
 from concurrent.futures import Future
 from typing import Any
 
-__all__ = ["Census"]
+__all__ = ["Census", "knock"]
 
 LOOK = 0.9  # seconds between questions
 SOON = 0.1  # seconds to wait for an answer, where there is an old one
@@ -64,8 +64,14 @@ class Census:
 
     def _ask(self, answer: Future[int]) -> None:
         try:
-            host, _, port = self.head.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout=GONE).close()
+            knock(self.head, GONE)
             answer.set_result(int(self._ray.cluster_resources().get("CPU", 0)))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no answer
             answer.set_exception(error)
+
+
+def knock(address: str, seconds: float) -> None:
+    """Raise an OSError if nobody listens at an address with a port."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
