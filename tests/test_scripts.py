@@ -129,6 +129,50 @@ def test_cells_of_a_notebook(script, start_method, tmp_path):
     assert ran.out == EXPECTED + "[True, True]\n[-1, -2]\ncaught\n"
 
 
+AUTORELOADED = """
+import os, sys
+from pathlib import Path
+from IPython.core.interactiveshell import InteractiveShell
+os.chdir(os.environ["TMPDIR"])
+sys.path.insert(0, "")
+sys.dont_write_bytecode = True
+shell = InteractiveShell.instance(history_load_length=0)
+shell.history_manager.enabled = False
+
+def run(cell):
+    shell.run_cell(cell).raise_error()
+
+def write(second, source):
+    Path("edited.py").write_text(source)
+    os.utime("edited.py", (second, second))  # a file of the same time is taken for the same
+
+write(1, "V = 1\\nSEEN = []\\ndef f(i): SEEN.append(i); return V, len(SEEN)\\nclass C:\\n    def m(self, i): return i\\n")
+run("%load_ext autoreload")
+run("%autoreload 2")
+run("import edited, parallelkit as pk\\nfrom edited import f, C")
+run("pool = pk.Pool(1, start_method='METHOD')")
+run("print(pool.map(edited.f, [0]), pool.map(f, [0]), pool.map(C().m, [1]))")
+write(2, "V = 2\\nSEEN = []\\ndef f(i): SEEN.append(i); return V, -len(SEEN)\\nclass C:\\n    def m(self, i): return -i\\n")
+run("print(pool.map(edited.f, [0]), pool.map(f, [0]), pool.map(C().m, [1]))")
+run("print(pool.map(lambda _: edited.V, [0]), pk.Pool(2, start_method='METHOD').map(edited.f, [0]))")
+Path("edited.py").unlink()
+"""
+
+
+def test_autoreload(script, start_method, tmp_path):
+    """What IPython changes in a module in place is changed in workers too, whose state stays."""
+    if importlib.util.find_spec("IPython") is None:
+        pytest.skip("IPython is not installed")
+    ran = script(
+        with_method(AUTORELOADED, start_method), env={"IPYTHONDIR": str(tmp_path / "ipython")}
+    )
+    assert ran.out.splitlines() == [
+        "[(1, 1)] [(1, 2)] [1]",
+        "[(2, -3)] [(2, -4)] [-1]",
+        "[2] [(2, -1)]",
+    ]
+
+
 # ---- fork ----------------------------------------------------------------------------------------
 
 FORKED = """

@@ -47,7 +47,7 @@ from cloudpickle import cloudpickle as _cp
 from ..errors import INHERITED, StaysHere
 from ..place.nesting import in_worker_process
 from . import exceptions, rebuild
-from .mirror import MAIN, current, source_lines, space_key, tokens
+from .mirror import MAIN, current, find_spec, source_lines, space_key, tokens, unlisted
 
 __all__ = [
     "NOT_ATTRIBUTES",
@@ -56,9 +56,11 @@ __all__ = [
     "class_attributes",
     "class_statement",
     "global_names",
+    "handmade",
     "importable",
     "in_library",
     "is_compiled",
+    "is_imported",
     "is_named",
     "is_reachable",
     "looks_around",
@@ -126,7 +128,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Reduce `obj`, or leave it to pickle (NotImplemented); called for most objects."""
         return NotImplemented if type(obj) in self._left else self.reduce(obj)
 
-    def reduce(self, obj: Any) -> Any:
+    def reduce(self, obj: Any) -> Any:  # noqa: C901 - one kind after the other
         """Reduce `obj`, whose type is not known to be simple."""
         kind = type(obj)
         if isinstance(obj, type):
@@ -142,6 +144,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return _ufunc(obj)
         if kind.__name__ == "Connection" and kind.__module__.endswith(".connection"):
             raise StaysHere(INHERITED)  # its number is another descriptor elsewhere
+        if isinstance(obj, ModuleType):
+            return self._module(obj)
         if kind in self.dispatch_table or _never_by_dill(kind):
             if self.by_dill and kind not in self.dispatch_table:
                 return self._if_refused(obj)
@@ -258,8 +262,12 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         module = space.get("__name__")
         code = func.__code__
         self._need_globals(space, global_names(code))
-        if mirror is None and looks_around(code):
-            self.needs[self.knowledge.surroundings(space)] = None
+        if mirror is None:
+            if looks_around(code):
+                self.needs[self.knowledge.surroundings(space)] = None
+            for imported in handmade(code):
+                around = sys.modules[imported].__dict__
+                self.needs[self.knowledge.surroundings(around)] = None
         annotations = func.__annotations__
         if annotations:
             self._names_of_annotations(annotations, func.__module__)
@@ -352,6 +360,22 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             keywords["default"] = obj.__default__
         return rebuild.made, (token, kind, args, keywords, module)
 
+    # --- modules ---------------------------------------------------------------------------------
+
+    def _module(self, module: ModuleType) -> Any:
+        """Reduce a module to its name; one that cannot be imported is mirrored, with all it has."""
+        name, space = module.__name__, module.__dict__
+        if sys.modules.get(name) is module and is_imported(name):
+            return importlib.import_module, (name,)
+        mirror = current()
+        key = space_key(space)
+        if mirror is None:
+            self.needs[self.knowledge.surroundings(space)] = None
+            unlisted[key] = module
+        elif key not in mirror.spaces:  # made here: who gets it has not got it
+            return _cp.dynamic_subimport, (name, {k: v for k, v in space.items() if k != _BUILTIN})
+        return rebuild.module, (key, name)
+
     # --- what only dill carries ------------------------------------------------------------------
 
     def _reference(self, ref: Any) -> Any:
@@ -436,20 +460,29 @@ def importable(name: str) -> bool:
 
 def _is_found(name: str, spec: Any) -> bool:
     """Whether an import of `name` finds the file that is loaded."""
-    parent = name.rpartition(".")[0]
-    path = None
-    if parent:
-        path = getattr(sys.modules.get(parent), "__path__", None)
-        if path is None:
-            return False
-    for finder in sys.meta_path:
-        try:
-            found = finder.find_spec(name, path, None)
-        except Exception:  # noqa: BLE001, S112 - somebody else's finder
-            continue
-        if found is not None:
-            return bool(found.origin == spec.origin)
-    return False
+    found = find_spec(name)
+    return found is not None and bool(found.origin == spec.origin)
+
+
+def is_imported(name: str) -> bool:
+    """Whether the other side has the module `name` by an import, of itself or of its package.
+
+    A library may make modules by hand as it is imported.
+    """
+    module = sys.modules[name]
+    if name == MAIN or importable(name):
+        return name != MAIN
+    if getattr(module, "__spec__", None) is not None or _cp._is_registered_pickle_by_value(module):
+        return False
+    known = _imports.get(name)
+    if known is None or known[0] is not module:
+        parent = name.rpartition(".")[0]
+        found = (parent in sys.modules and is_imported(parent)) or find_spec(name) is not None
+        known = _imports[name] = module, found
+    return known[1]
+
+
+_imports: dict[str, tuple[Any, bool]] = {}
 
 
 def is_reachable(obj: Any) -> bool:
@@ -499,9 +532,11 @@ def is_named(func: Any) -> bool:
 # --- what code refers to -------------------------------------------------------------------------
 
 _BUILTINS = frozenset(dir(importlib.import_module("builtins")))
+_BUILTIN = "__builtins__"
 _GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
 _code_names: dict[CodeType, tuple[str, ...]] = {}
 _LOOKS_AROUND = frozenset({"globals", "eval", "exec"})
+_OWN_NAME = frozenset({"__name__", MAIN})
 
 
 def global_names(code: CodeType) -> tuple[str, ...]:
@@ -524,7 +559,7 @@ def global_names(code: CodeType) -> tuple[str, ...]:
 def looks_around(code: CodeType) -> bool:
     """Whether code may ask for globals by names that are made as it runs."""
     names = set(_attribute_names(code))
-    return bool(names & _LOOKS_AROUND) or {"modules", "__name__"} <= names
+    return bool(names & _LOOKS_AROUND) or ("modules" in names and bool(names & _OWN_NAME))
 
 
 @functools.lru_cache(4096)
@@ -533,6 +568,8 @@ def _attribute_names(code: CodeType) -> tuple[str, ...]:
     for const in code.co_consts:
         if isinstance(const, CodeType):
             names.update(dict.fromkeys(_attribute_names(const)))
+        elif const == MAIN:
+            names[MAIN] = None
     return tuple(names)
 
 
@@ -550,6 +587,30 @@ def submodules(code: CodeType, space: Mapping[str, Any]) -> list[str]:
                         packages.append(inner)
             found += packages[1:]
     return found
+
+
+@functools.lru_cache(4096)
+def _imported_names(code: CodeType) -> tuple[str, ...]:
+    """Modules that code imports, with the packages that they are in."""
+    found: dict[str, None] = {}
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            parts = instruction.argval.split(".")
+            found.update(dict.fromkeys(".".join(parts[:n]) for n in range(1, len(parts) + 1)))
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            found.update(dict.fromkeys(_imported_names(const)))
+    return tuple(found)
+
+
+def handmade(code: CodeType) -> list[str]:
+    """Modules that code imports, and that nobody else could."""
+    names = [name for name in _imported_names(code) if name]
+    return [
+        name
+        for name in names
+        if isinstance(sys.modules.get(name), ModuleType) and not is_imported(name)
+    ]
 
 
 _FUNCTION_STATE = (

@@ -14,7 +14,6 @@ and a namespace lead to the originals, in a worker to what was made of them ther
 from __future__ import annotations
 
 import builtins
-import importlib.util
 import itertools
 import linecache
 import os
@@ -29,13 +28,16 @@ __all__ = [
     "MAIN",
     "Mirror",
     "current",
+    "find_spec",
     "leave",
+    "module_of",
     "namespace",
     "settle",
     "show_source",
     "source_lines",
     "space_key",
     "tokens",
+    "unlisted",
 ]
 
 MAIN = "__main__"
@@ -139,7 +141,7 @@ class Mirror:
         """Let a module be found by its name, where nothing else is."""
         name = module.__name__
         there = sys.modules.get(name)
-        if name == MAIN or getattr(there, _OURS, False) or (there is None and not _found(name)):
+        if name == MAIN or getattr(there, _OURS, False) or find_spec(name) is None:
             module.__dict__.setdefault(_OURS, True)
             if name != MAIN and "." in name:
                 parent, _, last = name.rpartition(".")
@@ -160,13 +162,27 @@ class Mirror:
         for token in gone:
             self.known.pop(token, None)
 
+    def module(self, key: str) -> ModuleType:
+        """Module whose globals are called `key`."""
+        return self._modules[key]
 
-def _found(name: str) -> bool:
-    """Whether a module can be imported here, so that what travels by name finds it."""
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError, AttributeError):
-        return False
+
+def find_spec(name: str) -> Any:
+    """Spec that an import of a module would find, whatever is loaded under its name; or None."""
+    parent = name.rpartition(".")[0]
+    path = None
+    if parent:
+        path = getattr(sys.modules.get(parent), "__path__", None)
+        if path is None:
+            return None
+    for finder in sys.meta_path:
+        try:
+            found = finder.find_spec(name, path, None)
+        except Exception:  # noqa: BLE001, S112 - somebody else's finder
+            continue
+        if found is not None:
+            return found
+    return None
 
 
 _OURS = "__mirrored__"
@@ -228,6 +244,21 @@ def space_key(space: dict[str, Any]) -> str:
 
 
 _MOST_SPACES = 4096
+unlisted: weakref.WeakValueDictionary[str, ModuleType] = weakref.WeakValueDictionary()  # by key
+
+
+def module_of(key: str, name: str) -> ModuleType:
+    """Module whose globals are called `key`: itself in the caller, its mirror in a worker."""
+    space = namespace(key, name)
+    if _current is not None:
+        return _current.module(key)
+    module = sys.modules.get(name)
+    if module is None or module.__dict__ is not space:
+        module = unlisted.get(key)
+    if module is None:
+        module = ModuleType(name)
+        module.__dict__.update(space)
+    return module
 
 
 def namespace(key: str, name: str) -> dict[str, Any]:

@@ -16,10 +16,10 @@ import threading
 import typing
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from types import CellType, CodeType, FunctionType, new_class, resolve_bases
+from types import CellType, CodeType, FunctionType, ModuleType, new_class, resolve_bases
 from typing import Any, Self
 
-from .mirror import current, namespace, show_source, tokens
+from .mirror import current, module_of, namespace, show_source, tokens
 
 __all__ = [
     "KeptReference",
@@ -35,6 +35,7 @@ __all__ = [
     "make_class",
     "make_function",
     "method",
+    "module",
     "run_statement",
     "set_alias",
     "set_cell",
@@ -64,6 +65,11 @@ def find_global(key: str, module: str, name: str) -> Any:
     for part in name.split("."):
         found = found[part] if isinstance(found, dict) else getattr(found, part)
     return found
+
+
+def module(key: str, name: str) -> ModuleType:
+    """Module that cannot be imported, as its script has it."""
+    return module_of(key, name)
 
 
 def method(cls: type, name: str) -> Any:

@@ -39,12 +39,13 @@ from types import (
 from typing import Any
 
 from ..errors import StaysHere
-from . import pickling, rebuild
+from . import autoreload, pickling, rebuild
 from .byvalue import (
     NOT_ATTRIBUTES,
     ByValuePickler,
     class_attributes,
     class_statement,
+    handmade,
     in_library,
     is_compiled,
     is_named,
@@ -125,7 +126,7 @@ class FunctionMark(Mark):
         self.dict = len(func.__dict__)
         self.simple = func.__closure__ is None and all(part.fixed for part in self.parts)
         self.loaded = script.loaded
-        self.imports = submodules(func.__code__, func.__globals__)
+        self.imports = _imports(func)
 
     def same(self, value: Any, script: Script) -> bool:
         """Whether `value` is what was seen before."""
@@ -138,7 +139,7 @@ class FunctionMark(Mark):
             return False
         if self.loaded != script.loaded:
             self.loaded = script.loaded
-            if self.imports != submodules(self.code, value.__globals__):
+            if self.imports != _imports(value):
                 return False
         if self.simple and not self.dict and not value.__dict__:
             return True
@@ -146,6 +147,11 @@ class FunctionMark(Mark):
         return len(parts) == len(self.parts) and all(
             mark.same(part, script) for mark, part in zip(self.parts, parts, strict=True)
         )
+
+
+def _imports(func: FunctionType) -> list[str]:
+    """Modules that must be there before a function runs, as they are loaded now."""
+    return [*submodules(func.__code__, func.__globals__), *handmade(func.__code__)]
 
 
 def _parts(func: FunctionType) -> list[Any]:
@@ -494,15 +500,21 @@ class ClassUnit(Unit):
 
 
 class Surroundings(Unit):
-    """All of a script, for a function that asks for globals by names made as it runs."""
+    """All of a module, for who has it as a whole, or asks for names that are made as it runs."""
 
     def __init__(self, space: dict[str, Any]) -> None:
         self.space = space
+        self.main = space.get("__name__") == MAIN
 
     def refresh(self, script: Script) -> bool:
         unit = script.global_unit
         names = [name for name in list(self.space) if not name.startswith("__")]
-        needs = tuple([unit(self.space, name) for name in names])
+        if not self.main:
+            own = self.space.keys() - _OF_MODULES
+            names += [name for name in own if name.startswith("__")]
+        found = dict.fromkeys(self.needs)  # those too that are not bound any more
+        found.update(dict.fromkeys([unit(self.space, name) for name in names]))
+        needs = tuple(found)
         if needs == self.needs:
             return False
         self.needs = needs
@@ -512,8 +524,16 @@ class Surroundings(Unit):
         return []
 
 
+# What the import system puts there, and does so at the other side; __file__ of the script would
+# make processes that `multiprocessing` spawns inside an item run it.
+_OF_MODULES = frozenset({"__builtins__", "__cached__", "__loader__", "__name__", "__spec__"})
+
+
 class ModuleUnit(Unit):
-    """A module of the user's, of which this is sent: that it was reloaded, or imported anew."""
+    """A module of the user's, of which this is sent: that it was reloaded, or imported anew.
+
+    Or that IPython has changed it, and what its source was before.
+    """
 
     order = -1
 
@@ -522,20 +542,33 @@ class ModuleUnit(Unit):
         self.module = module
         self.spec = module.__dict__.get("__spec__")
         self.anew = 0  # version in which another module took the place of this one
+        self.again = 0  # the last in which it was reloaded
+        self.source = autoreload.source_of(module)
+        self.patched: list[tuple[int, str]] = []  # versions, and the source before each
 
     def refresh(self, script: Script) -> bool:
         module = sys.modules.get(self.name)
         spec = getattr(module, "__spec__", None)
-        if module is None or spec is self.spec:
+        before, source = self.source, autoreload.sources().get(self.name)
+        patched = source is not None and source is not before and source != before
+        self.source = source or before
+        if module is None or (spec is self.spec and not (patched and before)):
             return False
         self.version = script.reloaded = next(_versions)
+        if spec is self.spec:
+            self.patched.append((self.version, before or ""))
+        else:
+            self.again = self.version
         if module is not self.module:
             self.module, self.anew = module, self.version
         self.spec = spec
         return True
 
     def entries(self, since: int) -> list[tuple[Any, ...]]:
-        return [(rebuild.reload, self.name, self.anew > since)]
+        if self.again > since:
+            return [(rebuild.reload, self.name, self.anew > since)]
+        before = next(before for version, before in self.patched if version > since)
+        return [(autoreload.patch, self.name, before)]
 
 
 # --- what a call needs ---------------------------------------------------------------------------
@@ -804,6 +837,9 @@ class Script:
         """Whether some of the user's modules were reloaded since the last look."""
         get = sys.modules.get
         specs = [id(getattr(get(unit.name), "__spec__", None)) for unit in self.modules]
+        sources = autoreload.sources()
+        if sources:
+            specs += [id(sources.get(unit.name)) for unit in self.modules]
         if specs == self._specs:
             return False
         self._specs = specs
