@@ -2,11 +2,13 @@
 
 import dataclasses
 import errno
+import importlib
 import io
 import os
 import re
 import tempfile
 import traceback
+from fractions import Fraction
 from urllib.error import HTTPError
 
 import pytest
@@ -422,3 +424,34 @@ def test_a_handler_that_raises_when_the_last_item_is_done():
     task.run(Chunk(0, 2, ([1, 2],)), 0, progress=progress)
     assert progress.values == [2, None]
     assert [(one.offset, str(one.exception)) for one in progress.raised] == [(1, "struck")]
+
+
+def raise_own(kind):
+    if kind == "name":
+        not_there  # noqa: B018, F821
+    if kind == "attribute":
+        Fraction(1, 3).not_there  # noqa: B018
+    if kind == "import":
+        importlib.import_module("not_there")
+    if kind == "set later":
+        error = OSError("told by nobody")
+        error.errno, error.filename = errno.EIO, "later"
+        raise error
+    raise AttributeError("m", name="n", obj=bytes(1 << 20))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("name", {"name": "not_there"}),
+        ("attribute", {"name": "not_there", "obj": Fraction(1, 3)}),
+        ("import", {"name": "not_there"}),
+        ("set later", {"errno": errno.EIO, "filename": "later"}),
+        ("too large", {"name": "n", "obj": None}),
+    ],
+)
+def test_what_built_in_errors_know_arrives(process_pool, kind, fields):
+    """The name that was not found, and what it was looked for in if that is small; pickle leaves both out."""
+    with pytest.raises((NameError, AttributeError, ImportError, OSError)) as caught:
+        process_pool().map(raise_own, [kind])
+    assert {name: getattr(caught.value, name) for name in fields} == fields

@@ -36,8 +36,9 @@ import threading
 import types
 import typing
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import Context, ContextVar, Token
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -66,6 +67,9 @@ __all__ = [
     "looks_around",
     "submodules",
 ]
+
+
+SMALL = 1 << 14  # bytes of what goes along with an error though nobody may look at it
 
 
 class Knowledge(Protocol):
@@ -101,6 +105,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         What the receiver must have: units in the caller, their keys in a worker.
     comparing : bool
         Whether the pickle is compared only.
+    sizing : bool
+        Whether only its size is of interest.
     by_dill : bool
         Whether dill is asked where pickle refuses.
     plain : bool
@@ -121,7 +127,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.needs: dict[Any, None] = {}
         self.defining = defining
         self.plain = True
-        self.by_dill = self.comparing = False
+        self.by_dill = self.comparing = self.sizing = False
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
 
     def reducer_override(self, obj: Any) -> Any:
@@ -136,7 +142,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if kind is FunctionType:
             return self._function(obj)
         if isinstance(obj, BaseException):
-            return exceptions.reduced(obj)
+            return exceptions.reduced(obj, self._is_small)
         own = _OWN.get(kind)
         if own is not None:
             return own(self, obj)
@@ -154,6 +160,19 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if getattr(obj, "__module__", None) == MAIN and isinstance(obj.__reduce_ex__(5), str):
             return self._global(obj, obj.__reduce_ex__(5)) or _by_dill(obj)
         return self._if_refused(obj) if self.by_dill else NotImplemented
+
+    def _is_small(self, obj: object) -> bool:
+        """Whether something can be pickled, in few bytes."""
+        if self.sizing:  # what holds its own error is taken apart once
+            return False
+        size = _Size()
+        pickler = ByValuePickler(size, size.count, self.defining)
+        pickler.comparing = pickler.sizing = True
+        try:
+            pickler.dump(obj)
+        except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            return False
+        return True
 
     # --- classes ---------------------------------------------------------------------------------
 
@@ -211,6 +230,9 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if "__orig_bases__" in cls.__dict__:
             early["__orig_bases__"] = cls.__dict__["__orig_bases__"]
         self._names_of_annotations(attributes.get("__annotations__"), cls.__module__)
+        space = getattr(sys.modules.get(cls.__module__), "__dict__", {})
+        if "__file__" in space:  # where `inspect` looks for its source
+            self._need_globals(space, ("__file__",))
         metaclass = type(cls)
         foreign = metaclass not in _USUAL and is_reachable(metaclass)
         bases = cls.__dict__.get("__orig_bases__", cls.__bases__) if foreign else cls.__bases__
@@ -383,13 +405,43 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         obj = ref()
         if obj is None:
             return _dead_reference, ()
-        if current() is None:
-            space = sys.modules[MAIN].__dict__
-            for name, value in list(space.items()):
-                if value is obj:
-                    self.needs[self.knowledge.global_unit(space, name)] = None
-                    return weakref.ref, (obj,)
-        return rebuild.KeptReference, (obj,)
+        (stand_in,), own = self._kept_by_script([obj])
+        return rebuild.KeptReference if own else weakref.ref, (stand_in,)
+
+    def _weak_container(self, container: Any) -> Any:
+        """Reduce a weak set or dict: what keeps its elements here may not be there."""
+        kind = type(container)
+        if kind is weakref.WeakSet:
+            content, own = self._kept_by_script(list(container))
+        else:
+            pairs = list(container.items())
+            keys, others = [key for key, _ in pairs], [other for _, other in pairs]
+            if kind is weakref.WeakKeyDictionary:
+                keys, own = self._kept_by_script(keys)
+            else:
+                others, own = self._kept_by_script(others)
+            content = list(zip(keys, others, strict=True))
+        return kind, (), (content, own), None, None, rebuild.fill_weakly
+
+    def _kept_by_script(self, objects: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Objects, those that are globals of the script by their names; and all others of them."""
+        space = {} if current() is not None else sys.modules[MAIN].__dict__
+        wanted = {id(obj) for obj in objects}
+        names = {id(value): name for name, value in list(space.items()) if id(value) in wanted}
+        found: list[Any] = []
+        for obj in objects:
+            name = names.get(id(obj))
+            if name is not None:
+                unit = self.knowledge.global_unit(space, name)
+                self.needs[unit] = None
+                if self.comparing:  # another object of that name is another element
+                    found.append(id(obj))
+                    continue
+                if unit not in self.defining:
+                    found.append(_Global(space, name))
+                    continue
+            found.append(obj)
+        return found, [obj for obj in objects if id(obj) not in names]
 
     def _if_refused(self, obj: Any) -> Any:
         """Reduce by dill what pickle refuses."""
@@ -398,6 +450,24 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         except TypeError:
             return _by_dill(obj)
         return reduced if not isinstance(reduced, str) else NotImplemented
+
+
+class _Size:
+    """File and buffer callback for a pickle of which only the size is of interest."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+
+    def write(self, data: Any) -> None:
+        """Count a piece of the pickle."""
+        self.nbytes += len(data)
+        if self.nbytes > SMALL:
+            raise OverflowError
+
+    def count(self, buffer: pickle.PickleBuffer) -> bool:
+        """Count a buffer."""
+        self.nbytes += buffer.raw().nbytes
+        return self.nbytes > SMALL  # then it is written, which is too much
 
 
 # --- what can be imported ------------------------------------------------------------------------
@@ -780,12 +850,28 @@ def _set_local(local: Any, state: dict[str, Any]) -> None:
     local.__dict__.update(state)
 
 
+class _Global:
+    """Stands in a pickle for what its receiver has as a global of the script."""
+
+    def __init__(self, space: dict[str, Any], name: str) -> None:
+        self.space = space
+        self.name = name
+
+    def __reduce__(self) -> Any:
+        return rebuild.find_global, (space_key(self.space), self.space["__name__"], self.name)
+
+
 def _dead_reference() -> Any:
     return weakref.ref(type("Gone", (), {})())
 
 
 def _context_variable(_: ByValuePickler, variable: ContextVar[Any]) -> Any:
-    return _variable, (_token_of(variable), variable.name, variable.get(_UNSET))
+    told = _token_of(variable), variable.name, variable.get(_UNSET)
+    try:
+        default = Context().run(variable.get)
+    except LookupError:
+        return _variable, told
+    return _variable, (*told, default)
 
 
 class Needs:
@@ -800,6 +886,7 @@ def _needs(pickler: ByValuePickler, obj: Needs) -> Any:
     return tuple, ()
 
 
+_WEAK_CONTAINERS = (weakref.WeakSet, weakref.WeakValueDictionary, weakref.WeakKeyDictionary)
 _ALIAS: Any = getattr(typing, "TypeAliasType", None)
 _TYPE_NAMES = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, typing.NewType)
 _OWN: dict[Any, Callable[[Any, Any], Any]] = {
@@ -810,6 +897,7 @@ _OWN: dict[Any, Callable[[Any, Any], Any]] = {
     functools.cached_property: _cached_property,
     ContextVar: _context_variable,
     weakref.ref: ByValuePickler._reference,
+    **dict.fromkeys(_WEAK_CONTAINERS, ByValuePickler._weak_container),
     _thread.LockType: _lock,
     _thread.RLock: _lock,
     threading.local: _local,
@@ -844,15 +932,24 @@ def variable_of(token: str) -> ContextVar[Any] | None:
     return _variables.get(token)
 
 
-def _variable(token: str, name: str, value: Any) -> ContextVar[Any]:
+def _variable(token: str, name: str, value: Any, *default: Any) -> ContextVar[Any]:
     """Worker: the copy of a variable of the parent, with the value that it has there."""
     variable = _variables.get(token)
     if variable is None:
-        variable = _variables[token] = ContextVar(name)
+        variable = ContextVar(name, default=default[0]) if default else ContextVar(name)
+        _variables[token] = variable
         _variable_tokens[variable] = token
-    if in_worker_process() and value != _UNSET:
-        variable.set(value)
+    if in_worker_process():
+        if not (type(value) is str and value == _UNSET):
+            before = variable.set(value)
+            _before.setdefault(variable, before)
+        elif variable in _before:
+            with suppress(ValueError):  # of another context, which ends with the item
+                variable.reset(_before.pop(variable))
     return variable
+
+
+_before: dict[ContextVar[Any], Token[Any]] = {}  # worker: how to have a variable not set again
 
 
 # --- what names itself as a global ------------------------------------------------------------

@@ -3,8 +3,8 @@
 pickle makes an exception again by calling its class with ``args``, which need not be what the
 class takes. So one with an ``__init__`` or ``__new__`` of its own is taken apart, and put together
 without them. A part that cannot be pickled (a lock, an open reply) is left behind; what stands in
-its place says so when it is looked at. Where tblib pickles exceptions, as Dask makes it do, the
-fields that it leaves out (the code of a `SystemExit`, the path of an `ImportError`) go along.
+its place says so when it is looked at. Fields that pickle, or tblib where Dask has it pickle
+exceptions, leaves out (the name of a `NameError`, the code of a `SystemExit`) go along.
 """
 
 from __future__ import annotations
@@ -26,24 +26,30 @@ _DEPTH = 4  # of containers that are looked through for what cannot be pickled
 _PICKLES = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 
 
-def reduced(error: BaseException) -> Any:
-    """Take an exception apart for pickle; NotImplemented leaves it to pickle itself."""
+def reduced(error: BaseException, is_small: Callable[[object], bool]) -> Any:
+    """Take an exception apart for pickle; NotImplemented leaves it to pickle itself.
+
+    `is_small` tells whether something can be pickled and takes little room: what an
+    `AttributeError` was raised for goes along only then.
+    """
     kind = type(error)
     own = isinstance(kind.__init__, FunctionType) or isinstance(kind.__new__, FunctionType)
-    if not own or any(_definer(kind, name) != "builtins" for name in _PICKLES):
-        return _with_fields(error)
-    state = dict(error.__dict__)
-    return _rebuild, (kind, error.args, dict(_members(error))), state or None, None, None, _restore
-
-
-def _with_fields(error: BaseException) -> Any:
-    """Let tblib take an exception apart, if it is there, and add what it leaves out."""
-    reducer: Any = copyreg.dispatch_table.get(type(error))
-    if not getattr(getattr(reducer, "func", reducer), "__module__", "").startswith("tblib"):
+    its_way = any(_definer(kind, name) != "builtins" for name in _PICKLES)
+    reducer: Any = copyreg.dispatch_table.get(kind)
+    by_tblib = getattr(getattr(reducer, "func", reducer), "__module__", "").startswith("tblib")
+    if its_way and not by_tblib:
         return NotImplemented
     fields = dict(_members(error))
-    rebuild, args, *rest = reducer(error)
-    return (_completed, (rebuild, args, fields), *rest) if fields else (rebuild, args, *rest)
+    if isinstance(error, AttributeError) and not is_small(fields.get("obj")):
+        fields.pop("obj", None)
+    if own and not its_way:
+        state = dict(error.__dict__)
+        return _rebuild, (kind, error.args, fields), state or None, None, None, _restore
+    if not fields or (isinstance(error, BaseExceptionGroup) and not by_tblib):
+        return reducer(error) if by_tblib else NotImplemented
+    parts: Any = reducer(error) if by_tblib else error.__reduce_ex__(5)
+    rebuild, args, *rest = parts
+    return (_completed, (rebuild, args, fields), *rest)
 
 
 def _completed(
@@ -71,7 +77,11 @@ class Parted(Exception):
         self._left: list[str] = []
         self._parts = (
             tuple(self._clean(part, f"args[{i}]") for i, part in enumerate(error.args)),
-            {name: self._clean(value, name) for name, value in _members(error)},
+            {
+                name: self._clean(value, name)
+                for name, value in _members(error)
+                if not (name == "obj" and isinstance(error, AttributeError)) or not crosses(value)
+            },
         )
         self._state = {name: self._clean(value, name) for name, value in error.__dict__.items()}
         if self._left:

@@ -100,6 +100,22 @@ class Tokens:
 tokens = Tokens()
 
 
+class _Script(ModuleType):
+    """The mirror of `__main__`, which has the script's file.
+
+    Not for who starts processes inside an item: they would run the script again, unguarded as it
+    may be.
+    """
+
+    @property
+    def __file__(self) -> str:  # type: ignore[override]
+        file = self.__dict__.get("__file__")
+        asks = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001
+        if file is None or (isinstance(asks, str) and asks.endswith(".spawn")):
+            raise AttributeError(f"module {self.__name__!r} has no attribute '__file__'")
+        return str(file)
+
+
 class Mirror:
     """In a worker: what has come of the script of one client.
 
@@ -128,7 +144,7 @@ class Mirror:
         """Globals of the module `name`; made if nothing of it has come yet."""
         space = self.spaces.get(key)
         if space is None:
-            module = ModuleType(name)
+            module = _Script(name) if key == MAIN else ModuleType(name)
             space = self.spaces[key] = module.__dict__
             # The C pickler imports by way of the builtins of the globals that it finds.
             space["__builtins__"] = builtins

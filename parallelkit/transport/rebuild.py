@@ -27,6 +27,7 @@ __all__ = [
     "change",
     "code",
     "empty_cell",
+    "fill_weakly",
     "find",
     "find_global",
     "learn",
@@ -358,6 +359,12 @@ class KeptReference(weakref.ref[Any]):
 
     def __reduce__(self) -> Any:
         return KeptReference, (self(),)
+
+
+def fill_weakly(container: Any, state: tuple[list[Any], list[Any]]) -> None:
+    """Fill a weak set or dict; it keeps those copies that nobody else would."""
+    content, container.kept = state
+    container.update(content)
 
 
 # --- news ----------------------------------------------------------------------------------------

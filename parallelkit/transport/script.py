@@ -24,7 +24,6 @@ import os
 import pickle
 import sys
 import threading
-import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -472,7 +471,7 @@ class ClassUnit(Unit):
         self.version = version = next(_versions)
         seen = {id(cls): None}
         marks = {}
-        for name, value in cls.__dict__.items():
+        for name, value in list(cls.__dict__.items()):  # to pickle its instance adds to it
             mark = before.get(name)
             if mark is None or not mark.same(value, script):
                 self.since[name] = version
@@ -509,9 +508,10 @@ class Surroundings(Unit):
     def refresh(self, script: Script) -> bool:
         unit = script.global_unit
         names = [name for name in list(self.space) if not name.startswith("__")]
+        own = {"__doc__", "__file__"} & self.space.keys()
         if not self.main:
             own = self.space.keys() - _OF_MODULES
-            names += [name for name in own if name.startswith("__")]
+        names += [name for name in own if name.startswith("__")]
         found = dict.fromkeys(self.needs)  # those too that are not bound any more
         found.update(dict.fromkeys([unit(self.space, name) for name in names]))
         needs = tuple(found)
@@ -524,8 +524,7 @@ class Surroundings(Unit):
         return []
 
 
-# What the import system puts there, and does so at the other side; __file__ of the script would
-# make processes that `multiprocessing` spawns inside an item run it.
+# What the import system puts there, and does so at the other side.
 _OF_MODULES = frozenset({"__builtins__", "__cached__", "__loader__", "__name__", "__spec__"})
 
 
@@ -976,7 +975,7 @@ def _is_there(cls: type) -> bool:
 
 _BY_IDENTITY = frozenset(
     {
-        *(type(len), type(str.join), type(object.__init__), weakref.ref),
+        *(type(len), type(str.join), type(object.__init__)),
         *(GetSetDescriptorType, MemberDescriptorType),
         type(__import__("functools").lru_cache(lambda: None)),
     }

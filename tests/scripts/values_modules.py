@@ -1,6 +1,9 @@
 """Modules that no worker could import, made by hand or from a file outside the path; no guard."""
 
 import importlib.util
+import inspect
+import math
+import multiprocessing
 import os
 import sys
 import types
@@ -85,6 +88,31 @@ def the_script_as_a_module():
     for LIMIT in (5, 6):
         assert pk.map(lambda _: __main__.LIMIT, ITEMS) == [LIMIT] * 2
         assert pk.map(lambda _: sys.modules["__main__"].LIMIT, ITEMS) == [LIMIT] * 2
+
+
+class Outer:
+    class Inner:
+        value = 1
+
+
+def exit_code(_):
+    process = multiprocessing.get_context("spawn").Process(target=math.sqrt, args=(4,))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+@case
+def the_source_of_the_script():
+    for of in (Outer, Outer.Inner, exit_code, __main__, lambda _: 1):
+        assert pk.map(lambda _: inspect.getsource(of), [0]) == [inspect.getsource(of)]  # noqa: B023
+    assert pk.map(lambda _: __file__, [0]) == [__file__]
+    if (
+        "executor" not in sys.argv[1]
+        and "thread" not in sys.argv[1]
+        and "serial" not in sys.argv[1]
+    ):
+        assert pk.map(exit_code, [0]) == [0]  # it does not run this script again
 
 
 run_cases()

@@ -1,0 +1,73 @@
+"""Weak references and containers, and context variables, as globals of ``__main__``; no guard."""
+
+import contextvars
+import gc
+import weakref
+
+from cases import case, run_cases
+
+import parallelkit as pk
+
+ITEMS = [0, 1]
+
+
+class Thing:
+    known = weakref.WeakSet()  # noqa: RUF012
+
+    def __init__(self):
+        Thing.known.add(self)
+
+
+def check(function):
+    """The parallel call gives what the loop gives."""
+    assert pk.map(function, ITEMS) == [function(x) for x in ITEMS]
+
+
+thing = Thing()
+others = [Thing()]
+reference = weakref.ref(thing)
+elements = weakref.WeakSet([thing, *others])
+by_name = weakref.WeakValueDictionary(thing=thing, other=others[0])
+by_thing = weakref.WeakKeyDictionary({thing: 1, others[0]: 2})
+
+
+def content(_):
+    return (
+        *(reference() is thing, thing in elements, by_name.get("thing") is thing),
+        *(by_thing.get(thing), len(elements), len(by_name), len(by_thing), len(Thing.known)),
+    )
+
+
+@case
+def weak_containers():
+    global thing
+    check(lambda _: reference() is None)
+    check(content)
+    others.pop()
+    check(content)
+    thing = Thing()
+    gc.collect()
+    check(content)
+    check(lambda _: reference() is None)
+
+
+UNSET = object()
+level = contextvars.ContextVar("level", default=1)
+marked = contextvars.ContextVar("marked", default=UNSET)
+plain = contextvars.ContextVar("plain")
+
+
+@case
+def context_variables_and_their_defaults():
+    def values(_):
+        return level.get(), level.get(5), marked.get() is UNSET, plain.get("not set")
+
+    check(values)
+    tokens = level.set(2), plain.set("set")
+    check(values)
+    level.reset(tokens[0])
+    plain.reset(tokens[1])
+    check(values)
+
+
+run_cases()
