@@ -2,14 +2,19 @@
 
 import contextlib
 import decimal
+import gc
 import importlib
+import io
 import locale
 import logging
 import multiprocessing
 import os
 import random
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 import warnings
@@ -82,6 +87,14 @@ SETTINGS = {
     ),
     "locale": (c_locale, lambda _: locale.setlocale(locale.LC_ALL)),
     "umask": (lambda: setting(os.umask, 0o77, 0o22), lambda _: os.umask(0o77)),
+    "socket timeout": (
+        lambda: setting(socket.setdefaulttimeout, 7, None),
+        lambda _: socket.getdefaulttimeout(),
+    ),
+    "switch interval": (
+        lambda: setting(sys.setswitchinterval, 0.25, sys.getswitchinterval()),
+        lambda _: sys.getswitchinterval(),
+    ),
 }
 
 
@@ -112,6 +125,19 @@ def look(_):
         [f[:1] + f[2:3] for f in warnings.filters],
         decimal.getcontext().prec,
         os.umask(0o22),
+        (sys.getrecursionlimit(), sys.getswitchinterval(), socket.getdefaulttimeout()),
+    )
+
+
+SIGNALS = () if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+
+
+def look_at_hooks(_):
+    return (
+        *(type(sys.stdout).__name__, type(sys.stderr).__name__, sys.stdout.closed),
+        *(sys.excepthook is print, threading.excepthook is print, warnings.showwarning is print),
+        *(signal.getsignal(number) is signal.SIG_IGN for number in SIGNALS),
+        *(gc.isenabled(), signal.getitimer(signal.ITIMER_REAL)[0]),
     )
 
 
@@ -125,6 +151,20 @@ def leave(_, folder):
     os.umask(0o77)
     random.seed(0)
     np.random.seed(0)
+    sys.setrecursionlimit(2345)
+    sys.setswitchinterval(0.5)
+    socket.setdefaulttimeout(3)
+
+
+def leave_hooks(close):
+    if close:
+        sys.stdout.close()
+    sys.stdout = sys.stderr = io.StringIO()
+    sys.excepthook = threading.excepthook = warnings.showwarning = print
+    gc.disable()
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.alarm(60)
 
 
 def draw(_):
@@ -140,6 +180,20 @@ def test_what_items_set_is_gone_with_the_next_call(process_pool, tmp_path):
     own.map(leave, range(4), folder=str(tmp_path))
     draws = own.map(draw, range(4))
     assert len({d[0] for d in draws}) == len({d[1] for d in draws}) == 4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("close", [False, True])
+def test_hooks_that_items_leave(process_pool, close):
+    """Streams, hooks, signal handlers and a pending alarm of an item are gone with the next call."""
+    own = process_pool(workers=1)
+    expected = own.map(look_at_hooks, [0])
+    own.map(leave_hooks, [close])
+    assert own.map(look_at_hooks, [0]) == expected
+    own = process_pool(workers=1, initializer=leave_hooks, initargs=(False,))
+    its_own = own.map(look_at_hooks, [0])[0]
+    assert its_own[0] == "StringIO"
+    assert its_own[3:10] == (True, True, True, True, True, True, False)
 
 
 def test_an_item_after_another(process_pool, tmp_path):

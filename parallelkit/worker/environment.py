@@ -21,6 +21,7 @@ they are read, copied or set.
 from __future__ import annotations
 
 import _locale
+import _socket
 import importlib
 import os
 import sys
@@ -34,7 +35,7 @@ from typing import Any
 
 from ..place import blas, system
 from ..place.records import NamedTuple
-from . import output, printing
+from . import hooks, output, printing
 
 __all__ = [
     "LOOK",
@@ -84,6 +85,8 @@ class Surroundings(NamedTuple):
     digits: int  # of whole numbers in text
     umask: int
     locale: str
+    socket_timeout: float | None
+    switching: float  # seconds that a thread has the interpreter before another one is let in
     printing: tuple[bool, ...]  # whether stdout, and stderr, go by way of the parent
     key: bytes | None  # of the processes of `multiprocessing`
     tracker: tuple[int, int] | None  # its resource tracker: descriptor of which process
@@ -126,7 +129,7 @@ class _Seen(NamedTuple):
     loggers: tuple[Any, ...]
 
 
-def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901 - one look at each thing
+def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901, PLR0912 - one look at each thing
     """Look again. The same object is returned where nothing has changed."""
     then, environment, filters, filters_then, loggers_then = seen
     found: Changes = {}
@@ -158,6 +161,10 @@ def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901 - one 
     # Where nobody has imported it, nobody has set it.
     if ("locale" in sys.modules or not then.locale) and (name := _locale_name()) != then.locale:
         found["locale"] = name
+    if (seconds := _socket.getdefaulttimeout()) != then.socket_timeout:
+        found["socket_timeout"] = seconds
+    if (interval := sys.getswitchinterval()) != then.switching:
+        found["switching"] = interval
     if not found and environment is seen.environment:
         return seen, found
     found = {name: new for name, new in found.items() if new != getattr(then, name)}
@@ -166,7 +173,7 @@ def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901 - one 
 
 
 _NOTHING = _Seen(
-    Surroundings(None, [], {}, (None,), {}, {}, {}, [], 0, 0, -1, -1, "", (), None, None),
+    Surroundings(None, [], {}, (None,), {}, {}, {}, [], 0, 0, -1, -1, "", -1, 0, (), None, None),
     {},
     [],
     [],
@@ -252,6 +259,7 @@ def settle(theirs: Surroundings) -> None:
 def keep_own() -> None:
     """Let what has changed since stay: it was the initializer's doing."""
     global _standing
+    hooks.keep()
     before = _standing.surroundings
     _standing, found = _look(_standing, _MARK)
     for name, new in found.items():
@@ -286,10 +294,11 @@ def keep_imported() -> None:
 def put_back() -> bool:
     """Undo what has been set since; tell whether there was something."""
     global _standing
+    hooked = hooks.put_back()
     seen, found = _look(_standing, _MARK)
     if not found:
         _standing = seen
-        return False
+        return hooked
     _enter(found.keys())
     return True
 
@@ -434,6 +443,8 @@ _ENTER: dict[str, Callable[[Any], object]] = {
     "recursion": sys.setrecursionlimit,
     "digits": sys.set_int_max_str_digits,
     "umask": os.umask,
+    "socket_timeout": _socket.setdefaulttimeout,
+    "switching": sys.setswitchinterval,
     "locale": lambda name: _locale.setlocale(_locale.LC_ALL, name),
     "printing": printing.set_by_parent,
     "key": _enter_key,

@@ -13,6 +13,7 @@ import io
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["NAMES", "attach", "by_parent", "say", "set_by_parent"]
@@ -74,6 +75,19 @@ def attach(tell: Callable[[str, tuple[Any, ...]], None]) -> None:
         setattr(sys, f"__{name}__", printed)
 
 
+def attach_again() -> None:
+    """Worker: open standard output and error anew where an item has closed them."""
+    for fd, name in enumerate(NAMES, 1):
+        before = _attached.get(name)
+        if before is not None and before.closed:
+            with suppress(OSError):
+                raw = open(fd, "wb", closefd=False)  # noqa: SIM115 - for good
+                printed = before.again(raw)
+                _attached[name] = printed
+                setattr(sys, name, printed)
+                setattr(sys, f"__{name}__", printed)
+
+
 def set_by_parent(wanted: tuple[bool, ...]) -> None:
     """Worker: print from now on by way of the parent or straight, for stdout and stderr."""
     for name, told in zip(NAMES, wanted, strict=True):
@@ -99,6 +113,12 @@ class _Printed(io.TextIOWrapper):
         self._tell = tell
         self._pending = ""
         self._lock = threading.RLock()
+
+    def again(self, raw: Any) -> _Printed:
+        """The same on another file."""
+        printed = _Printed(raw, self.encoding, self.errors, self._stream, self._tell)
+        printed.told = self.told
+        return printed
 
     def write(self, text: str) -> int:
         """Print `text`; told are whole lines."""

@@ -33,7 +33,7 @@ from ..transport.segments import Missing, Outbox, opened_block
 from ..values import seeds
 from ..values.outcome import Reply
 from ..values.source import Chunk
-from . import environment, output, printing, randomness
+from . import environment, hooks, output, printing, randomness
 from .connection import Connection
 from .environment import StandardFinder, Surroundings
 from .parentage import Parentage
@@ -270,6 +270,7 @@ class Worker:
             self._send_error(Failed, 0, error)
             connection.channel.wait()  # until the parent hangs up; an end would be a respawn loop
             raise Closed from None
+        hooks.keep()
         self.ready = True
         environment.step_out()
         connection.send(Ready())

@@ -52,6 +52,8 @@ class Settings(NamedTuple):
     digits: int
     umask: int
     locale: str
+    socket_timeout: float | None
+    switching: float
 
 
 def settings(now: Surroundings) -> bytes:
@@ -60,6 +62,7 @@ def settings(now: Surroundings) -> bytes:
         *(socket.gethostname(), now.folder, [os.path.abspath(p) for p in now.path], _variables()),
         *(now.log_levels, now.level_names, now.logger_classes, now.warning_filters),
         *(now.recursion, now.digits, now.umask, now.locale),
+        *(now.socket_timeout, now.switching),
     )
     return b"".join(pickling.dumps(tuple(own), sys.maxsize).pieces)
 
@@ -240,6 +243,9 @@ def _enter_folder(folder: str) -> Callable[[], object]:
 
 def _enter_limits(own: Settings) -> Callable[[], object]:
     before = sys.getrecursionlimit(), sys.get_int_max_str_digits()
+    timing = socket.getdefaulttimeout(), sys.getswitchinterval()
+    socket.setdefaulttimeout(own.socket_timeout)
+    sys.setswitchinterval(own.switching)
     with suppress(RecursionError):
         sys.setrecursionlimit(max(own.recursion, before[0]))
     sys.set_int_max_str_digits(own.digits)
@@ -252,6 +258,8 @@ def _enter_limits(own: Settings) -> Callable[[], object]:
         with suppress(Exception):
             if there != own.locale:
                 _locale.setlocale(_locale.LC_ALL, there)
+        sys.setswitchinterval(timing[1])
+        socket.setdefaulttimeout(timing[0])
         sys.set_int_max_str_digits(before[1])
         sys.setrecursionlimit(before[0])
 
