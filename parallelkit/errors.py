@@ -126,8 +126,9 @@ class RemoteTraceback(Exception):
 
 
 INHERITED = (
-    "what multiprocessing shares goes to workers by inheritance: give it to Pool(initializer=, "
-    "initargs=) without start_method=, or use what a multiprocessing.Manager() makes"
+    "what multiprocessing's fork context makes is in workers only if they are forked after that: "
+    "give it as a keyword, or to Pool(initializer=, initargs=), without start_method=; or make it "
+    "by multiprocessing.get_context('spawn'), or by a multiprocessing.Manager()"
 )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import decimal
+import functools
 import gc
 import importlib
 import io
@@ -394,38 +395,99 @@ def count(x):
     return event.is_set()
 
 
+def shared_by(context):
+    return (
+        *(context.Lock(), context.Value("i", 0, lock=False)),
+        *(context.SimpleQueue(), context.Event()),
+    )
+
+
+def came_of(given, calls):
+    """What workers have counted, and put into the queue."""
+    _, total, queue, _ = given
+    assert sorted(queue.get() for _ in range(20 * calls)) == sorted([*range(20)] * calls)
+    return total.value
+
+
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.parametrize("make", [pk.Pool, pk.PoolExecutor, drop_in.Pool])
 def test_what_multiprocessing_shares(make):
     """Locks, values, queues and events given by `initargs` are the caller's own in workers."""
-    given = (
-        multiprocessing.Lock(),
-        multiprocessing.Value("i", 0, lock=False),
-        multiprocessing.SimpleQueue(),
-        multiprocessing.Event(),
-    )
+    given = shared_by(multiprocessing)
     with make(2, initializer=keep, initargs=given) as own:
         assert list(own.map(count, range(20))) == [False] * 20
         given[3].set()
         assert list(own.map(count, range(20))) == [True] * 20
-    assert given[1].value == 40
-    assert sorted(given[2].get() for _ in range(40)) == sorted([*range(20)] * 2)
+    assert came_of(given, 2) == 40
 
 
-@pytest.mark.parametrize("name", ["Lock", "Event", "Queue", "SimpleQueue", "Condition", "Pipe"])
-def test_what_multiprocessing_shares_as_an_argument(process_pool, name):
-    """What only a fork can share is refused as an argument or keyword, in a line that says how it is shared."""
-    shared = getattr(multiprocessing, name)()
-    if name == "Pipe":
-        shared = shared[0]
-    for call in (
-        lambda: process_pool().map(repr, [shared]),
-        lambda: process_pool().map(lambda x, shared: x, [1], shared=shared),
-    ):
+def count_by(x, **shared):
+    keep(*shared.values())
+    return count(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("made_for", ["fork", "spawn"])
+@pytest.mark.parametrize("method", [None, "forkserver", "spawn", "fork"])
+def test_what_contexts_of_multiprocessing_share(method, made_for):
+    """What the fork context makes is in workers that may be forked, the others' in all; at once, in warm ones too."""
+    context = multiprocessing.get_context(made_for)
+    own = pk.Pool(2, start_method=method)
+    own.map(increment, range(4))
+    given = shared_by(context)
+    names = dict(zip(("lock", "total", "queue", "event"), given, strict=True))
+    if made_for == "fork" and method in ("forkserver", "spawn"):
+        with pytest.raises(pk.TransportError, match=r"without start_method="):
+            own.map(count_by, range(20), **names)
+        with pytest.raises(pk.TransportError, match=r"without start_method="):
+            pk.Pool(2, start_method=method, initializer=keep, initargs=given).map(count, range(20))
+        return
+    assert own.map(count_by, range(20), **names) == [False] * 20
+    assert own.map(functools.partial(count_by, **names), range(20)) == [False] * 20
+    given[3].set()
+    other = pk.Pool(2, start_method=method, initializer=functools.partial(keep, *given))
+    assert other.map(count, range(20)) == [True] * 20
+    assert came_of(given, 3) == 60
+
+
+def test_what_multiprocessing_shares_as_an_item(process_pool):
+    """A pipe and what has a name may be items; a lock of the fork context may not, and a line says so."""
+    context = multiprocessing.get_context("spawn")
+    reader, writer = context.Pipe(duplex=False)
+    lock = context.Lock()
+    assert lock.acquire(timeout=60)
+    assert process_pool().map(lambda lock: lock.acquire(block=False), [lock]) == [False]
+    process_pool().map(lambda pipe: pipe.send("there"), [writer])
+    assert reader.recv() == "there"
+    unnamed = multiprocessing.get_context("fork")
+    for name in ("Lock", "Event", "Queue", "SimpleQueue", "Condition"):
         with pytest.raises(pk.TransportError, match=r"initargs=\).*Manager") as caught:
-            call()
+            process_pool().map(repr, [getattr(unnamed, name)()])
         assert "\n" not in str(caught.value)
         assert "._" not in str(caught.value)  # nothing of its insides
+
+
+GLOBAL_LOCK = """
+import multiprocessing
+import parallelkit as pk
+lock, total = multiprocessing.Lock(), multiprocessing.Value("i", 0)
+def take(given):
+    global lock
+    lock = given
+def count(x):
+    with lock:
+        total.value += 1
+for pool in (pk.Pool(2, initializer=take, initargs=(lock,)), pk.Pool(2)):
+    for _ in range(2):
+        pool.map(count, range(10))
+    print(total.value)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_a_lock_that_is_a_global_of_the_script():
+    """It is the same one in workers, as with multiprocessing.Pool, also where the initializer binds that name."""
+    assert run_script(["-"], GLOBAL_LOCK).values == [20, 40]
 
 
 REBOUND = """

@@ -14,7 +14,7 @@ import hashlib
 import os
 from typing import Any
 
-from ..errors import ParallelError, RemoteTraceback, TransportError, assign
+from ..errors import INHERITED, ParallelError, RemoteTraceback, TransportError, assign
 from ..place.recording import called
 from ..transport import pickling
 from ..transport.pickling import Pickled
@@ -78,6 +78,8 @@ class There(Dispatch):
         self._news: tuple[Any, Any, int] | None = None  # for who knows nothing
 
     def _refuse_shared(self, pickled: Pickled, what: str) -> None:
+        if getattr(pickled.needs, "inherits", 0) or any(not len(one) for one in pickled.shared):
+            raise TransportError(f"{what} cannot be sent to {self._cluster.name}: {INHERITED}")
         if pickled.shared:
             raise TransportError(
                 f"{what} lies in memory of pk.share, which workers of {self._cluster.name} cannot "

@@ -63,8 +63,6 @@ class ArrayPickler(ByValuePickler):
     ----------
     buffers : list of memoryview
         The buffers that stay apart.
-    shared : list of Shared
-        Memory whose descriptors must go beside the pickle.
     owners : dict
         By id: the owners of the memory of small arrays, and how many arrays are on it; kept
         where it is asked for by ``count=True``.
@@ -81,7 +79,6 @@ class ArrayPickler(ByValuePickler):
         self._kept = _Kept(max_nbytes)  # not a method: a cycle would keep the buffers alive
         super().__init__(file, self._kept, defining)
         self.buffers = self._kept.buffers
-        self.shared: list[Shared] = []
         self.owners: dict[int, int] = {}
         self._max_nbytes = max_nbytes
         self._together = together

@@ -45,9 +45,9 @@ from typing import Any, ClassVar, Protocol
 import cloudpickle
 from cloudpickle import cloudpickle as _cp
 
-from ..errors import INHERITED, StaysHere
+from ..errors import StaysHere
 from ..place.nesting import in_worker_process
-from . import exceptions, rebuild
+from . import exceptions, inheritance, rebuild
 from .mirror import MAIN, current, find_spec, source_lines, space_key, tokens, unlisted
 
 __all__ = [
@@ -87,6 +87,10 @@ class Knowledge(Protocol):
         """What stands for all globals."""
         ...
 
+    def inherited(self, lock: Any) -> Any:
+        """What stands for a semaphore that only forked workers have."""
+        ...
+
 
 class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """The C pickler, with reducers for what goes by value.
@@ -109,6 +113,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         Whether only its size is of interest.
     by_dill : bool
         Whether dill is asked where pickle refuses.
+    shared : list
+        What has descriptors that must go beside the pickle: memory, or a `Descriptor`.
     plain : bool
         Whether plain pickle would say the same of the content.
     """
@@ -126,6 +132,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self._left: set[type] = set()  # types whose instances are all left to pickle
         self.needs: dict[Any, None] = {}
         self.defining = defining
+        self.shared: list[Any] = []
         self.plain = True
         self.by_dill = self.comparing = self.sizing = False
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
@@ -148,8 +155,13 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return own(self, obj)
         if kind.__name__ == "ufunc" and kind.__module__ == "numpy":
             return _ufunc(obj)
-        if kind.__name__ == "Connection" and kind.__module__.endswith(".connection"):
-            raise StaysHere(INHERITED)  # its number is another descriptor elsewhere
+        package = inheritance.made_by(kind)
+        if package is not None or hasattr(obj, "_wrapper") or kind is inheritance.Handed:
+            shared = self._shared(obj, package)
+            if shared is not None:
+                return shared
+        if type(kind).__module__ == "_ctypes":
+            return NotImplemented  # the next one of its type may be shared
         if isinstance(obj, ModuleType):
             return self._module(obj)
         if kind in self.dispatch_table or _never_by_dill(kind):
@@ -381,6 +393,27 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if has_default is not None and has_default():
             keywords["default"] = obj.__default__
         return rebuild.made, (token, kind, args, keywords, module)
+
+    # --- what multiprocessing shares -------------------------------------------------------------
+
+    def _shared(self, obj: Any, package: str | None) -> Any:
+        """Reduce what all processes are to have one of; None if that is nothing of the sort."""
+        if type(obj) is inheritance.Handed:
+            if self.comparing:
+                return int, (obj.fd,)
+            descriptor = inheritance.Descriptor.of(obj.fd)
+            self.shared.append(descriptor)
+            return inheritance.found, (descriptor.token,)
+        package = package or inheritance.made_by(type(obj._wrapper))  # of a ctypes object
+        if package is None:
+            return None
+        self.plain = False
+        if not inheritance.is_unnamed(obj, package):
+            return inheritance.reduction(obj, package)
+        token = inheritance.token_of(obj)
+        if current() is None:
+            self.needs[self.knowledge.inherited(obj)] = None
+        return inheritance.inherit, (token,)
 
     # --- modules ---------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from .byvalue import ByValuePickler
 from .exceptions import Parted, substitute
 
 if TYPE_CHECKING:
+    from .inheritance import Descriptor
     from .shared import Shared
 
 __all__ = ["Pickled", "dumps", "dumps_defining", "loads", "portable"]
@@ -30,12 +31,14 @@ _PLAIN = frozenset({int, float, bool, type(None), str})
 class Pickled(NamedTuple):
     """A pickle in pieces, the large buffers that lie beside it, the shared memory that it names.
 
+    Other things that have a descriptor count as such.
+
     ``needs`` is what the receiver must have of the script; see `script`.
     """
 
     pieces: list[bytes]
     buffers: list[memoryview]
-    shared: Sequence[Shared] = ()
+    shared: Sequence[Shared | Descriptor] = ()
     needs: Sequence[Any] = ()
 
     @property
@@ -94,7 +97,7 @@ def _dumped(
     pickler = ByValuePickler(_Sink(pieces, max_nbytes), keep, units)
     pickler.by_dill = by_dill
     pickler.dump(obj)
-    return Pickled(pieces, buffers, (), tuple(pickler.needs))
+    return Pickled(pieces, buffers, pickler.shared, tuple(pickler.needs))
 
 
 def _is_plain(obj: object) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import functools
 from types import CodeType
 
-from ..errors import INHERITED, StaysHere, TransportError
+from ..errors import StaysHere, TransportError
 from ..place.attributes import attribute
 from . import pickling
 from .byvalue import class_attributes, global_names, is_reachable
+from .inheritance import Unforked
 from .mirror import current
 from .script import Unsendable, script
 
-__all__ = ["check", "is_refused", "refusal"]
+__all__ = ["check", "is_refused", "is_unforked", "refusal"]
 
 LONGEST = 300  # characters of a reason; that of a library may go on for pages
 
@@ -22,8 +23,6 @@ def refusal(what: str, obj: object, error: BaseException) -> TransportError:
     reason: BaseException = error
     while isinstance(reason, Unsendable) and reason.__cause__ is not None:
         reason = reason.__cause__
-    if isinstance(reason, RuntimeError) and "through inheritance" in str(reason):
-        reason = StaysHere(INHERITED)
     stays = isinstance(reason, StaysHere)
     path, culprit = _culprit(obj, what, shallow=stays)
     where = "" if culprit is obj else f" because of {path} (a {type(culprit).__name__})"
@@ -41,11 +40,13 @@ def _short(reason: str) -> str:
     return first if len(first) <= LONGEST else first[: LONGEST - 3] + "..."
 
 
-def check(part: object) -> None:
-    """Raise what keeps a part from being sent."""
+def check(part: object, inherited: bool = True) -> None:
+    """Raise what keeps a part from being sent, to workers that have `inherited` what is unnamed."""
     pickled = pickling.dumps(part)
     if pickled.needs and current() is None:
-        script.prepare(pickled.needs)
+        prepared = script.prepare(pickled.needs)
+        if not inherited and prepared is not None and prepared.inherits:
+            raise Unforked(prepared.inherits)
 
 
 def is_refused(part: object) -> bool:
@@ -57,6 +58,17 @@ def is_refused(part: object) -> bool:
     return False
 
 
+def is_unforked(part: object) -> bool:
+    """Whether only workers that are forked for it can have something."""
+    try:
+        check(part, inherited=False)
+    except Unforked:
+        return True
+    except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything; told elsewhere
+        pass
+    return False
+
+
 def _culprit(obj: object, path: str, depth: int = 0, shallow: bool = False) -> tuple[str, object]:
     """Follow the parts of `obj` that cannot be pickled down to the smallest.
 
@@ -65,7 +77,7 @@ def _culprit(obj: object, path: str, depth: int = 0, shallow: bool = False) -> t
     if depth < 8:
         for name, part in _parts(obj, shallow):
             try:
-                check(part)
+                check(part, not shallow)
             except BaseException:  # noqa: BLE001 - a user's __reduce__ may raise anything
                 return _culprit(part, path + name, depth + 1, shallow)
     return path, obj

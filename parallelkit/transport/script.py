@@ -38,7 +38,7 @@ from types import (
 from typing import Any
 
 from ..errors import StaysHere
-from . import autoreload, pickling, rebuild
+from . import autoreload, inheritance, pickling, rebuild
 from .byvalue import (
     NOT_ATTRIBUTES,
     ByValuePickler,
@@ -524,6 +524,19 @@ class Surroundings(Unit):
         return []
 
 
+class InheritedUnit(Unit):
+    """A semaphore that only workers have that were forked after it was given: nothing is sent."""
+
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+
+    def refresh(self, script: Script) -> bool:  # noqa: ARG002
+        return False
+
+    def entries(self, since: int) -> list[tuple[Any, ...]]:  # noqa: ARG002
+        return []
+
+
 # What the import system puts there, and does so at the other side.
 _OF_MODULES = frozenset({"__builtins__", "__cached__", "__loader__", "__name__", "__spec__"})
 
@@ -611,11 +624,13 @@ class Prepared:
     ----------
     key : tuple
         Another one when something of it has changed.
+    inherits : int
+        How many semaphores a worker must have inherited; see `inheritance`.
     """
 
     __slots__ = (
         *("_around", "_required", "_script"),
-        *("key", "number", "roots", "stamp", "units"),
+        *("inherits", "key", "number", "roots", "stamp", "units"),
     )
 
     def __init__(self, script: Script, number: int, roots: tuple[Unit, ...]) -> None:
@@ -623,7 +638,7 @@ class Prepared:
         self.number = number
         self.roots = roots
         self.units: list[Unit] = []
-        self.stamp = 0
+        self.stamp = self.inherits = 0
         self.key = number, 0
         self._required = 0  # units at the beginning that must be there
         self._around = False  # whether all of the script is wanted
@@ -667,6 +682,8 @@ class Prepared:
                 found[unit] = None
                 around += unit.needs
         self.units = list(found)
+        inherited = (unit.sequence for unit in found if isinstance(unit, InheritedUnit))
+        self.inherits = max(inherited, default=0)
 
     @property
     def versions(self) -> frozenset[int]:
@@ -701,6 +718,7 @@ class Script:
         self._named: dict[int, Unit] = {}  # by id: functions and classes of modules
         self._local: OrderedDict[int, ClassUnit] = OrderedDict()  # classes of functions
         self._around: dict[int, Surroundings] = {}
+        self._inherited: dict[int, InheritedUnit] = {}
         self._plans: OrderedDict[tuple[Unit, ...], Prepared] = OrderedDict()
         self._news: OrderedDict[Any, Any] = OrderedDict()
         self._numbers = itertools.count(1)
@@ -770,6 +788,14 @@ class Script:
         unit = self._around.get(id(space))
         if unit is None:
             unit = self._around[id(space)] = Surroundings(space)
+        return unit
+
+    def inherited(self, lock: Any) -> InheritedUnit:
+        """A semaphore that only forked workers have."""
+        number = inheritance.sequence(lock)
+        unit = self._inherited.get(number)
+        if unit is None:
+            unit = self._inherited[number] = InheritedUnit(number)
         return unit
 
     def mark(self, value: Any, seen: dict[int, Any]) -> Mark:

@@ -32,6 +32,7 @@ from . import anonymous
 from .pickling import Pickled
 
 if TYPE_CHECKING:
+    from .inheritance import Descriptor
     from .shared import Shared
 
 __all__ = [
@@ -272,7 +273,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._maps: dict[int, mmap.mmap] = {}
-        self._held: dict[int, list[Shared]] = {}  # by packets that were not read yet
+        self._held: dict[int, list[Shared | Descriptor]] = {}  # by packets that were not read yet
         self._private = False
         self.released: list[int] = []
 

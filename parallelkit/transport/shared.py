@@ -28,6 +28,7 @@ from ..place import system
 from ..place.descriptors import keep
 from ..place.nesting import in_worker_process
 from . import anonymous
+from .inheritance import Descriptor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,13 +117,16 @@ class Shared(mmap.mmap):
         return cls(fd, size, os.urandom(8).hex())
 
 
-def arrive(names: Sequence[tuple[str, int]], fds: Sequence[int]) -> list[Shared]:
+def arrive(names: Sequence[tuple[str, int]], fds: Sequence[int]) -> list[Shared | Descriptor]:
     """Map memory whose descriptors came with a message; it is found by name while this is held."""
     rest = list(fds)
-    held: list[Shared] = []
+    held: list[Shared | Descriptor] = []
     try:
         for token, size in names:
             fd = rest.pop(0)
+            if not size:  # no memory has that
+                held.append(Descriptor(fd, token))
+                continue
             known = _mapped.get(token)
             if isinstance(known, Shared):
                 anonymous.close(fd)

@@ -17,7 +17,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Self
 
 from .. import options
-from ..errors import formatted
+from ..errors import StaysHere, formatted
 from ..place import nesting
 from ..place.nesting import Nesting
 from ..transport.refusals import check, refusal
@@ -267,13 +267,14 @@ class Task:
 
         Then it comes from elsewhere: a signal handler has raised it meanwhile.
         """
+        inherited = not isinstance(error, StaysHere)
         for name, value in self.frozen.items():
             try:
-                check(value)
+                check(value, inherited)
             except Exception as problem:  # noqa: BLE001 - a user's __reduce__ may raise anything
                 return refusal(f"keyword {name!r}", value, problem)
         try:
-            check(self.state(()))
+            check(self.state(()), inherited)
         except Exception:  # noqa: BLE001
             return refusal(f"function {self.func!r}", self.func, error)
         return error

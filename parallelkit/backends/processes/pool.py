@@ -23,13 +23,13 @@ from ...options import Options
 from ...place.host import default_start_method
 from ...place.recording import record
 from ...place.sigint import Shield, held_here
-from ...transport import pickling
-from ...transport.refusals import is_refused, refusal
+from ...transport import inheritance, pickling
+from ...transport.inheritance import Unforked
+from ...transport.refusals import is_refused, is_unforked, refusal
 from ...transport.script import script
 from ...values.outcome import Lost, Reply
 from ...values.source import Source
 from ...worker.environment import current
-from ...worker.inherited import only_inherited
 from ..base import Done, Setup, Task
 from ..serial import SerialPool
 from . import forkserver, warden
@@ -83,7 +83,17 @@ class ProcessPool:
                 if workers.interrupted():
                     yield from SerialPool(Setup(None, ())).run(task, source)
                     return
-                call = workers.open(task)
+                try:
+                    call = workers.open(task)
+                except Unforked as error:
+                    options, size = self._wanted[:2]
+                    if options.start_method not in (None, "fork") or not hasattr(os, "fork"):
+                        raise task.refusal(error) from error
+                    other = _handed_out(options, size, "fork", error.inherits)
+                    with _lock:
+                        workers.handed_out -= 1
+                    workers = self._workers = other
+                    call = workers.open(task)
                 call.owner = weakref.ref(owner, partial(workers.orphaned, call))
                 workers.begin(
                     call, source.endless
@@ -252,9 +262,11 @@ class ProcessPool:
             pickled = pickling.dumps(chunk.columns, workers.max_nbytes)
             if pickled.needs:
                 pickled = script.ready(pickled)
+                workers.require(pickled.needs)
         except BaseException as error:
             scheduler.release(call, worker)
-            if isinstance(error, KeyboardInterrupt) or not is_refused(chunk.columns):
+            refused = isinstance(error, Unforked) or is_refused(chunk.columns)
+            if isinstance(error, KeyboardInterrupt) or not refused:
                 source.put_back(chunk)
                 raise
             if chunk.size == 1:
@@ -361,42 +373,51 @@ def pool_for(options: Options, workers: int, level: int, wished: bool) -> Proces
     """
     if held_here(_lock):
         return SerialPool(Setup(None, ()))
-    wanted = options, workers, level, wished
-    start_method = options.start_method or _default_for(options.initargs)
+    start_method = options.start_method or _default_for(options)
+    found = _handed_out(options, workers, start_method)
+    return ProcessPool(found, (options, workers, level, wished))
+
+
+def _handed_out(options: Options, size: int, start_method: str, inherits: int = 0) -> Workers:
+    """Workers for a call; they count it as theirs until it is opened.
+
+    `inherits` sets those apart that were forked for what other ones could not have.
+    """
     key = (
-        *(workers, start_method, id(options.initializer), tuple(map(id, options.initargs))),
+        *(size, start_method, id(options.initializer), tuple(map(id, options.initargs))),
         *(id(options.finalizer), options.devices),
         *(options.tasks_per_worker, options.memory_limit),
-        *(options.max_nbytes, options.temp_folder),
+        *(options.max_nbytes, options.temp_folder, inherits),
     )
     with _lock:
         found = _warm.get(key)
         if found is None or found.broken is not None or not found.reactor.is_open():
-            found = _start(key, options, workers, start_method, found)
+            found = _start(key, options, size, start_method, found)
         elif next(reversed(_warm)) != key:  # it is the last used one now
             _warm[key] = _warm.pop(key)
         found.handed_out += 1  # until it has the call that it is wanted for
         if found.patience != options.idle:
             found.patience = options.idle
             _sleeper.begin()
-    return ProcessPool(found, wanted)
+    return found
 
 
 _methods: dict[tuple[int, ...], tuple[object, str]] = {}  # what the ids are of, and the method
 
 
-def _default_for(initargs: tuple[Any, ...]) -> str:
-    """Start method of workers with these arguments, of which some may only be inherited."""
+def _default_for(options: Options) -> str:
+    """Start method of workers with this initializer, of whose parts some may only be inherited."""
     method = default_start_method()
     if method == "forkserver":
         method = forkserver.DEFAULT
-    if not initargs or not hasattr(os, "fork"):
+    users = options.initializer, options.initargs, options.finalizer
+    if users == (None, (), None) or not hasattr(os, "fork") or not inheritance.is_there():
         return method
-    key = tuple(map(id, initargs))
+    key = id(options.initializer), *map(id, options.initargs), id(options.finalizer)
     if key not in _methods:
         if len(_methods) > MOST_METHODS:
             _methods.clear()
-        _methods[key] = initargs, "fork" if only_inherited(initargs) else method
+        _methods[key] = users, "fork" if is_unforked(users) else method
     return _methods[key][1]
 
 

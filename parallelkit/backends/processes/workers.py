@@ -31,8 +31,9 @@ from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportE
 from ...place import recording
 from ...place.descriptors import LOST, keep
 from ...place.sigint import Shield, held_here
-from ...transport import anonymous, pickling
+from ...transport import anonymous, inheritance, pickling
 from ...transport.channel import Closed
+from ...transport.inheritance import Unforked
 from ...transport.pickling import Pickled
 from ...transport.refusals import refusal
 from ...transport.script import Sent, script
@@ -42,7 +43,6 @@ from ...values.source import MOST_AHEAD, Chunk
 from ...worker import output
 from ...worker.context import carried
 from ...worker.environment import current
-from ...worker.inherited import Inherited, only_inherited
 from ...worker.parentage import own_name
 from ...worker.protocol import (
     VERSION,
@@ -129,7 +129,7 @@ class Workers:
         users: tuple[Callable[..., object] | None, tuple[Any, ...], Callable[[], object] | None],
         settings: Mapping[str, Any],
     ) -> None:
-        initializer, initargs, finalizer = users
+        initializer, _, finalizer = users
         self.size = size
         theirs = initializer is not None or finalizer is not None
         self.settings = {**settings, "workers": size, "users": theirs}
@@ -153,15 +153,16 @@ class Workers:
         self._thread = 0  # the last that has begun a call here
         self._threads = 0  # how often that was another one than before
         try:
-            inherits = start_method == "fork" and only_inherited(initargs)
-            self._inherited = Inherited(initargs) if inherits else initargs  # kept for successors
             self._sent = Sent()  # what a new worker has of the script
-            hello = script.addressed((initializer, self._inherited, finalizer), self._sent)
+            hello = script.addressed(users, self._sent)
+            self.inherits = inheritance.count() if start_method == "fork" else 0
+            self.require(script.prepare(hello.needs))
         except Exception as error:
             self._let_go()
             raise refusal("initializer, initargs or finalizer", users, error) from error
         self._hello, segment = self.tasks.outbox.pack(hello)
         self._hello_fds = [] if segment is None else [segment.fd]
+        self._hello_shared = hello.shared
         self._hello_fds += [memory.fd for memory in hello.shared]
         try:
             self.host: Any = host_of(size, start_method, self._add, self.fail)
@@ -370,8 +371,15 @@ class Workers:
             if prepared is None:
                 state = task.state(variables)
                 pickled = pickling.dumps(state, self.max_nbytes, together=True)
-                prepared = self.tasks.prepare(script.ready(pickled), task.may_be_kept())
+                ready = script.ready(pickled)
+                self.require(ready.needs)
+                prepared = self.tasks.prepare(ready, task.may_be_kept())
                 self.tasks.keep(task, variables, prepared, pickled.needs)
+            elif prepared.script is not None and prepared.script.inherits > self.inherits:
+                self.tasks.end(prepared, ())
+                raise Unforked(prepared.script.inherits)
+        except Unforked:
+            raise
         except Exception as error:
             told = task.refusal(error)
             if told is error:
@@ -387,6 +395,11 @@ class Workers:
                 for worker in self.handles():
                     self._note("there", worker)
         return call
+
+    def require(self, needs: Any) -> None:
+        """Raise where workers lack a semaphore that only forked ones have, and not all of those."""
+        if needs and needs.inherits > self.inherits:
+            raise Unforked(needs.inherits)
 
     def begin(self, call: Call, many: bool) -> None:
         """Begin a call, for whose results `many` threads may wait.
