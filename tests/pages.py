@@ -118,12 +118,20 @@ class Page:
         try:
             if block.language == "sh":
                 return self._shell(block)
+            if self.missing and self._goes_on(block):
+                return None  # with names that were not made
             return self._doctest(block) if block.is_session else self._script(block)
         except ModuleNotFoundError as error:
             if error.name.partition(".")[0] not in OPTIONAL:
                 raise
             self.missing.add(error.name)
+            self._main = self._session = None
             return None
+
+    def _goes_on(self, block):
+        if block.is_session:
+            return self._session is None
+        return self._main is None and not (block.is_new or block.caption)
 
     def _new_main(self):
         main = types.ModuleType("__main__")
