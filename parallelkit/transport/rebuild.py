@@ -393,6 +393,13 @@ def bind(key: str, module: str, names: Mapping[str, Any]) -> None:
     namespace(key, module).update(names)
 
 
+def bind_same(
+    key: str, module: str, name: str, other_key: str, other_module: str, other_name: str
+) -> None:
+    """Bind a global to what another one is bound to."""
+    namespace(key, module)[name] = namespace(other_key, other_module)[other_name]
+
+
 def unbind(key: str, module: str, names: Iterable[str]) -> None:
     """Unbind globals of the script."""
     space = namespace(key, module)

@@ -26,12 +26,13 @@ import sys
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import (
     BuiltinFunctionType,
     CodeType,
     FunctionType,
     GetSetDescriptorType,
+    MappingProxyType,
     MemberDescriptorType,
     ModuleType,
 )
@@ -376,6 +377,11 @@ class GlobalUnit(Unit):
         if value is ABSENT:
             return [(rebuild.unbind, self.key, self.module, (self.name,))]
         return [(rebuild.bind, self.key, self.module, {self.name: value})]
+
+    def bound_as(self, other: GlobalUnit) -> tuple[Any, ...]:
+        """What binds `other`, the same object, where this one is bound."""
+        mine = self.key, self.module, self.name
+        return rebuild.bind_same, other.key, other.module, other.name, *mine
 
 
 def _order(value: Any) -> int:
@@ -889,7 +895,7 @@ class Script:
 
         It counts as sent from now on.
         """
-        plans = sent.plans
+        plans, versions = sent.plans, sent.versions
         for plan in prepared:
             if plan and plans.get(plan.number) != plan.stamp:
                 break
@@ -900,12 +906,13 @@ class Script:
             for plan in prepared:
                 if plan:
                     for unit in plan.missing(sent):
-                        missing[unit] = sent.versions.get(unit, 0)
+                        missing[unit] = versions.get(unit, 0)
                     plans[plan.number] = plan.stamp
             gone = self._gone_since(sent)
             if not missing and not gone:
                 return None
-            pickled = self._pickled_news(missing, gone)
+            same = self._same_objects(missing, lambda unit: versions.get(unit) == unit.version)
+            pickled = self._pickled_news(missing, gone, same)
             sent.took(missing)
             return pickled
 
@@ -923,10 +930,11 @@ class Script:
                 for unit in plan.units:
                     if unit.version and unit.version not in held:
                         missing[unit] = 0
+            same = self._same_objects(missing, lambda unit: unit.version in held)
             versions = frozenset(unit.version for unit in missing)
             there = {unit.token for unit in self._local.values()}  # lost, and used again
             gone = tuple(token for token in self._gone if token not in there)
-            return versions, self._pickled_news(missing, gone)
+            return versions, self._pickled_news(missing, gone, same)
 
     def _gone_since(self, sent: Sent) -> tuple[str, ...]:
         if sent.deaths == self._deaths:
@@ -937,11 +945,41 @@ class Script:
             del sent.versions[unit]
         return gone
 
-    def _pickled_news(self, missing: dict[Unit, int], gone: tuple[str, ...]) -> Any:
-        key = tuple((id(unit), unit.version, since) for unit, since in missing.items()), gone
+    def _same_objects(
+        self, missing: dict[Unit, int], has: Callable[[Unit], bool]
+    ) -> dict[GlobalUnit, GlobalUnit]:
+        """Globals that are being sent, by another name under which the receiver has that object.
+
+        Where the caller has changed that object since, it goes along under both names.
+        """
+        wanted: dict[int, list[GlobalUnit]] = {}
+        for unit in missing:
+            if type(unit) is GlobalUnit and not unit.mark.fixed:
+                wanted.setdefault(unit.identity, []).append(unit)
+        if not wanted:
+            return {}
+        same: dict[GlobalUnit, GlobalUnit] = {}
+        for other in list(self._globals.values()):
+            if other.identity not in wanted or other in missing or not has(other):
+                continue
+            if id(other.space.get(other.name, ABSENT)) == other.identity:
+                if other.refresh(self):
+                    missing[other] = 0
+                else:
+                    same.update(dict.fromkeys(wanted[other.identity], other))
+        return same
+
+    def _pickled_news(
+        self,
+        missing: dict[Unit, int],
+        gone: tuple[str, ...],
+        same: Mapping[GlobalUnit, GlobalUnit] = MappingProxyType({}),
+    ) -> Any:
+        units = tuple((id(unit), unit.version, since) for unit, since in missing.items())
+        key = units, gone, tuple((id(unit), id(other)) for unit, other in same.items())
         pickled = self._news.get(key)
         if pickled is None:
-            entries = news_entries(missing, gone)
+            entries = news_entries(missing, gone, same)
             pickled = self._news[key] = pickling.dumps_defining(entries, set(missing))
             if len(self._news) > MOST_NEWS:
                 self._news.popitem(last=False)
@@ -981,13 +1019,23 @@ def second(_: Any, obj: Any) -> Any:
     return obj
 
 
-def news_entries(missing: dict[Unit, int], gone: tuple[str, ...]) -> tuple[Any, ...]:
-    """What is done at the receiver, in order."""
+def news_entries(
+    missing: dict[Unit, int],
+    gone: tuple[str, ...],
+    same: Mapping[GlobalUnit, GlobalUnit] = MappingProxyType({}),
+) -> tuple[Any, ...]:
+    """What is done at the receiver, in order.
+
+    `same` are globals that it has under another name already.
+    """
     entries = [_Entry(rebuild.begin)]
     if gone:
         entries.append(_Entry(rebuild.forget, gone))
     for unit in sorted(missing, key=lambda unit: unit.order):
-        entries += [_Entry(*entry) for entry in unit.entries(missing[unit])]
+        if type(unit) is GlobalUnit and unit in same:
+            entries.append(_Entry(*same[unit].bound_as(unit)))
+        else:
+            entries += [_Entry(*entry) for entry in unit.entries(missing[unit])]
     return (*entries, _Entry(rebuild.end))
 
 

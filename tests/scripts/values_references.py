@@ -1,4 +1,4 @@
-"""Weak references and containers, and context variables, as globals of ``__main__``; no guard."""
+"""Weak references and containers, two names of one object, and context variables, as globals of ``__main__``; no guard."""
 
 import contextvars
 import gc
@@ -68,6 +68,31 @@ def context_variables_and_their_defaults():
     level.reset(tokens[0])
     plain.reset(tokens[1])
     check(values)
+
+
+kept = {"a": 1}
+second = None
+
+
+@case
+def two_names_of_one_object():
+    global kept, second
+
+    def one(_):
+        return kept is second, second and list(second)
+
+    check(lambda _: list(kept))
+    second = kept
+    check(one)
+    kept["b"] = 2
+    check(lambda _: list(second))
+    check(one)
+    kept = {"a": 1, "b": 2}
+    check(one)
+    second["c"] = 3
+    kept = second
+    check(lambda _: list(kept))
+    check(one)
 
 
 run_cases()
