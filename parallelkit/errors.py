@@ -43,6 +43,7 @@ __all__ = [
     "formatted",
     "note",
     "outside",
+    "show_remote",
 ]
 
 IN_INITIALIZER = "in the initializer of a worker"  # the note on what an initializer raises
@@ -119,10 +120,20 @@ def note(error: BaseException, told: str) -> None:
 
 
 class RemoteTraceback(Exception):
-    """The traceback of a worker as text; the ``__cause__`` of what an item raised there."""
+    """The traceback of a worker as text: the first ``__cause__`` of what an item raised there."""
 
     def __str__(self) -> str:
         return f"\n\n{self.args[0]}"
+
+
+def show_remote(error: BaseException, text: str) -> None:
+    """Let the traceback of another process be shown above an error and all it was raised from."""
+    first, seen = error, {id(error)}
+    while first.__cause__ is not None and id(first.__cause__) not in seen:
+        first = first.__cause__
+        seen.add(id(first))
+    if type(first) is not RemoteTraceback:
+        assign(first, __cause__=RemoteTraceback(text))
 
 
 INHERITED = (

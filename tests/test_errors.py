@@ -7,6 +7,7 @@ import io
 import os
 import re
 import tempfile
+import threading
 import traceback
 from fractions import Fraction
 from urllib.error import HTTPError
@@ -124,6 +125,31 @@ def test_the_chain_of_the_worker_is_told(pool):
     story = "".join(traceback.format_exception(caught.value))
     assert "KeyError: 'missing'" in story
     assert "direct cause" in story
+
+
+def fail_twice(way):
+    """Raise an error while another one is handled, which holds what cannot be pickled."""
+    try:
+        raise ZeroDivisionError("first", [threading.Lock()] if way == "locked" else way)
+    except ZeroDivisionError as error:
+        if way == "bare":
+            raise PlainError("second")  # noqa: B904 - the case
+        raise PlainError("second") from (None if way == "hidden" else error)
+
+
+@pytest.mark.parametrize("way", ["from", "locked", "bare", "hidden"])
+def test_what_an_error_was_raised_from_is_there(pool, way):
+    """The cause and the context of an error are exceptions, as they are in a loop."""
+    with pytest.raises(PlainError, match="second") as caught:
+        pool().map(fail_twice, [way])
+    first = caught.value.__context__
+    assert type(first) is ZeroDivisionError
+    assert first.args[0] == "first"
+    if way in ("from", "locked"):
+        assert caught.value.__cause__ is first
+        assert "".join(traceback.format_exception(caught.value)).count("in fail_twice") == 2
+    else:
+        assert first not in (caught.value.__cause__, first.__cause__)
 
 
 def test_system_exit_is_the_error_of_its_item(pool):

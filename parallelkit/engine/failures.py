@@ -9,13 +9,12 @@ from typing import Any
 
 from ..errors import (
     ParallelError,
-    RemoteTraceback,
     TaskTimeout,
     TransportError,
     WorkerDied,
-    assign,
     formatted,
     note,
+    show_remote,
 )
 from ..options import Options
 from ..values.call import Call
@@ -128,8 +127,8 @@ class Failures:
         note(error, f"in item {index} of the input, called with {_told(args, kwargs)}")
         if chunk.attempts > 1:
             note(error, f"after {chunk.attempts} attempts")
-        if raised is not None and error.__traceback__ is None and error.__cause__ is None:
-            assign(error, __cause__=RemoteTraceback(text))
+        if raised is not None and error.__traceback__ is None:  # it comes from another process
+            show_remote(error, text)
         if self._options.on_error == "raise":
             self._source.cut(index)
             return Part(index, 1, [], error)

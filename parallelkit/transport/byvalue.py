@@ -156,11 +156,12 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if kind.__name__ == "ufunc" and kind.__module__ == "numpy":
             return _ufunc(obj)
         package = inheritance.made_by(kind)
-        if package is not None or hasattr(obj, "_wrapper") or kind is inheritance.Handed:
+        of_ctypes = type(kind).__module__ == "_ctypes"
+        if package or kind is inheritance.Handed or (of_ctypes and hasattr(obj, "_wrapper")):
             shared = self._shared(obj, package)
             if shared is not None:
                 return shared
-        if type(kind).__module__ == "_ctypes":
+        if of_ctypes:
             return NotImplemented  # the next one of its type may be shared
         if isinstance(obj, ModuleType):
             return self._module(obj)

@@ -4,25 +4,27 @@ pickle makes an exception again by calling its class with ``args``, which need n
 class takes. So one with an ``__init__`` or ``__new__`` of its own is taken apart, and put together
 without them. A part that cannot be pickled (a lock, an open reply) is left behind; what stands in
 its place says so when it is looked at. Fields that pickle, or tblib where Dask has it pickle
-exceptions, leaves out (the name of a `NameError`, the code of a `SystemExit`) go along.
+exceptions, leaves out (the name of a `NameError`, the code of a `SystemExit`) go along, and so do
+the exceptions that it was raised from, or while they were handled.
 """
 
 from __future__ import annotations
 
 import copyreg
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from types import FunctionType
 from typing import Any
 
-from ..errors import LeftBehind, TransportError, assign
+from ..errors import LeftBehind, RemoteTraceback, TransportError, assign
 
-__all__ = ["Parted", "reduced", "substitute"]
+__all__ = ["Linked", "Parted", "chain", "reduced", "substitute"]
 
 Crosses = Callable[[object], "str | None"]  # why something cannot be pickled; None if it can
 
 _DEPTH = 4  # of containers that are looked through for what cannot be pickled
+_LONGEST = 16  # exceptions that go along as what others were raised from
 _PICKLES = ("__reduce__", "__reduce_ex__", "__getstate__", "__setstate__")
 
 
@@ -36,7 +38,7 @@ def reduced(error: BaseException, is_small: Callable[[object], bool]) -> Any:
     own = isinstance(kind.__init__, FunctionType) or isinstance(kind.__new__, FunctionType)
     its_way = any(_definer(kind, name) != "builtins" for name in _PICKLES)
     reducer: Any = copyreg.dispatch_table.get(kind)
-    by_tblib = getattr(getattr(reducer, "func", reducer), "__module__", "").startswith("tblib")
+    by_tblib = _is_tblib(reducer)
     if its_way and not by_tblib:
         return NotImplemented
     fields = dict(_members(error))
@@ -50,6 +52,11 @@ def reduced(error: BaseException, is_small: Callable[[object], bool]) -> Any:
     parts: Any = reducer(error) if by_tblib else error.__reduce_ex__(5)
     rebuild, args, *rest = parts
     return (_completed, (rebuild, args, fields), *rest)
+
+
+def _is_tblib(reducer: Any) -> bool:
+    module: str = getattr(getattr(reducer, "func", reducer), "__module__", "")
+    return module.startswith("tblib")
 
 
 def _completed(
@@ -106,6 +113,55 @@ class Parted(Exception):
                 return Parted(part, self._crosses)
         self._left.append(name)
         return LeftBehind(type(part).__qualname__, why)
+
+
+class Linked(Exception):
+    """An exception on its way, with those that it was raised from; arrives as the first of them.
+
+    Parameters
+    ----------
+    errors : sequence of BaseException
+    links : sequence
+        Of each: by number its ``__cause__``, its ``__context__``, or None; whether the latter is
+        not shown.
+    """
+
+    def __init__(
+        self, errors: Sequence[BaseException], links: Sequence[tuple[int | None, int | None, bool]]
+    ) -> None:
+        super().__init__()
+        self._parts = tuple(errors), tuple(links)
+
+    def __reduce__(self) -> Any:
+        return _linked, self._parts
+
+
+def _linked(
+    errors: Sequence[BaseException], links: Sequence[tuple[int | None, int | None, bool]]
+) -> BaseException:
+    for error, (cause, context, suppressed) in zip(errors, links, strict=True):
+        for name, number in (("__cause__", cause), ("__context__", context)):
+            if number is not None:
+                assign(error, **{name: errors[number]})
+        assign(error, __suppress_context__=suppressed)
+    return errors[0]
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """Exceptions that `error` was raised from, or while they were handled; `error` is the first.
+
+    It is the only one where tblib sends the others with it.
+    """
+    found = [error]
+    if _is_tblib(copyreg.dispatch_table.get(type(error))):
+        return found
+    for one in found:
+        for other in (one.__cause__, one.__context__):
+            if other is None or type(other) is RemoteTraceback or len(found) == _LONGEST:
+                continue
+            if all(other is not known for known in found):
+                found.append(other)
+    return found
 
 
 class _Substitute(Exception):

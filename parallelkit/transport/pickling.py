@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import StaysHere, assign
 from ..place.records import NamedTuple
 from .byvalue import ByValuePickler
-from .exceptions import Parted, substitute
+from .exceptions import Linked, Parted, chain, substitute
 
 if TYPE_CHECKING:
     from .inheritance import Descriptor
@@ -25,6 +25,7 @@ __all__ = ["Pickled", "dumps", "dumps_defining", "loads", "portable"]
 FEW = 8  # values of a column, or columns
 SHORT = 1024  # characters
 FRAME = 1 << 16  # from this size on the pickler writes an object itself, not a copy of its bytes
+LONGEST = 1 << 14  # bytes of an exception that another one was raised from
 _PLAIN = frozenset({int, float, bool, type(None), str})
 
 
@@ -176,8 +177,33 @@ def portable(error: BaseException) -> BaseException:
 
     That is of the same class, with stand-ins for the parts that cannot be sent; where the class
     cannot be sent either, a :class:`TransportError` with the text. What could not be unpickled
-    there would take everything else in its message with it.
+    there would take everything else in its message with it. What it was raised from goes along.
     """
+    errors = chain(error)
+    if len(errors) == 1:
+        return _portable(error)
+    sent: list[BaseException] = []
+    numbers: dict[int, int] = {}
+    links = [(id(one.__cause__), id(one.__context__), one.__suppress_context__) for one in errors]
+    for one in errors:
+        made = _portable(one)
+        if not sent or _nbytes(made) <= LONGEST:
+            numbers[id(one)] = len(sent)
+            sent.append(made)
+    kept = [link for one, link in zip(errors, links, strict=True) if id(one) in numbers]
+    found = [(numbers.get(cause), numbers.get(context), off) for cause, context, off in kept]
+    linked = Linked(sent, found)
+    return linked if _arrives(linked, type(error)) else sent[0]
+
+
+def _nbytes(error: BaseException) -> int:
+    try:
+        return dumps(error).nbytes
+    except BaseException:  # noqa: BLE001 - a user's class may raise anything
+        return LONGEST + 1
+
+
+def _portable(error: BaseException) -> BaseException:
     if _arrives(error, type(error)):
         return error
     # Where tblib is at work tracebacks go along, and one may be too deep.
