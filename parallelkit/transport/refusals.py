@@ -53,6 +53,8 @@ def is_refused(part: object) -> bool:
     """Whether something cannot be sent; else a signal handler has raised what was raised."""
     try:
         check(part)
+    except KeyboardInterrupt:
+        raise
     except BaseException:  # noqa: BLE001 - a user's __reduce__ may raise anything
         return True
     return False

@@ -18,7 +18,7 @@ from typing import Any
 from ..place import nesting
 from ..place.importing import whole
 from ..transport import byvalue
-from ..transport.refusals import check
+from ..transport.refusals import is_refused
 
 __all__ = ["Carried", "carried", "enter"]
 
@@ -41,7 +41,7 @@ def carried() -> Carried:
             state = _COMPILED[name](value)
             if state is not None:
                 found.append((*name, state))
-        elif _crosses(value):
+        elif not is_refused(value):
             found.append((*name, value))
     return tuple(found)
 
@@ -86,14 +86,6 @@ def _find(variable: contextvars.ContextVar[Any]) -> tuple[str, str] | None:
     return None
 
 
-def _crosses(value: object) -> bool:
-    try:
-        check(value)
-    except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything
-        return False
-    return True
-
-
 # --- those of compiled modules, whose values cannot be pickled -----------------------------------
 
 _DECIMAL, _NUMPY = ("decimal", "getcontext"), ("numpy", "geterr")
@@ -129,7 +121,7 @@ def _numpy_errors(_: Any) -> dict[str, Any] | None:
     if errors == _NUMPY_USUAL:
         return None
     call = numpy.geterrcall()
-    return errors if call is None or not _crosses(call) else {**errors, "call": call}
+    return errors if call is None or is_refused(call) else {**errors, "call": call}
 
 
 def _enter_numpy(errors: dict[str, Any]) -> None:
