@@ -115,6 +115,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         Whether dill is asked where pickle refuses.
     shared : list
         What has descriptors that must go beside the pickle: memory, or a `Descriptor`.
+    weakly : bool
+        Whether what lies in weak containers may be copied.
     plain : bool
         Whether plain pickle would say the same of the content.
     """
@@ -135,6 +137,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.shared: list[Any] = []
         self.plain = True
         self.by_dill = self.comparing = self.sizing = False
+        self.weakly = True
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
 
     def reducer_override(self, obj: Any) -> Any:
@@ -445,6 +448,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _weak_container(self, container: Any) -> Any:
         """Reduce a weak set or dict: what keeps its elements here may not be there."""
         kind = type(container)
+        if not self.weakly:
+            raise StaysHere(f"a {kind.__name__} of a library is its own")
         if kind is weakref.WeakSet:
             content, own = self._kept_by_script(list(container))
         else:

@@ -354,8 +354,8 @@ class KeptReference(weakref.ref[Any]):
         made.strong = obj
         return made
 
-    def __init__(self, obj: Any, callback: Any = None) -> None:  # noqa: ARG002 - taken by __new__
-        super().__init__()
+    def __init__(self, obj: Any, callback: Any = None) -> None:
+        super().__init__(obj, callback)  # type: ignore[call-arg] # which wants the same again
 
     def __reduce__(self) -> Any:
         return KeptReference, (self(),)

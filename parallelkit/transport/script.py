@@ -254,12 +254,18 @@ def _content(value: Any) -> tuple[Any, bool]:
     return digest.content(), pickler.plain
 
 
-def _looked_at(value: Any, defining: Collection[Any]) -> tuple[_Digest, ByValuePickler]:
-    """Pickle a value to see what it holds, by dill where pickle refuses."""
+def _looked_at(
+    value: Any, defining: Collection[Any], listed: bool = False
+) -> tuple[_Digest, ByValuePickler]:
+    """Pickle a value to see what it holds, by dill where pickle refuses.
+
+    `listed` refuses what is in a weak container, as a class is that its library has made.
+    """
     kind = _pickler()
     digest = _Digest()
     pickler = kind(digest, digest.keep, defining)
     pickler.comparing = True
+    pickler.weakly = not listed
     try:
         pickler.dump(value)
     except StaysHere:
@@ -320,9 +326,9 @@ class Unit:
         """What is sent to who has the version `since` (0: nothing)."""
         raise NotImplementedError
 
-    def survey(self, value: Any) -> None:
+    def survey(self, value: Any, listed: bool = False) -> None:
         """Find out what it refers to."""
-        _, pickler = _looked_at(value, {self})
+        _, pickler = _looked_at(value, {self}, listed)
         self.needs = tuple(unit for unit in pickler.needs if unit is not self)
 
 
@@ -462,12 +468,14 @@ class ClassUnit(Unit):
         cls, before = self.cls, self.marks
         if is_compiled(type(cls)) and self.statement is None:
             self.statement = class_statement(cls)
+        kind = type(cls)
+        of_library = is_reachable(kind) and kind.__module__ not in ("builtins", "abc", "enum")
         try:
-            self.survey(cls)
+            self.survey(cls, listed=of_library and self.statement is None)
         except Exception:
-            if is_reachable(type(cls)) and type(cls).__module__ not in ("builtins", "abc", "enum"):
+            if of_library:
                 self.statement = class_statement(cls)  # a library keeps its books in it
-            if self.statement is None:
+            if self.statement is None and not of_library:
                 raise
             self.survey(cls)
         space = getattr(sys.modules.get(cls.__module__), "__dict__", None)

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
+from bookkeeping import Booked
 from cases import case, run_cases
 
 import parallelkit as pk
@@ -146,6 +147,15 @@ def metaclasses():
     assert [type(r) for r in pk.map(lambda _: Registered(), ITEMS)] == [Registered] * 6
     assert pk.map(lambda c: c.shout(), [Registered] * 2) == ["REGISTERED"] * 2
     assert Registry.known == ["Registered"]
+
+
+class Measured(metaclass=Booked):
+    height = range(3)
+
+
+@case
+def classes_that_a_library_keeps_books_of():
+    check([Measured] * 2, lambda c: (c.fields(), c.by_class[c]))
 
 
 class Box(Generic[T]):

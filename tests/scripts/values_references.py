@@ -26,6 +26,7 @@ def check(function):
 thing = Thing()
 others = [Thing()]
 reference = weakref.ref(thing)
+to_nobody_elses = [weakref.ref(other) for other in others]
 elements = weakref.WeakSet([thing, *others])
 by_name = weakref.WeakValueDictionary(thing=thing, other=others[0])
 by_thing = weakref.WeakKeyDictionary({thing: 1, others[0]: 2})
@@ -42,6 +43,7 @@ def content(_):
 def weak_containers():
     global thing
     check(lambda _: reference() is None)
+    check(lambda _: [type(ref()) is Thing for ref in to_nobody_elses])
     check(content)
     others.pop()
     check(content)
