@@ -46,16 +46,23 @@ def pair() -> tuple[Any, Any]:
 
 
 class Bell:
-    """What one thread waits for and others ring; Ctrl-C ends the wait in the main thread."""
+    """What one thread waits for and others ring; Ctrl-C ends the wait in the main thread.
 
-    def __init__(self) -> None:
+    With `for_one`, whose wait it ends does not have to `hush` it.
+    """
+
+    def __init__(self, *, for_one: bool = False) -> None:
+        self._changing = threading.RLock()
         self._kernel = kernel()
         self._kernel.CreateEventW.restype = ctypes.c_void_p
-        handle = self._kernel.CreateEventW(None, True, False, None)
-        if not handle:
+        self._handle = self._kernel.CreateEventW(None, not for_one, False, None) or 0
+        if not self._handle:
             raise OSError("Windows makes no more events")
-        self._handle = int(handle)
-        self._changing = threading.RLock()
+
+    @property
+    def handle(self) -> int:
+        """What others wait for."""
+        return int(self._handle)
 
     def ring(self) -> None:
         """End the wait, or the next one."""
@@ -86,6 +93,9 @@ class Bell:
             if handle:
                 self._kernel.SetEvent(ctypes.c_void_p(handle))
                 self._kernel.CloseHandle(ctypes.c_void_p(handle))
+
+    def __del__(self) -> None:
+        self.close()
 
 
 class _Source:
@@ -154,10 +164,11 @@ class Poll:
 
 
 class ProcessEnd(_Source):
-    """The end of a process, as a source."""
+    """The end of a process, as a source; `owner` has the handle and is kept until then."""
 
-    def __init__(self, handle: int) -> None:
+    def __init__(self, handle: int, owner: object) -> None:
         super().__init__(handle)
+        self._owner = owner
         self._handle = handle
         self.ended = False
         threading.Thread(target=self._watch, name="parallelkit-end", daemon=True).start()
@@ -170,6 +181,12 @@ class ProcessEnd(_Source):
     def is_ready(self) -> bool:
         """Whether it has ended."""
         return self.ended
+
+    def tell_too(self, bell: Bell) -> None:
+        """Ring it at the end, or at once if that has come."""
+        self._bells.append(bell.ring)
+        if self.ended:
+            bell.ring()
 
 
 class PipeChannel(Channel, _Source):

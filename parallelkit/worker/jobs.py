@@ -57,11 +57,9 @@ class Job:
         if self._handle:
             self._kernel.TerminateJobObject(c_void_p(self._handle), code)
 
-    def close(self) -> None:
-        """Let go of it."""
-        handle, self._handle = self._handle, None
-        if handle:
-            self._kernel.CloseHandle(c_void_p(handle))
+    def __del__(self) -> None:
+        if self._handle:
+            self._kernel.CloseHandle(c_void_p(self._handle))
 
 
 def limit_memory(nbytes: int) -> None:

@@ -4,7 +4,7 @@
 
     start_method    the first workers are started by
     None, forkserver  `EarlyHost`, by the fork server; pathos takes them over when one has ended,
-                      or when the caller has to wait anyway
+                      or when the caller has to wait anyway. On Windows spawned ones likewise.
     spawn, fork       pathos, at once
 
 To import pathos, multiprocess and dill takes as long as all the rest of a first call, and what it
@@ -19,13 +19,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from ...place import importing, limits, system
+from ...place import importing, limits
 from ...place.sigint import Shield
 from ...worker.ending import PATIENCE
-from . import forkserver
-from .forked import Forked, OnFailure, OnStart
+from . import family
+from .forked import OnFailure, OnStart
 
 if TYPE_CHECKING:
+    from .forked import Forked
     from .pathos_host import Host
 
 __all__ = ["EarlyHost", "host_of"]
@@ -55,7 +56,7 @@ class EarlyHost:
         self._deadline = 0.0  # for workers to have ended
         self._started: list[Forked] = []
         for _ in range(workers):
-            forked = Forked(server)
+            forked = family.started(server)
             self._started.append(forked)
             on_start(forked, forked.ours)
 
@@ -158,7 +159,7 @@ def host_of(
     on_failure : callable
         Called with the error where a replacement cannot be started.
     """
-    if not system.WINDOWS and start_method in forkserver.METHODS:
+    if start_method in family.EARLY:
         return EarlyHost(workers, start_method, on_start, on_failure)
     from .pathos_host import Host
 

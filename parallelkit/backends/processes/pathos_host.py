@@ -23,7 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multiprocess import context, queues
 from multiprocess import process as mp_process
@@ -35,7 +35,10 @@ from ...place.descriptors import identity
 from ...worker.bootstrap import live
 from ...worker.ending import PATIENCE, forget_exit_handlers
 from . import family, launch
-from .forked import Forked, OnFailure, OnStart
+from .forked import OnFailure, OnStart
+
+if TYPE_CHECKING:
+    from .forked import Forked
 
 __all__ = ["Host"]
 
@@ -154,6 +157,7 @@ class _Context(context.BaseContext):  # type: ignore[misc]
     ) -> None:
         self.method = start_method
         self.started = started
+        self.any_end: Any = None  # see `windows`
         self.on_start = on_start
         self.on_failure = on_failure
         self._creator = threading.current_thread()
@@ -240,9 +244,9 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
 
     @property
     def forked(self) -> Forked:
-        """A worker of the fork server that this is to be: one that runs, or a new one."""
+        """The worker that this is to be: one that runs, or a new one."""
         if self._forked is None:
-            self._forked = Forked(self._owner.method)
+            self._forked = family.started(self._owner.method)
             self._ours = self._forked.ours
         return self._forked
 

@@ -12,9 +12,27 @@ from typing import Any
 
 from ...place import system
 from ...transport.channel import Channel
+from . import forkserver
 from .launch import pair
 
-__all__ = ["channel", "interrupt", "pair", "poll", "popen", "wait_for", "wakers"]
+__all__ = [
+    "EARLY",
+    "channel",
+    "interrupt",
+    "pair",
+    "poll",
+    "popen",
+    "started",
+    "wait_for",
+    "wakers",
+]
+
+EARLY = forkserver.METHODS
+
+
+def started(start_method: str) -> Any:
+    """Start a worker by a fork server."""
+    return importlib.import_module(".forked", __package__).Forked(start_method)
 
 
 def popen(start_method: str) -> Any:

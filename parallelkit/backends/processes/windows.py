@@ -13,35 +13,51 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from multiprocessing import spawn
 from multiprocessing.connection import wait
 from typing import Any
-
-from multiprocess import spawn, util
 
 from ...place import system
 from ...place.windows import kernel
 from ...transport.anonymous_windows import given
-from ...transport.pipes import PipeChannel, Poll, ProcessEnd, pair
+from ...transport.pipes import Bell, PipeChannel, Poll, ProcessEnd, pair
 from ...worker.jobs import Job
 from . import launch
 
 # What is there on Windows only; types are checked on other systems too.
 _winapi: Any = importlib.import_module("_winapi") if system.WINDOWS else None
 
-__all__ = ["KILLED", "channel", "interrupt", "pair", "poll", "popen", "wait_for", "wakers"]
+__all__ = [
+    "EARLY",
+    "KILLED",
+    "channel",
+    "interrupt",
+    "pair",
+    "poll",
+    "popen",
+    "started",
+    "wait_for",
+    "wakers",
+]
 
 _NEW_PROCESS_GROUP, _NO_WINDOW = 0x200, 0x8000000
 KILLED = 1  # exit code of what was ended
 
 
-class _Popen:
-    """Start in a fresh interpreter; the face of multiprocess' Popen."""
+class Started:
+    """A worker in a fresh interpreter, as this process sees it; the face of `forked.Forked`."""
 
-    method = "spawn"
+    def __init__(self) -> None:
+        self.ours, theirs = pair()
+        try:
+            self._start(theirs)
+        except BaseException:
+            self.ours.close()
+            raise
+        finally:
+            theirs.close()
 
-    def __init__(self, process: Any) -> None:
-        self.returncode: int | None = None
-        process.connect()
+    def _start(self, theirs: Any) -> None:
         code = "from parallelkit.worker.windows import spawned; spawned()"
         guarded = f"import sys; sys.path[:] = {launch.first_path()!r}; {code}"
         flags = [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]
@@ -52,7 +68,7 @@ class _Popen:
             # A venv's launcher starts another process, which would be the worker.
             environment["__PYVENV_LAUNCHER__"] = python
             python = base
-        self._started = started = subprocess.Popen(  # noqa: S603 - our own command
+        self._process = started = subprocess.Popen(  # noqa: S603 - our own command
             [python, *flags, "-c", guarded],
             stdin=subprocess.PIPE,
             env=environment,
@@ -61,48 +77,85 @@ class _Popen:
         )
         self.pid = started.pid
         self.sentinel = int(started._handle)  # type: ignore[attr-defined]
-        self.end = ProcessEnd(self.sentinel)
-        self.job = Job()
+        self.end = ProcessEnd(self.sentinel, started)
+        self._job = Job()
         try:
-            self.job.take(self.sentinel)
-            theirs = given(process.theirs.fileno(), self.sentinel)
+            self._job.take(self.sentinel)
+            pipe = given(theirs.fileno(), self.sentinel)
             # By the other it gives us memory.
             us = given(_winapi.GetCurrentProcess(), self.sentinel)
             assert started.stdin is not None
             with started.stdin as told:
-                told.write(b"%d %d\n" % (theirs, us))
+                told.write(b"%d %d\n" % (pipe, us))
         except BaseException:
             started.kill()
             raise
-        self.finalizer = util.Finalize(self, self.job.close)
 
-    def poll(self, flag: int = 0) -> int | None:  # noqa: ARG002 - the face
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, once it is known."""
+        code: int | None = self._process.returncode
+        return code
+
+    @property
+    def exitcode(self) -> int | None:
         """Exit code, or None while the process lives."""
+        return self.poll()
+
+    def poll(self) -> int | None:
+        """The same."""
         return self.wait(0)
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the end."""
-        if self.returncode is None:
-            try:
-                self.returncode = self._started.wait(timeout)
-            except subprocess.TimeoutExpired:
-                return None
-        return self.returncode
+        try:
+            return self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
 
     def kill(self) -> None:
         """End the process, and what its items have started."""
-        self.job.end(KILLED)
-        if self.returncode is None:
-            try:
-                self._started.kill()
-            except OSError:
-                pass  # it has ended
+        self._job.end(KILLED)
+        try:
+            self._process.kill()
+        except OSError:
+            pass  # it has ended
 
-    stop = lose = terminate = kill
+    lose = kill
+
+
+class _Popen:
+    """The same for pathos; the face of multiprocess' Popen.
+
+    Its pool waits for the sentinels of all workers at once, and Windows lets nobody wait for more
+    than 63: so the workers of a pool have one, which is rung at the end of any.
+    """
+
+    method = "spawn"
+    finalizer = None
+
+    def __init__(self, process: Any) -> None:
+        self._started: Started = process.forked
+        owner = process._owner
+        if owner.any_end is None:
+            owner.any_end = Bell(for_one=True)
+        self._started.end.tell_too(owner.any_end)
+        self.pid = self._started.pid
+        self.sentinel: int = owner.any_end.handle
+        self.wait = self._started.wait
+        self.kill = self.terminate = self.stop = self._started.kill
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, once it is known."""
+        return self._started.returncode
+
+    def poll(self, _: int = 0) -> int | None:
+        """Exit code, or None while the process lives."""
+        return self._started.poll()
 
     def close(self) -> None:
-        """Let go of the job."""
-        self.finalizer()
+        """Nothing is held but by the worker itself."""
 
 
 def _flags() -> int:
@@ -110,8 +163,16 @@ def _flags() -> int:
     return _NEW_PROCESS_GROUP | (0 if kernel().GetConsoleCP() else _NO_WINDOW)
 
 
+EARLY = ("spawn",)
+
+
+def started(start_method: str) -> Started:  # noqa: ARG001 - there is but one
+    """Start a worker."""
+    return Started()
+
+
 def popen(start_method: str) -> type[_Popen]:  # noqa: ARG001 - there is but one
-    """Return what starts a process."""
+    """Return what starts a process for pathos."""
     return _Popen
 
 
