@@ -1,12 +1,14 @@
-"""Short calls inside items: run in place, before there is a source, a pool or a bar.
+"""Short calls in place: run before there is a source, a pool or a bar.
 
-A nested call whose share is a single core runs where it is made, and so does one whose items are
-known to take less than it costs to wake a thread. What the items leave undone, because there are
-more cores now or they take longer than was thought, goes the usual way, and so do errors.
+A call with one worker, or a nested one whose share is a single core, runs where it is made, and so
+does a nested one whose items are known to take less than it costs to wake a thread. What the items
+leave undone, because there are more cores now or they take longer than was thought, goes the usual
+way, and so do errors.
 """
 
 from __future__ import annotations
 
+import contextvars
 import time
 from collections.abc import Callable
 from typing import Any
@@ -81,7 +83,8 @@ def run(chunk: Chunk, task: Any, options: Options, plan_: Plan, here: Here) -> R
         def stop() -> bool:
             return here.aborted is not None or grows() > 1
 
-    reply: Reply = task.run(chunk, 0, stop, spare=cores)
+    # What items set in their context is gone afterwards, as anywhere.
+    reply: Reply = contextvars.copy_context().run(task.run, chunk, 0, stop, spare=cores)
     if here.aborted is not None:
         raise here.aborted
     return reply

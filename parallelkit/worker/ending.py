@@ -68,10 +68,10 @@ def _children(pid: int) -> list[int]:
 
 def _listed_below(pid: int) -> list[int]:
     """The same, as `ps` tells it."""
-    import subprocess
-
     command = ["ps", "-A", "-o", "pid=", "-o", "ppid="]
     try:
+        import subprocess  # which cannot be read where too many files are open
+
         with subprocess.Popen(  # noqa: S603 - our own command
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         ) as ps:
