@@ -213,6 +213,16 @@ GOALS = (
         of_ideal(0.95, "nested-8x16", "nested-2x64", "nested-64x2", "nested-deep", "nested-uneven"),
     ),
     Goal(
+        'uneven nested tasks in pure Python, `nested="auto"`',
+        "85 % of ideal",
+        of_ideal(0.85, "nested-python", variant="nested auto"),
+    ),
+    Goal(
+        "nested cross-validation",
+        "ahead of joblib, however it splits the cores",
+        ahead(1, "nested-validation", among=only("joblib")),
+    ),
+    Goal(
         "nested, 8 × 16",
         "ahead of joblib and pathos",
         ahead(1, "nested-8x16", among=only("joblib", "pathos")),

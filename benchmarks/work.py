@@ -249,6 +249,48 @@ _INNER = {
 }
 
 
+@functools.lru_cache(maxsize=1)
+def _validation_data(rows):
+    from sklearn.datasets import make_classification
+
+    return make_classification(rows, 20, n_informative=10, random_state=0)
+
+
+def _fit_and_score(task, fold, rows, folds):
+    """A forest of the search within a fold, judged on a part of what is not that fold."""
+    import numpy as np
+    from sklearn.ensemble import RandomForestClassifier
+
+    trees, depth, part = task
+    x, y = _validation_data(rows)
+    rest = np.flatnonzero(np.arange(rows) % folds != fold)
+    test = np.arange(len(rest)) % folds == part
+    model = RandomForestClassifier(trees, max_depth=depth, random_state=0)
+    model.fit(x[rest[~test]], y[rest[~test]])
+    return float(model.score(x[rest[test]], y[rest[test]]))
+
+
+def validated(fold, inner, rows, folds, settings):
+    """The best of so many settings for what is not the fold, and its mean score."""
+    grid = [(trees, depth) for trees in (1, 2, 4, 16) for depth in (2, 5, None)][:settings]
+    tasks = [(*setting, part) for setting in grid for part in range(folds)]
+    func = functools.partial(_fit_and_score, fold=fold, rows=rows, folds=folds)
+    scores = list(_INNER[inner](func, tasks))
+    means = [statistics.fmean(scores[i : i + folds]) for i in range(0, len(scores), folds)]
+    return grid[means.index(max(means))], round(max(means), 6)
+
+
+def quicksort(numbers, cutoff, inner):
+    """Sort by an inner call for both parts; those below ``cutoff`` are sorted without one."""
+    if len(numbers) < 2:
+        return numbers
+    pivot = numbers[len(numbers) // 2]
+    parts = [x for x in numbers if x < pivot], [x for x in numbers if x > pivot]
+    kind = inner if len(numbers) >= cutoff else "serial"
+    below, above = _INNER[kind](functools.partial(quicksort, cutoff=cutoff, inner=inner), parts)
+    return [*below, *(x for x in numbers if x == pivot), *above]
+
+
 def log_probability(x):
     """Of a normal distribution: a few microseconds."""
     return -0.5 * float(x @ x)

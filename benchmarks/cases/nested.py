@@ -7,6 +7,10 @@ Where a library has no way to nest (multiprocessing.Pool and mpire in daemonic w
 default), the inner loop is a plain one. "inner threads": ProcessPoolExecutor with a ThreadPoolExecutor inside.
 """
 
+import importlib.util
+
+import numpy as np
+
 from benchmarks import work
 from benchmarks.cases.base import Case
 from benchmarks.peers import PROCESSES, SENSIBLE_THREADS
@@ -19,6 +23,16 @@ INNER = {
     "joblib-threads": "joblib",
     "thread-executor": "executor",
 }
+
+
+HANDED = {"nested auto": ("parallelkit",), "nested processes": ("parallelkit",)}
+
+
+def hand_over(case):
+    """Ours, asked to hand inner tasks to idle workers: where threads do not help, or always."""
+    nested = {"nested auto": "auto", "nested processes": "process"}.get(case.variant)
+    if nested:
+        case.peer.options = {"nested": nested}
 
 
 class _Nested(Case):
@@ -86,20 +100,22 @@ class Deep(_Nested):
 
 
 class Uneven(_Nested):
-    """Half of the machine stands idle unless the inner tasks of the longer call find a way to it.
-
-    "nested processes": ours, asked to hand them to idle workers.
-    """
+    """Half of the machine stands idle unless the inner tasks of the longer call find a way to it."""
 
     name = "nested-uneven"
     title = "2 outer calls of 4 and 36 inner numpy tasks of {ms} ms"
     widths = (4, 36)
-    tuned = {"nested processes": ("parallelkit",), "inner threads": ("executor",)}
+    tuned = {**HANDED, "inner threads": ("executor",)}
 
     def setup(self):
         super().setup()
-        if self.variant == "nested processes":
-            self.peer.options = {"nested": "process"}
+        hand_over(self)
+
+
+class UnevenMany(Uneven):
+    name = "nested-uneven-many"
+    title = "8 outer calls of 4 inner numpy tasks of {ms} ms, and one of 36"
+    widths = (*(4,) * 8, 36)
 
 
 class Pure(Uneven):
@@ -128,3 +144,83 @@ class Call(Case):
         outer = self.peer.workers if self.variant == "share of one" else 1
         seconds = self.peer.map(work.inner_cost, [self.size.calls] * outer, inner=inner)
         return {"seconds": min(seconds), "items": 1, "ideal": None}
+
+
+class Validation(Case):
+    """How good a search for the best setting is: the fits of a search take 1 to 16 times as long as each other.
+
+    joblib by its default has both levels in parallel; its splits of the cores by hand are "outer only" and "inner only".
+    """
+
+    name = "nested-validation"
+    title = "nested cross-validation: {folds} folds, in each a search of {settings} settings in {folds} folds"
+    group = "nested"
+    numpy = True
+    sizes = {
+        "full": {"rows": 1000, "folds": 5, "settings": 12},
+        "quick": {"rows": 300, "folds": 5, "settings": 12},
+        "tiny": {"rows": 60, "folds": 2, "settings": 2},
+    }
+    peers = ("serial", "parallelkit", "joblib")
+    tuned = {**HANDED, "outer only": ("joblib",), "inner only": ("joblib",)}
+    rounds = (5, 1)
+
+    def setup(self):
+        hand_over(self)
+        plain = self.variant == "outer only" or self.peer.name == "serial"
+        self.inner = "serial" if plain else self.peer.name
+        self.folds = range(self.size.folds)
+        self.expected = self.serially("serial")
+
+    def serially(self, inner):
+        return [work.validated(fold, inner=inner, **vars(self.size)) for fold in self.folds]
+
+    def run(self):
+        if self.variant == "inner only":
+            return self.serially(self.inner)
+        return self.peer.map(work.validated, self.folds, inner=self.inner, **vars(self.size))
+
+    def check(self, result):
+        assert result == self.expected, "wrong results"
+
+
+class Quicksort(Case):
+    """A call within a call for each part, down to parts that are sorted as they are."""
+
+    name = "nested-quicksort"
+    title = (
+        "quicksort of {n} numbers by a nested call for the two halves of each part above {cutoff}"
+    )
+    group = "nested"
+    sizes = {
+        "full": {"n": 100_000, "cutoff": 1000},
+        "quick": {"n": 20_000, "cutoff": 1000},
+        "tiny": {"n": 100, "cutoff": 30},
+    }
+    peers = ("serial", "parallelkit", "parallelkit-threads")
+    rounds = (5, 1)
+
+    def setup(self):
+        self.numbers = np.random.default_rng(0).permutation(self.size.n).tolist()
+        self.inner = INNER.get(self.peer.name, "serial")
+
+    def run(self):
+        inner = {"cutoff": self.size.cutoff, "inner": self.inner}
+        return self.peer.map(work.quicksort, [self.numbers], **inner)[0]
+
+    def check(self, result):
+        assert result == sorted(self.numbers), "wrong results"
+
+
+CASES = (
+    Wide,
+    Few,
+    Many,
+    Deep,
+    Uneven,
+    UnevenMany,
+    Pure,
+    Call,
+    *([Validation] if importlib.util.find_spec("sklearn") else []),
+    Quicksort,
+)
