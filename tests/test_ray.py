@@ -60,7 +60,9 @@ def test_the_calls(on_ray, caplog):
     with caplog.at_level(logging.INFO):
         own.map(lambda x: logging.getLogger("theirs").info("item %d", x), [3])
     assert "item 3" in caplog.messages
-    assert pk.Pool(2, seed=5).map(_draw, range(9)) == on_ray(seed=5).map(_draw, range(9))
+    local, there = pk.Pool(2, seed=5), on_ray(seed=5)
+    for _ in range(2):
+        assert local.map(_draw, range(9)) == there.map(_draw, range(9))
     assert own.map(lambda _: pk.map(lambda _: pk.nesting().level, [1, 2]), [1]) == [[2, 2]]
     with pk.configure(backend="ray"):
         assert np.array_equal(pk.map_blocks(np.sqrt, np.arange(9.0)), np.sqrt(np.arange(9.0)))

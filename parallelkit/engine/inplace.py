@@ -8,7 +8,6 @@ way, and so do errors.
 
 from __future__ import annotations
 
-import contextvars
 import time
 from collections.abc import Callable
 from typing import Any
@@ -83,8 +82,7 @@ def run(chunk: Chunk, task: Any, options: Options, plan_: Plan, here: Here) -> R
         def stop() -> bool:
             return here.aborted is not None or grows() > 1
 
-    # What items set in their context is gone afterwards, as anywhere.
-    reply: Reply = contextvars.copy_context().run(task.run, chunk, 0, stop, spare=cores)
+    reply: Reply = task.run(chunk, 0, stop, spare=cores)
     if here.aborted is not None:
         raise here.aborted
     return reply
