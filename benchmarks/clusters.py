@@ -252,6 +252,7 @@ class Sleeping:
     """An engine whose slots sleep: one thread wakes them all, so that thousands cost nothing."""
 
     shares_memory = one_each = False
+    demand = 0.0
     name = "a simulated cluster"
 
     def __init__(self, slots, latency):

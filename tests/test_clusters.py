@@ -284,6 +284,23 @@ class Submitting(InPlace):
         return super().submit(func, *args)
 
 
+def test_no_more_than_workers_at_a_time():
+    """`workers=` holds where the executor has more, also where items are short."""
+    lock, running, most = threading.Lock(), [], []
+
+    def item(x):
+        with lock:
+            running.append(x)
+            most.append(len(running))
+        time.sleep(0.001)
+        with lock:
+            running.remove(x)
+
+    with ThreadPoolExecutor(4) as threads:
+        pk.Pool(workers=2, backend=threads, chunksize=1).map(item, range(100))
+    assert max(most) <= 2
+
+
 def test_several_calls_at_a_time(executor):
     """Threads that call at the same time each get their own results."""
     pool = pk.Pool(backend=executor)

@@ -324,6 +324,21 @@ def test_workers_come_and_go(folder):
         pk.shutdown()
 
 
+def test_an_adaptive_cluster_grows(folder):
+    """It sees that more work is waiting than its worker has begun, also before an item has ended."""
+
+    def place(x, folder):
+        mark(folder, os.getpid())
+        wait_until(lambda: len(os.listdir(folder)) == 2, "a second worker")
+
+    with (
+        distributed.LocalCluster(1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as own,
+        distributed.Client(own),
+    ):
+        own.adapt(minimum=1, maximum=2, interval="0.1s", target_duration="0.1s")
+        pk.Pool(backend="dask", chunksize=1).map(place, range(10), folder=folder)
+
+
 ALONE = (
     "unshare",
     *(() if os.geteuid() == 0 else ("-Ur",)),

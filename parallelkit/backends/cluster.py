@@ -26,11 +26,15 @@ class Cluster(Protocol):
         Whether its workers are threads of this process.
     one_each : bool
         Whether a worker has one call at a time, so that no other one ends with it as a rule.
+    demand : float
+        Seconds of work that have to wait for each slot for the engine to start more workers; 0.0
+        where it starts none.
     """
 
     name: str
     shares_memory: bool
     one_each: bool
+    demand: float
 
     def slots(self) -> int:
         """How many chunks can run at this moment; asked again and again, so at little cost."""

@@ -39,6 +39,7 @@ class DaskCluster:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self.demand = dask_clients.demand(client)
         address = getattr(getattr(client, "scheduler", None), "address", "?")
         self.name = f"Dask (scheduler {address})"
         self._away: float | None = None  # since when there is no scheduler

@@ -2,7 +2,8 @@
 
 Few chunks are under way at a time: as many as there are slots, and as many again where they are
 short, so that neither caller nor scheduler holds more than these. Workers may come and go
-meanwhile.
+meanwhile. An engine that starts workers where there is work for them has to see some of it: there
+more are under way.
 
 Where a worker dies, the engine does not tell which of the chunks under way is to blame. Each of
 them is *suspect* then: it runs again alone, with nothing else beside it, in ever smaller parts. An
@@ -25,7 +26,7 @@ from ..errors import ParallelError, WorkerDied
 from ..options import Options
 from ..place.sigint import by_a_handler
 from ..values.outcome import Lost
-from ..values.source import Chunk, Source
+from ..values.source import LARGEST_BYTES, Chunk, Source
 from .base import Done, Task
 from .cluster import AGAIN, DIED, Cluster, short
 
@@ -34,6 +35,7 @@ __all__ = ["Dispatch", "Flight"]
 log = logging.getLogger("parallelkit")
 
 AHEAD = 0.5  # seconds; a longer chunk makes the gap between two of no account
+MOST_WAITING = 64  # chunks for each slot, to have more workers started
 CHECK = 1.0  # seconds between looks at whether the engine is still there
 PARTS = 16  # that a suspect chunk is cut into
 CHANCES = 2  # of an item that is alone with a worker that ends
@@ -145,15 +147,26 @@ class Dispatch:
         if source.finished and not self._again:
             return None
         slots = self._room()
-        # What was submitted may wait for what comes later, and could not be taken back.
-        short = AHEAD * max(1.0, self._pace / 10)
-        twice = not source.endless and source.depth(slots, short) > 1
-        if len(flights) >= (2 * slots if twice else slots):
+        if len(flights) >= slots * self._depth(slots):
             return None
         if self._again:
             return Flight(*self._again.popleft())
         chunk = source.take()
         return None if chunk is None else Flight(chunk)
+
+    def _depth(self, slots: int) -> int:
+        """How many chunks each slot may have, the one that runs included."""
+        source = self._source
+        if source.endless:  # what was submitted may wait for what comes later
+            return 1
+        if self._workers is not None and self._workers < self._slots:  # other slots would run it
+            return 1
+        left = source.remaining
+        if self._cluster.demand and (left is None or left > slots):
+            expected, nbytes = source.sizer.seconds, source.sizer.nbytes
+            most = min(MOST_WAITING, LARGEST_BYTES // nbytes) if nbytes else MOST_WAITING
+            return max(2, min(most, int(self._cluster.demand / expected) if expected else 0))
+        return min(2, source.depth(slots, AHEAD * max(1.0, self._pace / 10)))
 
     def _next_suspect(self) -> Flight | None:
         chunk, tries = self._suspects[0]

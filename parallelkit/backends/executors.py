@@ -31,6 +31,7 @@ class ExecutorCluster:
     """
 
     one_each = False
+    demand = 0.0
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor

@@ -18,6 +18,7 @@ from weakref import WeakSet
 
 from ..errors import ParallelError
 from ..options import Options
+from ..place.sigint import by_a_handler
 from ..worker.parcel import Parcel
 from ..worker.versions import own_version
 from .cluster import AGAIN, PERHAPS, is_missing, outcome
@@ -42,6 +43,7 @@ class RayCluster:
 
     shares_memory = False
     one_each = True
+    demand = 0.01  # an autoscaler starts nodes where anything waits at all
     name = "Ray"
 
     def __init__(self, ray: Any) -> None:
@@ -179,11 +181,14 @@ def _initialised(options: Options) -> Any:
                     log_to_driver=False,
                     logging_level="error",
                 )
-            except (OSError, ValueError, RuntimeError) as error:
-                raise ParallelError(
-                    f"no Ray cluster answers at {address} ({error}); is it running, and "
-                    "can this machine reach it?"
-                ) from error
+            except Exception as error:  # of any class: Ray's own are bare ones
+                if by_a_handler(error):
+                    raise
+                if address:
+                    told = f"no Ray cluster answers at {address} ({error}); is it running, and "
+                    raise ParallelError(told + "can this machine reach it?") from error
+                told = f"Ray does not start on this machine ({error}); "
+                raise ParallelError(told + "does `python -c 'import ray; ray.init()'`?") from error
             _ours, _folder = True, _folder_of(context)
         if _ended_for != os.getpid():
             _end_in_time()
