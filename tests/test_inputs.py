@@ -277,3 +277,15 @@ def test_a_chunk_of_large_arguments_is_small(quick, drawn):
             assert source.depth(2, 0.02) <= 2  # and a second chunk in advance, no more
     assert sum(sizes) == 40
     assert max(sizes) <= 2
+
+
+@pytest.mark.parametrize("length", [0, 6])
+def test_items_that_change_their_input(length):
+    """A call in place maps what was in the list when it began, whether it grows or shrinks meanwhile."""
+    numbers = [1, 2, 3]
+
+    def change(x):
+        numbers[:] = [0] * length
+        return x
+
+    assert pk.Pool(1).map(change, numbers) == [1, 2, 3]

@@ -60,7 +60,8 @@ def chunk_of(call: Call, options: Options, plan_: Plan, cost: float) -> Chunk | 
         quick = 0.0 < cost * size < QUICK and options.chunksize is None and not plan_.wished
         if not quick:
             return None
-    return Chunk(0, size, columns)
+    # Items may change a list that is theirs to see: they get what was in it when the call began.
+    return Chunk(0, size, tuple(c.copy() if type(c) is list else c for c in columns))
 
 
 def run(chunk: Chunk, task: Any, options: Options, plan_: Plan, here: Here) -> Reply:

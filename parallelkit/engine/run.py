@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from types import MethodType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ..backends import TABLE, end_all, prepare
 from ..backends.base import Done, Pool, Setup
@@ -61,9 +61,9 @@ def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     if plan_.level > 1 or plan_.backend == "serial":  # for short calls this takes half of the time
         begun = _in_place(call, options, plan_, watch)
         if begun is not None:
-            found, task = begun
+            found, task, size = begun
             taken.append(found)
-            if found.items == len(cast(list[Any], call.iterables[0])):
+            if found.items == size:  # whatever its items have put into the input meanwhile
                 return found.values
     source = _source(call, options, plan_, lazy=False)
     if taken:
@@ -82,8 +82,10 @@ def gather(call: Call, options: Options, watch: Watch) -> list[Any]:
     return gathered(taken)
 
 
-def _in_place(call: Call, options: Options, plan_: Plan, watch: Watch) -> tuple[Part, Any] | None:
-    """Run what can be run in place of a short call; None if that is nothing.
+def _in_place(
+    call: Call, options: Options, plan_: Plan, watch: Watch
+) -> tuple[Part, Any, int] | None:
+    """Run what can be run in place of a short call; tell of how many. None if that is nothing.
 
     What is left of it is to be run by the same task, whose place among random streams is its own.
     """
@@ -104,7 +106,7 @@ def _in_place(call: Call, options: Options, plan_: Plan, watch: Watch) -> tuple[
                 raise part.error
     if reply.seconds > LEARN_FROM and call.inner is not None:
         _costs.learn(call.func, reply.seconds / len(reply.values))
-    return Part(0, len(reply.values), reply.values), task
+    return Part(0, len(reply.values), reply.values), task, chunk.size
 
 
 def stream(
