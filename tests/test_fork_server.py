@@ -605,7 +605,9 @@ if THREAD:
     threading.Thread(target=threading.Event().wait, daemon=True).start()
 if MUCH == "time":  # for pathos to be imported
     import time
-    old.map(time.sleep, [1])
+    from parallelkit.backends.processes import workers
+    workers.IDLE = 0.1
+    old.map(time.sleep, [0.5])
     assert "pathos" in sys.modules
 second, there = pk.Pool(3).map(where, [1])[0]
 print(json.dumps([second != first, there, old.map(where, [1])[0][0] == first]))

@@ -27,6 +27,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import (
     BuiltinFunctionType,
     CodeType,
@@ -741,6 +742,7 @@ class Script:
         self.modules: list[ModuleUnit] = []
         self._watched: dict[str, ModuleType] = {}
         self.loaded = 0  # modules, when they were last counted
+        self._newest: str | None = None  # the last of them
         self.reloaded = 0  # version of the module that was the last to be
         self._specs: list[int] = []  # by which that is seen
 
@@ -843,7 +845,7 @@ class Script:
         roots = tuple(needs)
         with self._lock:
             if len(sys.modules) != self.loaded:
-                self._count_modules()
+                self.count_modules()
             plan = self._plans.get(roots)
             if plan is None:
                 self.look_at_modules()
@@ -887,9 +889,21 @@ class Script:
             unit.refresh(self)
         return self.reloaded != before
 
-    def _count_modules(self) -> None:
-        self.loaded = len(sys.modules)
-        for name, module in list(sys.modules.items()):
+    def count_modules(self) -> None:
+        """Look for modules of the user among those that are new.
+
+        All are looked at only where some are gone: after a fork, each that is looked at costs a
+        page of memory, which its count of references is written to.
+        """
+        grown, self.loaded = len(sys.modules) - self.loaded, len(sys.modules)
+        found = []
+        if grown > 0 and self._newest is not None:
+            with suppress(RuntimeError):  # another thread imports
+                found = list(itertools.islice(reversed(sys.modules.items()), grown + 1))
+        if not found or found.pop()[0] != self._newest:
+            found = list(reversed(list(sys.modules.items())))
+        self._newest = found[0][0]
+        for name, module in reversed(found):
             if self._watched.get(name) is module:
                 continue
             if isinstance(module, ModuleType):

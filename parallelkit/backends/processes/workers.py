@@ -98,7 +98,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Workers"]
 
-IDLE = 0.5  # seconds of waiting after which there is time for what can be done later
+IDLE = 2.0  # seconds of waiting after which there is time for what can be done later
 SETTLING = 0.25  # seconds between looks at workers whose initializers are waited for
 _OUT_OF_MEANS = (MemoryError, OSError, KeyError)  # no memory, or no descriptor and so no segment
 
@@ -518,12 +518,12 @@ class Workers:
         if call.call.held:  # then it is to look again
             timeout = HOLD if timeout is None else min(timeout, HOLD)
         if self.host.is_early and (timeout is None or timeout > IDLE):
+            began = time.monotonic()
             self.reactor.wait(call, IDLE)
-            if call.ready():
-                self._waited(call.call)
-                return
-            self.host.hand_over_if_possible()
-        self.reactor.wait(call, timeout)
+            if not call.ready() and time.monotonic() - began >= IDLE:  # nothing has come
+                self.host.hand_over_if_possible()
+        else:
+            self.reactor.wait(call, timeout)
         self._waited(call.call)
 
     def attend(self, call: Call, hurried: bool, queued: bool) -> None:
