@@ -23,7 +23,7 @@ MOST_STOCK = 16  # workers that are asked for before a pool wants them
 
 
 def prepare(options: Options, func: Callable[..., Any] | None) -> ModuleType:
-    """Start a fork server, which has imports of its own to make, and import the rest meanwhile."""
+    """Start a fork server, and import what calls need: meanwhile, if it is a new process."""
     if (library := green()) is not None:
         raise ParallelError(
             f"processes do not work under the monkey patches of {library}, which replace threads "
@@ -32,11 +32,19 @@ def prepare(options: Options, func: Callable[..., Any] | None) -> ModuleType:
     if (options.start_method or default_start_method()) == "forkserver":
         from . import forkserver
 
+        method = options.start_method or forkserver.DEFAULT
+        if forkserver.is_copy(method):
+            # It shares what is there before it is made; and what is looked at later is copied.
+            with importing.for_ourselves():
+                from ...transport.script import script
+                from . import pool
+
+                script.count_modules()
         # They start while this process imports; that they are so many is a guess.
         wished = options.workers or nesting().cores
         stock = min(wished, MOST_STOCK) if wished > 0 and not options.initargs else 0
         preload = forkserver.Preload(options.preload, func)
-        forkserver.start(options.start_method or forkserver.DEFAULT, stock, preload)
+        forkserver.start(method, stock, preload)
     with importing.for_ourselves():
         from . import pool
 

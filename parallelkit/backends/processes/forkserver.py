@@ -49,6 +49,7 @@ __all__ = [
     "clear_stock",
     "forced",
     "fork",
+    "is_copy",
     "renew",
     "rouse",
     "shutdown",
@@ -178,6 +179,15 @@ class _Server:
                 child.wait()
         log.debug("%s: %s", ANEW, why)
         return None
+
+    def is_copy(self) -> bool:
+        """Whether it is going to be forked from this process, as far as that is known before."""
+        wanted = forced()
+        return (
+            self._may_be_forked
+            and wanted != "new"
+            and forksafe.why_not(strictly=wanted is None) is None
+        )
 
     def _is_gone(self) -> bool:
         """Whether it has ended, and its end of the socket with it."""
@@ -438,6 +448,11 @@ def start(start_method: str, stock: int, preload: Preload) -> None:
     server.preload = preload
     server.start()
     server.stock(stock)
+
+
+def is_copy(start_method: str) -> bool:
+    """Whether the server of a start method is going to be a copy of this process."""
+    return _servers[start_method].is_copy()
 
 
 def clear_stock() -> None:
