@@ -93,8 +93,7 @@ def _in_place(
     chunk = inplace.chunk_of(call, options, plan_, cost)
     if chunk is None:
         return None
-    if _TASK not in sys.modules:
-        importlib.import_module(_TASK)
+    importing.whole(_TASK)
     here = inplace.Here()
     watch(here)
     task = _task(call, options, plan_, chunk.size)
