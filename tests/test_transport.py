@@ -1,5 +1,6 @@
 """What cannot be pickled or unpickled, and what crosses to a worker how often."""
 
+import re
 import socket
 
 import numpy as np
@@ -66,8 +67,16 @@ def test_a_function_that_cannot_be_pickled(process_pool):
     def reading(x):
         return next(lines, x)
 
-    with pytest.raises(pk.TransportError, match="generator"):
-        process_pool().map(reading, [1, 2])
+    def holding(x, *, held={"a": [lines]}):  # noqa: B006 - the case
+        return x, held
+
+    for function, where in (
+        (reading, "its variable 'lines' (a generator)"),
+        (holding, "its default of 'held'['a'][0] (a generator)"),
+    ):
+        named = f"function '{function.__qualname__}' cannot be sent between processes because of"
+        with pytest.raises(pk.TransportError, match=re.escape(f"{named} {where}: TypeError")):
+            process_pool().map(function, [1, 2])
 
 
 @pytest.mark.parametrize("way", WAYS)

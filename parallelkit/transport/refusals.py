@@ -25,6 +25,8 @@ def refusal(what: str, obj: object, error: BaseException) -> TransportError:
         reason = reason.__cause__
     stays = isinstance(reason, StaysHere)
     path, culprit = _culprit(obj, what, shallow=stays)
+    if path.startswith(f"{what} (its "):
+        path = path[len(what) + 2 :].replace(")", "", 1)
     where = "" if culprit is obj else f" because of {path} (a {type(culprit).__name__})"
     if stays:
         return TransportError(f"{what} cannot be sent between processes{where}: {reason}")
@@ -107,10 +109,15 @@ def _parts(obj: object, shallow: bool) -> list[tuple[str, object]]:
             (f" (its variable {name!r})", cell.cell_contents)
             for name, cell in zip(names, closure, strict=True)
         ]
+    defaults = attribute(obj, "__defaults__") or ()
+    code = attribute(obj, "__code__")
+    if isinstance(code, CodeType):
+        names = code.co_varnames[: code.co_argcount][-len(defaults) :] if defaults else ()
+        named = dict(zip(names, defaults, strict=True)) | (obj.__kwdefaults__ or {})  # type: ignore[attr-defined]
+        parts += [(f" (its default of {name!r})", value) for name, value in named.items()]
     bound = attribute(obj, "__self__")
     if bound is not None and not isinstance(bound, type) and callable(obj):
         parts.append((".__self__", bound))
-    code = attribute(obj, "__code__")
     if isinstance(code, CodeType):
         space = getattr(obj, "__globals__", {})
         parts += [

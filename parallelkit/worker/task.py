@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from .. import options
 from ..errors import StaysHere, formatted
 from ..place import nesting
+from ..place.attributes import attribute
 from ..place.nesting import Nesting
 from ..transport.refusals import check, refusal
 from ..values import seeds
@@ -276,7 +277,8 @@ class Task:
         try:
             check(self.state(()), inherited)
         except Exception:  # noqa: BLE001
-            return refusal(f"function {self.func!r}", self.func, error)
+            name = attribute(self.func, "__qualname__", self.func)
+            return refusal(f"function {name!r}", self.func, error)
         return error
 
     def inherited(self, place: Nesting) -> Mapping[str, Any]:
