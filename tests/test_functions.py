@@ -302,6 +302,73 @@ def test_modules_that_were_run_and_not_imported(process_pool, tmp_path, name):
     assert space["FOUND"] == space["use"](pool) == [[4, 5], [4, 5], [True]]
 
 
+ITS_OWN = """
+import abc, json, sys
+import parallelkit as pk
+
+options = json.loads(sys.argv[1])
+pool = pk.Pool(1, **options)
+
+class Count(abc.ABC):
+    n, told = 0, "before"
+
+    def name(self):
+        return type(self).__name__
+
+    @classmethod
+    def up(cls):
+        cls.n += 1
+        cls.by_items = cls.n
+        return cls.n, cls.by_items, cls.told, issubclass(int, cls), getattr(cls, "more", None)
+
+class Inner(Count):
+    def name(self):
+        return "inner of " + super().name()
+
+def calls(x, seen=[]):
+    seen.append(x)
+    calls.n = getattr(calls, "n", 0) + 1
+    return list(seen), calls.n, getattr(calls, "told", None)
+
+def say(function, x=0):
+    print(json.dumps(pool.map(function, [x])))
+
+def both(_):
+    return Count.up(), calls(1), Inner().name()
+
+say(both)
+Count.more, calls.told = 1, "told"
+say(both)
+del Count.more
+Count.told = "after"
+Count.register(int)
+say(both)
+Inner.name = lambda self: super(Inner, self).name() + " within"
+say(both)
+say(len, "ab")
+say(lambda x: len(x), "ab")
+len = lambda x: "of the script"
+say(lambda x: len(x), "ab")
+measure = lambda x: abs(x)
+say(measure, -1)
+abs = str
+say(measure, -1)
+del abs
+say(measure, -1)
+"""
+
+
+def test_what_a_worker_has_of_its_own_stays(script, start_method):
+    """What items have changed of a class or function stays, whatever else the caller changes of it."""
+    told = [
+        script(ITS_OWN, json.dumps(options))
+        for options in ({"backend": "serial"}, {"start_method": start_method})
+    ]
+    assert [ran.err for ran in told] == ["", ""]
+    assert told[1].values == told[0].values
+    assert len(told[0].values) == 10
+
+
 def test_ufuncs_of_a_users_own(process_pool):
     """numpy.frompyfunc makes functions that numpy itself can only find by their names."""
     halve, join = (

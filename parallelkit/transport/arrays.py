@@ -27,7 +27,8 @@ import mmap
 import os
 import pickle
 import weakref
-from collections.abc import Collection
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class ArrayPickler(ByValuePickler):
         max_nbytes: int,
         together: set[int] | None = None,
         count: bool = False,
-        defining: Collection[Any] = (),
+        defining: Mapping[Any, bool] = MappingProxyType({}),
     ) -> None:
         self._kept = _Kept(max_nbytes)  # not a method: a cycle would keep the buffers alive
         super().__init__(file, self._kept, defining)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import __future__
 
 import _thread
+import abc
 import ast
 import copyreg
 import dis
@@ -65,6 +66,7 @@ __all__ = [
     "is_named",
     "is_reachable",
     "looks_around",
+    "registered",
     "submodules",
 ]
 
@@ -91,6 +93,10 @@ class Knowledge(Protocol):
         """What stands for a semaphore that only forked workers have."""
         ...
 
+    def of_the_user(self) -> list[str]:
+        """Names of the loaded modules that belong to no library."""
+        ...
+
 
 class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     """The C pickler, with reducers for what goes by value.
@@ -100,8 +106,9 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
     file
         What has a ``write`` method.
     buffer_callback : callable, optional
-    defining : collection
-        Units whose content goes along, where others are named.
+    defining : mapping
+        Units whose content goes along, where others are named; false for a class of which only what
+        has changed does.
 
     Attributes
     ----------
@@ -127,7 +134,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self,
         file: Any,
         buffer_callback: Callable[[pickle.PickleBuffer], bool] | None = None,
-        defining: Collection[Any] = (),
+        defining: Mapping[Any, bool] = types.MappingProxyType({}),
     ) -> None:
         # One dict: looked into for each object, and cloudpickle's chain of these two is slow.
         self.dispatch_table = {**copyreg.dispatch_table, **_cp.Pickler._dispatch_table}
@@ -230,7 +237,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         if unit is None:
             return None
         self.needs[unit] = None
-        return None if unit in self.defining else unit.token
+        return None if self.defining.get(unit) else unit.token
 
     def _class_definition(self, cls: type, token: str) -> Any:
         attributes = class_attributes(cls)
@@ -253,7 +260,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         foreign = metaclass not in _USUAL and is_reachable(metaclass)
         bases = cls.__dict__.get("__orig_bases__", cls.__bases__) if foreign else cls.__bases__
         args = token, metaclass, cls.__name__, tuple(bases), early, foreign
-        state = attributes, members, _registered(cls)
+        state = attributes, members, registered(cls)
         return rebuild.make_class, args, state, None, None, rebuild.set_class
 
     def _names_of_annotations(self, annotations: Any, module: str) -> None:
@@ -269,9 +276,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         mirror = current()
         if mirror is None:
             unit = self.knowledge.global_unit
-            for name in names:
-                if name in space or name not in _BUILTINS:
-                    self.needs[unit(space, name)] = None
+            for name in names:  # those of builtins too, which may come to be bound
+                self.needs[unit(space, name)] = None
         else:
             key = space_key(space)
             if key in mirror.spaces:
@@ -356,6 +362,33 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         else:
             self.needs[key, name] = None
         return rebuild.find_global, (key, module, name)
+
+    def _bare_object(self, obj: object) -> Any:
+        """Reduce an ``object()`` to the name that a module has for it: it is nothing else."""
+        mirror = current()
+        if mirror is not None:
+            known = mirror.objects.get(id(obj))
+            if known is None:
+                return self._bare_object_of_modules(obj)
+            key, module, name = known[1:]
+            self.needs[key, name] = None
+            return rebuild.find_global, (key, module, name)
+        space = sys.modules[MAIN].__dict__
+        for name, value in list(space.items()):
+            if value is obj:
+                unit = self.knowledge.global_unit(space, name)
+                self.needs[unit] = None
+                if unit in self.defining:
+                    return NotImplemented
+                return rebuild.find_global, (space_key(space), MAIN, name)
+        return self._bare_object_of_modules(obj)
+
+    def _bare_object_of_modules(self, obj: object) -> Any:
+        for module in self.knowledge.of_the_user():
+            for name, value in list(getattr(sys.modules.get(module), "__dict__", {}).items()):
+                if value is obj and importable(module):
+                    return getattr, (sys.modules[module], name)
+        return NotImplemented
 
     def _cache(self, func: Any) -> Any:
         if is_reachable(func):
@@ -640,7 +673,6 @@ def is_named(func: Any) -> bool:
 
 # --- what code refers to -------------------------------------------------------------------------
 
-_BUILTINS = frozenset(dir(importlib.import_module("builtins")))
 _BUILTIN = "__builtins__"
 _GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
 _code_names: dict[CodeType, tuple[str, ...]] = {}
@@ -746,7 +778,7 @@ def _cell(_: ByValuePickler, cell: CellType) -> Any:
 
 # --- what classes consist of ---------------------------------------------------------------------
 
-_USUAL = frozenset({type, enum.EnumMeta, importlib.import_module("abc").ABCMeta})
+_USUAL = frozenset({type, enum.EnumMeta, abc.ABCMeta})
 NOT_ATTRIBUTES = frozenset(
     {"__dict__", "__weakref__", "__slots__", "__slotnames__", "_abc_impl", "__annotate_func__"}
 )
@@ -841,12 +873,10 @@ def _members(cls: Any, attributes: dict[str, Any]) -> list[tuple[Any, ...]]:
     return members
 
 
-def _registered(cls: Any) -> list[type]:
+def registered(cls: Any) -> list[type]:
     """Classes that an abstract class was told of by ``register``."""
     if "_abc_impl" not in cls.__dict__:
         return []
-    import abc
-
     registry = abc._get_dump(cls)[0]  # type: ignore[attr-defined]
     return [found for found in (ref() for ref in registry) if found is not None]
 
@@ -930,6 +960,7 @@ _ALIAS: Any = getattr(typing, "TypeAliasType", None)
 _TYPE_NAMES = (typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, typing.NewType)
 _OWN: dict[Any, Callable[[Any, Any], Any]] = {
     Needs: _needs,
+    object: ByValuePickler._bare_object,
     CodeType: _code,
     CellType: _cell,
     functools._lru_cache_wrapper: ByValuePickler._cache,

@@ -130,12 +130,15 @@ class Mirror:
         By key: the globals of each module of which something came.
     known : dict
         By token: functions and classes that came; kept, as the client counts on them.
+    objects : dict
+        By id: those without content, with the key, the module and the name of their global.
     """
 
     def __init__(self, client: str = "") -> None:
         self.client = client
         self.spaces: dict[str, dict[str, Any]] = {}
         self.known: dict[str, Any] = {}
+        self.objects: dict[int, tuple[object, str, str, str]] = {}
         self.learning = False  # whether what comes now is the client's, who knows that it is here
         self._modules: dict[str, ModuleType] = {}
         self.space(MAIN, MAIN)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import StaysHere, assign
@@ -59,17 +59,17 @@ def dumps(obj: object, max_nbytes: int = 1 << 16, together: bool = False) -> Pic
     if _is_plain(obj):  # a pickler of ours takes four times as long to make as this takes
         return Pickled([pickle.dumps(obj, 5)], [])
     try:
-        return _dumped(obj, max_nbytes, together, (), False)
+        return _dumped(obj, max_nbytes, together, {}, False)
     except StaysHere:
         raise
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         try:  # what cloudpickle refuses somewhere inside
-            return _dumped(obj, max_nbytes, together, (), True)
+            return _dumped(obj, max_nbytes, together, {}, True)
         except Exception:  # noqa: BLE001 - the first reason is the better one
             raise error from None
 
 
-def dumps_defining(obj: object, units: Collection[Any]) -> Pickled:
+def dumps_defining(obj: object, units: Mapping[Any, bool]) -> Pickled:
     """Pickle `obj` with the content of some units of the script; see `script`."""
     try:
         return _dumped(obj, 1 << 16, False, units, False)
@@ -80,7 +80,7 @@ def dumps_defining(obj: object, units: Collection[Any]) -> Pickled:
 
 
 def _dumped(
-    obj: object, max_nbytes: int, together: bool, units: Collection[Any], by_dill: bool
+    obj: object, max_nbytes: int, together: bool, units: Mapping[Any, bool], by_dill: bool
 ) -> Pickled:
     if "numpy" in sys.modules:
         return _dumps_with_arrays(obj, max_nbytes, together, units, by_dill)
@@ -131,7 +131,7 @@ def _is_plain_row(value: object) -> bool:
 
 
 def _dumps_with_arrays(
-    obj: object, max_nbytes: int, together: bool, units: Collection[Any], by_dill: bool
+    obj: object, max_nbytes: int, together: bool, units: Mapping[Any, bool], by_dill: bool
 ) -> Pickled:
     from .arrays import ArrayPickler, stacked
 

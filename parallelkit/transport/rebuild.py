@@ -287,7 +287,9 @@ def _set_members(cls: Any, members: Iterable[tuple[str, Any, tuple[Any, ...], An
         type.__setattr__(cls, name, cls._member_map_[name])
 
 
-def change(obj: Any, attributes: Mapping[str, Any], gone: Iterable[str]) -> None:
+def change(
+    obj: Any, attributes: Mapping[str, Any], gone: Iterable[str], registered: Iterable[type]
+) -> None:
     """Change a class as its original was changed."""
     for name, value in attributes.items():
         _set(obj, name, value)
@@ -296,6 +298,15 @@ def change(obj: Any, attributes: Mapping[str, Any], gone: Iterable[str]) -> None
             type.__delattr__(obj, name)
         except (AttributeError, TypeError):
             pass
+    for subclass in registered:
+        obj.register(subclass)
+
+
+def change_function(func: FunctionType, attributes: Mapping[str, Any], gone: Iterable[str]) -> None:
+    """Change what was given to a function as it was given to its original."""
+    func.__dict__.update(attributes)
+    for name in gone:
+        func.__dict__.pop(name, None)
 
 
 # --- names of types ------------------------------------------------------------------------------
@@ -391,6 +402,11 @@ def end() -> None:
 def bind(key: str, module: str, names: Mapping[str, Any]) -> None:
     """Bind globals of the script."""
     namespace(key, module).update(names)
+    mirror = current()
+    if mirror is not None:
+        for name, value in names.items():
+            if type(value) is object:
+                mirror.objects[id(value)] = value, key, module, name
 
 
 def bind_same(

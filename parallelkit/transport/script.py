@@ -19,6 +19,8 @@ It is long because a mark, a unit and what a worker has of it are compared with 
 
 from __future__ import annotations
 
+import abc
+import enum
 import itertools
 import os
 import pickle
@@ -51,6 +53,7 @@ from .byvalue import (
     is_compiled,
     is_named,
     is_reachable,
+    registered,
     submodules,
 )
 from .mirror import MAIN, namespace, space_key, tokens
@@ -115,7 +118,9 @@ class AtomMark(Mark):
 class FunctionMark(Mark):
     """A function, by its code, defaults, cells and attributes."""
 
-    __slots__ = ("code", "defaults", "dict", "imports", "keywords", "loaded", "parts", "simple")
+    __slots__ = (
+        *("attributes", "code", "defaults", "imports", "keywords", "loaded", "parts", "simple"),
+    )
     fixed = False
 
     def __init__(self, func: FunctionType, script: Script, seen: dict[int, Any]) -> None:
@@ -124,13 +129,24 @@ class FunctionMark(Mark):
         self.defaults = func.__defaults__
         self.keywords = func.__kwdefaults__
         self.parts = [script.mark(part, seen) for part in _parts(func)]
-        self.dict = len(func.__dict__)
+        self.attributes = {name: script.mark(value, seen) for name, value in func.__dict__.items()}
         self.simple = func.__closure__ is None and all(part.fixed for part in self.parts)
         self.loaded = script.loaded
         self.imports = _imports(func)
 
     def same(self, value: Any, script: Script) -> bool:
         """Whether `value` is what was seen before."""
+        if not self.same_body(value, script):
+            return False
+        marks, attributes = self.attributes, value.__dict__
+        if not marks and not attributes:
+            return True
+        return marks.keys() == attributes.keys() and all(
+            mark.same(attributes[name], script) for name, mark in marks.items()
+        )
+
+    def same_body(self, value: Any, script: Script) -> bool:
+        """Whether it is, but for the attributes that somebody has given it."""
         if (
             value is not self.value
             or value.__code__ is not self.code
@@ -142,7 +158,7 @@ class FunctionMark(Mark):
             self.loaded = script.loaded
             if self.imports != _imports(value):
                 return False
-        if self.simple and not self.dict and not value.__dict__:
+        if self.simple:
             return True
         parts = _parts(value)
         return len(parts) == len(self.parts) and all(
@@ -164,8 +180,6 @@ def _parts(func: FunctionType) -> list[Any]:
             parts.append(cell.cell_contents)
         except ValueError:
             parts.append(ABSENT)
-    for name, value in func.__dict__.items():
-        parts += name, value
     return parts
 
 
@@ -251,12 +265,12 @@ def _summary(view: memoryview) -> Any:
 
 def _content(value: Any) -> tuple[Any, bool]:
     """Pickle of a value, with functions and classes by name; whether plain pickle does as well."""
-    digest, pickler = _looked_at(value, ())
+    digest, pickler = _looked_at(value, {})
     return digest.content(), pickler.plain
 
 
 def _looked_at(
-    value: Any, defining: Collection[Any], listed: bool = False
+    value: Any, defining: Mapping[Any, bool], listed: bool = False
 ) -> tuple[_Digest, ByValuePickler]:
     """Pickle a value to see what it holds, by dill where pickle refuses.
 
@@ -327,9 +341,13 @@ class Unit:
         """What is sent to who has the version `since` (0: nothing)."""
         raise NotImplementedError
 
+    def is_whole(self, since: int) -> bool:  # noqa: ARG002
+        """Whether all of it is sent to who has the version `since`."""
+        return True
+
     def survey(self, value: Any, listed: bool = False) -> None:
         """Find out what it refers to."""
-        _, pickler = _looked_at(value, {self}, listed)
+        _, pickler = _looked_at(value, {self: True}, listed)
         self.needs = tuple(unit for unit in pickler.needs if unit is not self)
 
 
@@ -400,6 +418,30 @@ def _order(value: Any) -> int:
     return 2 if isinstance(value, type) else 3
 
 
+class Changes:
+    """Versions in which attributes were changed, by name."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, int] = {}
+        self._gone: dict[str, int] = {}
+
+    def made(self, name: str, version: int) -> None:
+        """Take note of another value."""
+        self._made[name] = version
+        self._gone.pop(name, None)
+
+    def undone(self, names: Iterable[str], version: int) -> None:
+        """Take note of names that are there no more."""
+        for name in names:
+            self._made.pop(name, None)
+            self._gone[name] = version
+
+    def after(self, version: int) -> tuple[list[str], list[str]]:
+        """Names that were changed since, and those that are gone."""
+        made = [name for name, changed in self._made.items() if changed > version]
+        return made, [name for name, changed in self._gone.items() if changed > version]
+
+
 class FunctionUnit(Unit):
     """A function that its script has a name for."""
 
@@ -409,15 +451,17 @@ class FunctionUnit(Unit):
         self.func = func
         self.token = tokens.given(func)
         self.mark: FunctionMark | None = None
+        self.body = 0  # the version in which more than attributes was changed
+        self.changes = Changes()
 
     def refresh(self, script: Script) -> bool:
-        mark = self.mark
-        if mark is not None and mark.same(self.func, script):
+        before = self.mark
+        if before is not None and before.same(self.func, script):
             return False
         func = self.func
         try:
             self.survey(func)
-            self.mark = FunctionMark(func, script, {id(func): None})
+            self.mark = mark = FunctionMark(func, script, {id(func): None})
         except Unsendable:
             raise
         except Exception as error:
@@ -425,10 +469,25 @@ class FunctionUnit(Unit):
         if is_named(func):
             self.needs += (script.global_unit(func.__globals__, func.__name__),)
         self.version = next(_versions)
+        if before is None or not before.same_body(func, script) or hasattr(func, "registry"):
+            self.body = self.version
+        else:
+            for name, value in func.__dict__.items():
+                known = before.attributes.get(name)
+                if known is None or not known.same(value, script):
+                    self.changes.made(name, self.version)
+            self.changes.undone(before.attributes.keys() - mark.attributes.keys(), self.version)
         return True
 
-    def entries(self, since: int) -> list[tuple[Any, ...]]:  # noqa: ARG002
-        return [(rebuild.learn, self.func)]
+    def is_whole(self, since: int) -> bool:
+        return since < self.body
+
+    def entries(self, since: int) -> list[tuple[Any, ...]]:
+        if self.is_whole(since):
+            return [(rebuild.learn, self.func)]
+        changed, gone = self.changes.after(since)
+        attributes = {name: self.func.__dict__[name] for name in changed}
+        return [(rebuild.change_function, self.func, attributes, gone)]
 
 
 class ClassUnit(Unit):
@@ -441,14 +500,15 @@ class ClassUnit(Unit):
         self.token = tokens.given(cls)
         self.marks: dict[str, Mark] = {}
         self.bases: Any = None
-        self.since: dict[str, int] = {}  # by attribute: the version in which it was changed
-        self.gone: dict[str, int] = {}
+        self.changes = Changes()
         self.statement: CodeType | None = None  # by which it is made, where nothing else will do
+        self.registered: list[type] = []
+        self.registry: object = None  # another one when some class was registered somewhere
 
     def refresh(self, script: Script) -> bool:
         cls, marks = self.cls, self.marks
         content = cls.__dict__
-        if cls.__bases__ is self.bases and len(content) == len(marks):
+        if cls.__bases__ is self.bases and len(content) == len(marks) and not self._registers():
             for name, value in content.items():
                 mark = marks.get(name)
                 if mark is None or not (
@@ -464,6 +524,13 @@ class ClassUnit(Unit):
         except Exception as error:
             raise Unsendable(f"class {cls.__qualname__!r}", cls) from error
         return True
+
+    def _registers(self) -> bool:
+        """Whether an abstract class was told of others by ``register`` since the last look."""
+        if "_abc_impl" not in self.marks or self.registry == abc.get_cache_token():
+            return False
+        self.registry = abc.get_cache_token()
+        return self.registered != registered(self.cls)
 
     def _look(self, script: Script) -> None:
         cls, before = self.cls, self.marks
@@ -489,28 +556,34 @@ class ClassUnit(Unit):
         for name, value in list(cls.__dict__.items()):  # to pickle its instance adds to it
             mark = before.get(name)
             if mark is None or not mark.same(value, script):
-                self.since[name] = version
-                self.gone.pop(name, None)
+                self.changes.made(name, version)
                 own = name in NOT_ATTRIBUTES or (name.startswith("_") and name.endswith("_"))
                 by_identity = own and not isinstance(value, FunctionType)
                 by_identity = by_identity or self.statement is not None
                 mark = Mark(value) if by_identity else script.mark(value, seen)
             marks[name] = mark
-        for name in before.keys() - marks.keys():
-            self.gone[name] = version
-            self.since.pop(name, None)
+        self.changes.undone(before.keys() - marks.keys(), version)
+        before_it, self.registered = self.registered, registered(cls)
+        if self.registered != before_it:
+            self.changes.made("_abc_impl", version)
+        if cls.__bases__ is not self.bases:
+            self.changes.made("__bases__", version)
+        self.registry = abc.get_cache_token()
         self.marks, self.bases = marks, cls.__bases__
 
+    def is_whole(self, since: int) -> bool:
+        return not since or self.statement is not None or isinstance(self.cls, enum.EnumMeta)
+
     def entries(self, since: int) -> list[tuple[Any, ...]]:
-        if not since or self.statement is not None:
+        if self.is_whole(since):
             return [(rebuild.learn, self.cls)]
-        attributes = {
-            name: value
-            for name, value in class_attributes(self.cls).items()
-            if self.since.get(name, 0) > since
-        }
-        gone = tuple(name for name, version in self.gone.items() if version > since)
-        return [(rebuild.change, self.cls, attributes, gone)]
+        changed, gone = self.changes.after(since)
+        content = class_attributes(self.cls)
+        attributes = {name: content[name] for name in changed if name in content}
+        if "__bases__" in changed:
+            attributes["__bases__"] = self.cls.__bases__
+        told = self.registered if "_abc_impl" in changed else []
+        return [(rebuild.change, self.cls, attributes, gone, told)]
 
 
 class Surroundings(Unit):
@@ -799,6 +872,13 @@ class Script:
             unit = self._globals[key] = GlobalUnit(space, name)
         return unit
 
+    def of_the_user(self) -> list[str]:
+        """Names of the loaded modules that belong to no library."""
+        if len(sys.modules) != self.loaded:
+            with self._lock:
+                self._count_modules()
+        return [unit.name for unit in self.modules]
+
     def surroundings(self, space: dict[str, Any]) -> Surroundings:
         """All of a script."""
         unit = self._around.get(id(space))
@@ -1002,7 +1082,7 @@ class Script:
         pickled = self._news.get(key)
         if pickled is None:
             entries = news_entries(missing, gone, same)
-            pickled = self._news[key] = pickling.dumps_defining(entries, set(missing))
+            pickled = self._news[key] = pickling.dumps_defining(entries, _defined(missing))
             if len(self._news) > MOST_NEWS:
                 self._news.popitem(last=False)
         return pickled
@@ -1022,7 +1102,8 @@ class Script:
             missing = {unit: sent.versions.get(unit, 0) for unit in prepared.missing(sent)}
             if missing:
                 entries = news_entries(missing, ())
-                pickled = pickling.dumps_defining(_Entry(second, entries, obj), set(missing))
+                whole = _Entry(second, entries, obj)
+                pickled = pickling.dumps_defining(whole, _defined(missing))
                 sent.took(missing)
             sent.plans[prepared.number] = prepared.stamp
             return pickled
@@ -1034,6 +1115,10 @@ class Script:
     def clear(self) -> None:
         """Forget all, as a worker does that was forked."""
         self.__init__()  # type: ignore[misc]
+
+
+def _defined(missing: Mapping[Unit, int]) -> dict[Unit, bool]:
+    return {unit: unit.is_whole(since) for unit, since in missing.items()}
 
 
 def second(_: Any, obj: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import weakref
 
+MARK = object()
 FIELDS = weakref.WeakKeyDictionary()
 
 

@@ -4,6 +4,7 @@ import contextvars
 import gc
 import weakref
 
+from bookkeeping import MARK
 from cases import case, run_cases
 
 import parallelkit as pk
@@ -51,6 +52,30 @@ def weak_containers():
     gc.collect()
     check(content)
     check(lambda _: reference() is None)
+
+
+class Other:
+    pass
+
+
+NOTHING, OTHER = object(), Other()
+
+
+def given(x=NOTHING):
+    return x is NOTHING
+
+
+@case
+def bare_objects_are_what_they_are():
+    global NOTHING
+    check(lambda _: (given(), given(1), given(NOTHING), NOTHING is OTHER))
+    assert pk.map(given, [NOTHING, object()]) == [True, False]
+    assert [x is NOTHING for x in pk.map(lambda _: NOTHING, ITEMS)] == [True, True]
+    assert pk.map(lambda x: x is MARK, [MARK, NOTHING]) == [True, False]
+    given.told = 1  # so that something of it is sent again
+    check(lambda _: (given(), given(NOTHING), given.told))
+    NOTHING = object()
+    check(lambda _: (given(), given(NOTHING)))
 
 
 UNSET = object()
