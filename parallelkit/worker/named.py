@@ -11,6 +11,7 @@ import weakref
 from typing import Any
 
 from ..transport import pickling
+from ..transport.mirror import current
 from ..transport.script import Sent, script
 
 __all__ = ["Named", "find", "named"]
@@ -31,7 +32,11 @@ def named(cls: type) -> Named | None:
     data = _by_value.get(cls)
     if data is None:
         try:
-            data = b"".join(script.addressed(cls, Sent()).pieces)
+            if current() is None:
+                pickled = script.addressed(cls, Sent())
+            else:  # the other side has what is of its own script
+                pickled = pickling.dumps(cls)
+            data = b"".join(pickled.pieces)
         except Exception:  # noqa: BLE001 - a user's metaclass may raise anything
             return None
         _by_value[cls] = data

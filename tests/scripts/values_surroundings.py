@@ -6,6 +6,7 @@ import math as mathematics
 import os
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 from cases import case, run_cases
@@ -43,6 +44,25 @@ def logger_as_an_argument():
     assert pk.map(lambda x, log: log.name, ITEMS, log=log) == ["cases"] * 8
     both = [log, logging.getLogger("cases.deep")]
     assert pk.map(lambda log: log, both) == both
+
+
+class Careful(UserWarning):
+    pass
+
+
+def warns(x):
+    warnings.warn(Careful("careful", x), stacklevel=1)
+    warnings.warn("very careful", Careful, stacklevel=1)
+    return x
+
+
+@case
+def warnings_of_a_category_of_the_script():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check(warns)
+    assert {warning.category for warning in caught} == {Careful}
+    assert len(caught) == 4 * len(ITEMS)
 
 
 class Config:
