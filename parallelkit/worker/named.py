@@ -32,10 +32,8 @@ def named(cls: type) -> Named | None:
     data = _by_value.get(cls)
     if data is None:
         try:
-            if current() is None:
-                pickled = script.addressed(cls, Sent())
-            else:  # the other side has what is of its own script
-                pickled = pickling.dumps(cls)
+            ours = current() is None  # the other side has what is of its own script
+            pickled = script.addressed(cls, Sent()) if ours else pickling.dumps(cls)
             data = b"".join(pickled.pieces)
         except Exception:  # noqa: BLE001 - a user's metaclass may raise anything
             return None

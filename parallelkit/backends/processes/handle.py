@@ -157,6 +157,8 @@ def obituary(pid: int, code: int | None) -> str:
         advice = "; out of memory? (memory_limit= makes that a MemoryError of the item)"
     elif code == -signal.SIGSEGV:
         advice = "; a crash in compiled code, or a recursion too deep for the C stack"
+    elif code == 0:
+        advice = "; os._exit, or an item that closed descriptors that are not its own?"
     return f"worker process {pid} ended by {how}{advice}"
 
 
