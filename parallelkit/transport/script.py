@@ -876,7 +876,7 @@ class Script:
         """Names of the loaded modules that belong to no library."""
         if len(sys.modules) != self.loaded:
             with self._lock:
-                self._count_modules()
+                self.count_modules()
         return [unit.name for unit in self.modules]
 
     def surroundings(self, space: dict[str, Any]) -> Surroundings:
