@@ -187,6 +187,18 @@ def test_variables_of_the_user_are_upper_bounds(openmp, options, name, cores, mo
             assert set(teams) == {(min(limit, share),) * 2}
 
 
+@pytest.mark.parametrize("options", [{"workers": 1}, {"backend": "serial"}])
+def test_variables_bound_calls_in_place(openmp, options, cores, monkeypatch):
+    """They do so too where the library was loaded before they were set, and the caller has its own number again."""
+    cores(4)
+    before = team(openmp)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pk.Pool(**options) as pool:
+        assert pool.map(team_of_item, range(2), library=openmp) == [1, 1]
+        assert list(pool.imap(team_of_item, range(2), library=openmp)) == [1, 1]
+    assert team(openmp) == before
+
+
 @needs_proc
 @pytest.mark.parametrize(("share", "cores_in_all"), [(1, 2), (2, 4)])
 def test_threads_that_work_around_thread_items(share, cores_in_all, cores):

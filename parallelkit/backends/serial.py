@@ -90,7 +90,10 @@ def pool_for(options: Options, workers: int, level: int, wished: bool) -> Serial
     grown = None
     if level > 1 and options.workers is None and options.backend != "serial":
         grown = partial(_grown, options, setup, level)
-    return SerialPool(setup, options.blas_threads, grown)
+    threads = options.blas_threads
+    if threads is None and level == 1:  # further down they are held already
+        threads = blas.overrun()
+    return SerialPool(setup, threads, grown)
 
 
 def _grown(options: Options, setup: Setup, level: int, alone: bool) -> Pool | None:

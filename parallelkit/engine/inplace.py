@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..options import Options
-from ..place import recording
+from ..place import blas, recording
 from ..place.nesting import room
 from ..values.call import Call
 from ..values.outcome import Reply
@@ -49,7 +49,7 @@ def chunk_of(call: Call, options: Options, plan_: Plan, cost: float) -> Chunk | 
         return None
     if options.initializer is not None or options.seed is not None:
         return None
-    if options.blas_threads is not None:
+    if options.blas_threads is not None or (plan_.level == 1 and blas.overrun() is not None):
         return None
     columns: tuple[Any, ...] = call.iterables
     sizes = {len(column) if type(column) in _PLAIN else 0 for column in columns}

@@ -26,7 +26,7 @@ from . import system
 from .host import Variables, cpu_count
 from .sigint import Shield
 
-__all__ = ["VARIABLES", "hold", "lent", "limit", "look", "settle"]
+__all__ = ["VARIABLES", "hold", "lent", "limit", "look", "overrun", "settle"]
 
 _OPENMP = "OMP_NUM_THREADS"
 # These are asked by their libraries before OpenMP's; where they are not set, that counts.
@@ -58,6 +58,17 @@ def limit() -> int | None:
     numbers = [int(text) for text in seen.values() if text.isdecimal()]
     least = min((number for number in numbers if number), default=None)
     return least if least is not None and least < cpu_count() else None
+
+
+def overrun() -> int | None:
+    """Return :func:`limit` where a library of this process would use more threads than that.
+
+    As one does that was loaded before the user has set it.
+    """
+    most = limit()
+    if most is None or "numpy" not in sys.modules:
+        return None
+    return most if any(library.get_num_threads() > most for library in _libraries()) else None
 
 
 def look() -> None:
