@@ -54,6 +54,8 @@ class RayCluster:
         try:
             return _counted(self._ray)
         except Exception as error:
+            if by_a_handler(error):
+                raise
             raise self._lost(error) from error
 
     def put(self, parcel: Parcel) -> Any:
@@ -83,7 +85,8 @@ class RayCluster:
         """Give up calls; what still runs after `GRACE` seconds is interrupted."""
         timer = threading.Timer(GRACE, _interrupt, (self._ray, WeakSet(futures)))
         timer.daemon = True
-        timer.start()
+        with suppress(RuntimeError):  # at the end of the process, which ends them too
+            timer.start()
 
     def check(self) -> None:
         """Raise if Ray has been shut down."""
@@ -132,6 +135,7 @@ def _counted(ray: Any) -> int:
     with _lock:
         if _census is None or _census.head != head:
             _census = Census(ray, head)
+            _under_way.clear()  # of a Ray that is no more
         census = _census
     return census.cpus()
 

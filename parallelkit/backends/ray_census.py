@@ -8,6 +8,8 @@ import time
 from concurrent.futures import Future
 from typing import Any
 
+from ..place.sigint import by_a_handler
+
 __all__ = ["Census", "knock"]
 
 LOOK = 0.9  # seconds between questions
@@ -52,10 +54,10 @@ class Census:
             try:
                 self._number = self._answer.result(SOON if self._number else GONE)
                 self._since = None
-            except Exception:
+            except Exception as error:
                 if self._since is None:
                     self._since = now
-                if not self._number or now - self._since > GONE:
+                if by_a_handler(error) or not self._number or now - self._since > GONE:
                     raise
             if self._answer.done():
                 self._answer = None
