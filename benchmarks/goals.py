@@ -191,6 +191,21 @@ GOALS = (
         ahead(10, "first-call-library", among=only("joblib")),
     ),
     Goal(
+        "first call of a function of scikit-learn",
+        "at most 1.3 × multiprocessing.Pool, which forks",
+        ahead(1 / 1.3, "first-call-library", among=only("pool")),
+    ),
+    Goal(
+        "a script and its workers at rest, scikit-learn imported",
+        "at most 1.1 × multiprocessing.Pool, which forks",
+        ahead(1 / 1.1, "memory-library", among=only("pool")),
+    ),
+    Goal(
+        "a script and its workers at rest, scikit-learn imported",
+        "a third of joblib's",
+        ahead(3, "memory-library", among=only("joblib")),
+    ),
+    Goal(
         "the same after OpenMP was used",
         "at most 1.2 × multiprocessing.Pool (forkserver)",
         ahead(1 / 1.2, "first-call-openmp", among=only("pool")),

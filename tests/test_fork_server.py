@@ -91,6 +91,11 @@ REASONS = {
         "a window system",
     ),
     "an error": ("", "an exception is being handled"),
+    "a lock": (
+        "import string, threading\n"
+        "string.threading, string.own = threading, threading.RLock(); string.own.acquire()",
+        "the program holds the lock string.own",
+    ),
     "a GPU": (
         "import types; cuda = sys.modules['torch.cuda'] = types.ModuleType('torch.cuda')\n"
         "cuda.is_initialized = lambda: True",

@@ -50,10 +50,12 @@ ALL = {
         memory.Idle,
         memory.Arrays,
         memory.Flat,
+        start.AtRest,
         start.Cold,
         start.Import,
         start.FirstCall,
         start.FirstLibrary,
+        *(case for case in (start.FirstSampler,) if case.available()),
         start.FirstOpenMP,
     )
 }

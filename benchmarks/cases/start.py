@@ -1,5 +1,6 @@
 """What a program pays before its first result: whole processes, measured from outside."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -155,6 +156,7 @@ class FirstCall(Cold):
     head = "import numpy"
     task = "task = abs"
     ready = ""
+    told = "time.perf_counter() - began"
 
     def setup(self):
         if self.variant:
@@ -170,7 +172,7 @@ class FirstCall(Cold):
             script.write(
                 f"import time\n{self.head}\n{self.task}\ninputs = [-1, 2]\n"
                 f"if __name__ == '__main__':\n{self.ready}\n    began = time.perf_counter()\n{call}"
-                "    print(time.perf_counter() - began)\n    assert found == list(map(task, inputs))\n"
+                f"    print({self.told})\n    assert found == list(map(task, inputs))\n"
             )
 
     def measure(self):
@@ -186,6 +188,38 @@ class FirstLibrary(FirstCall):
         "def task(x):\n"
         "    return round(float(LinearRegression().fit(numpy.eye(3), [x, 0, 0]).coef_[0]), 6)"
     )
+
+
+class FirstSampler(FirstCall):
+    name = "first-call-sampler"
+    title = "first call of a script: a function of zeus, imported by the script"
+    head = "import numpy\nimport zeus"
+    task = (
+        "chain = numpy.arange(600.0).reshape(50, 4, 3) % 7\n"
+        "def task(x):\n    return round(float(zeus.autocorr.AutoCorrTime(x * chain)[0]), 6)"
+    )
+
+    @classmethod
+    def available(cls):
+        return importlib.util.find_spec("zeus") is not None
+
+
+class AtRest(FirstLibrary):
+    """After such a call: memory of the script and of everything that it started, each page counted once."""
+
+    name = "memory-library"
+    title = "a script and its workers at rest, scikit-learn imported"
+    group = "memory"
+    unit = "MB"
+    rounds = (3, 1)
+    head = f"""{FirstLibrary.head}
+def rest():
+    import psutil
+    time.sleep(0.5)
+    us = psutil.Process()
+    return sum(one.memory_full_info().pss for one in [us, *us.children(recursive=True)])
+"""
+    told = "rest()"
 
 
 class FirstOpenMP(FirstLibrary):

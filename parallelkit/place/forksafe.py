@@ -59,6 +59,9 @@ _WITH_TABLES = (
     *("_sqlite3", "apsw", "h5py", "tables", "netCDF4", "lmdb", "_gdbm", "_dbm", "osgeo._gdal"),
     *("rasterio._base", "pyodbc", "cx_Oracle", "ibm_db"),
 )
+_LOCK: Any = type(threading.Lock())
+_RLOCK: Any = type(threading.RLock())  # which tells whether it is locked from 3.14 on
+_MADE_ANEW = ("__main__", "threading", "logging")  # whose locks are made anew, or stay here
 _DEVICES = ("/dev/nvidia", "/dev/kfd", "/dev/dri/", "/dev/accel", "/dev/davinci", "/dev/dxg")
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _INSTALLED = ("site-packages", "dist-packages")
@@ -76,7 +79,7 @@ def why_not(*, strictly: bool = True) -> str | None:
     """
     if not os.path.exists(system.PROC):
         return "whether a fork is safe is not known here"
-    reason = _threads() or _open()
+    reason = _threads() or _open() or _locks()
     if reason is None and strictly:
         reason = _place() or _modules() or _script()
     return reason
@@ -166,6 +169,26 @@ def _open() -> str | None:
     cuda = sys.modules.get("torch.cuda")
     if cuda is not None and getattr(cuda, "is_initialized", bool)():
         return "the program uses a device (torch.cuda is initialised)"
+    return None
+
+
+def _locks() -> str | None:
+    """Name a lock of a library that the caller holds: in the copy nobody would ever let go of it.
+
+    Looked at are those that modules keep as such, where a module makes locks at all.
+    """
+    for name, module in list(sys.modules.items()):
+        space = getattr(module, "__dict__", {})
+        if "threading" not in space and "Lock" not in space and "RLock" not in space:
+            continue
+        if name in _MADE_ANEW or name.partition(".")[0] == _PACKAGE:
+            continue
+        for key, value in list(space.items()):
+            kind = type(value)
+            if (kind is _LOCK and value.locked()) or (
+                kind is _RLOCK and value._is_owned()  # noqa: SLF001 - see there
+            ):
+                return f"the program holds the lock {name}.{key}"
     return None
 
 
