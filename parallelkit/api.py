@@ -112,15 +112,7 @@ class Pool(Generic[E_co]):
     [1, 4, 9]
     """
 
-    @overload
-    def __init__(
-        self: Pool[Failure],
-        workers: Workers = UNSET,
-        backend: Backend = UNSET,
-        *,
-        on_error: Literal["return"],
-        **options: Unpack[OtherOptions],
-    ) -> None: ...
+    # The usual one first: of options in a dictionary type checkers take the first that may be.
     @overload
     def __init__(
         self: Pool[Never],
@@ -128,6 +120,15 @@ class Pool(Generic[E_co]):
         backend: Backend = UNSET,
         *,
         on_error: Literal["raise", "skip"] | Unset | None = UNSET,
+        **options: Unpack[OtherOptions],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Pool[Failure],
+        workers: Workers = UNSET,
+        backend: Backend = UNSET,
+        *,
+        on_error: Literal["return"],
         **options: Unpack[OtherOptions],
     ) -> None: ...
     def __init__(

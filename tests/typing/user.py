@@ -70,8 +70,10 @@ def pools() -> None:
         assert_type(pool.map(half, [1, 2]), list[float])
         assert_type(pool.submit(half, 1), Future[float])
         assert_type(pool.amap(half, [1]).result(), list[float])
+    options: dict[str, Any] = {"workers": 2, "backend": "thread"}
+    results: list[float] = pk.Pool(**options).map(half, [1])
     with pk.configure(workers=2, backend="thread"):
-        pk.map(half, [1])
+        results += pk.map(half, [1])
     with pk.PoolExecutor(2, "thread") as executor:
         assert_type(executor.submit(half, 1).result(), float)
         standard: Executor = executor
