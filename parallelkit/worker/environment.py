@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import _locale
 import _socket
-import importlib
 import os
 import sys
 import time
@@ -382,7 +381,15 @@ def _enter(names: AbstractSet[str]) -> None:
 
 def _enter_path(path: list[str]) -> None:
     sys.path[:] = path
-    importlib.invalidate_caches()
+    # What has come into these folders meanwhile is seen. Finders of packages are left alone: they
+    # are hundreds, and to write to them would copy the pages in which a fork has them.
+    for folder in path:
+        known = folder or _folder() or ""
+        finder = sys.path_importer_cache.get(known)
+        if finder is None:  # it was not there
+            sys.path_importer_cache.pop(known, None)
+        elif hasattr(finder, "invalidate_caches"):
+            finder.invalidate_caches()
 
 
 def _enter_environment(wanted: dict[Any, Any]) -> None:
