@@ -1,5 +1,6 @@
 """Workers that nobody uses end: when they are due, never under a call, and others take their place."""
 
+import gc
 import os
 import time
 
@@ -64,6 +65,18 @@ def test_calls_that_are_submitted_go_on_with_new_workers():
     together = [*first, (3, None), *(future.result() for future in later)]
     alone = pk.Pool(backend="serial", seed=7).map(draw, range(7))
     assert together[:3] + together[4:] == alone[:3] + alone[4:]
+
+
+def test_nothing_is_kept_of_workers_that_have_ended():
+    """A pool may go on for months, and its workers end each time that nothing is submitted."""
+    from parallelkit.backends.processes.workers import Workers
+
+    pool = pk.Pool(2, start_method="fork")
+    for x in range(4):
+        assert pool.submit(increment, x).result() == x + 1
+        assert end_idle(301) is None
+    gc.collect()
+    assert sum(type(one) is Workers for one in gc.get_objects()) <= 1
 
 
 def test_a_pool_without_workers_can_be_closed(forked_pool):

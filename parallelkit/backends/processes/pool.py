@@ -70,10 +70,24 @@ class ProcessPool:
         self._workers = workers
         self._wanted = wanted
 
-    def run(  # noqa: C901, PLR0912, PLR0915 - the one way of a call
+    def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
+        """Run all chunks of `source` in the workers, or in others once these were idle for long."""
+        while (yield from self._run(task, source)):
+            _wait_for_more(source)  # what was submitted meanwhile has been taken by nobody
+            if source.finished:
+                if source.aborted is not None:
+                    raise source.aborted
+                return
+            other = pool_for(*self._wanted)
+            if not isinstance(other, ProcessPool):
+                yield from other.run(task, source)
+                return
+            self._workers = other._workers  # noqa: SLF001 - of the same class
+
+    def _run(  # noqa: C901, PLR0912, PLR0915 - the one way of a call
         self, task: Task, source: Source
-    ) -> Generator[Done | None, None, None]:
-        """Run all chunks of `source` in the workers."""
+    ) -> Generator[Done | None, None, bool]:
+        """Run chunks until there are no more, or the workers have ended; whether that is so."""
         workers = self._workers
         call: Call | None = None
         owner = _Owner()
@@ -82,7 +96,7 @@ class ProcessPool:
             try:
                 if workers.interrupted():
                     yield from SerialPool(Setup(None, ())).run(task, source)
-                    return
+                    return False
                 try:
                     call = workers.open(task)
                 except Unforked as error:
@@ -128,7 +142,7 @@ class ProcessPool:
                 elif call.failed is not None:
                     raise call.failed
                 elif not call.assignments and source.finished:
-                    return
+                    return False
                 elif source.endless:
                     workers.attend(call, source.hurried, not source.idle)
                     if call.timeout is not None:
@@ -146,12 +160,7 @@ class ProcessPool:
                 workers.close_call(call)
             if workers.broken is not None and not expired:
                 workers.close()
-        if expired:  # what was submitted meanwhile has been taken by nobody
-            _wait_for_more(source)
-            if not source.finished:
-                yield from pool_for(*self._wanted).run(task, source)
-            elif source.aborted is not None:
-                raise source.aborted
+        return expired
 
     def _push(self, call: Call, source: Source) -> None:
         """Send what has just been put into `source`, from the thread that put it there."""
