@@ -1,9 +1,10 @@
-"""Sizes in bytes, as people write them."""
+"""Sizes in bytes, as people write them, and as values seem to have them."""
 
 import numpy as np
 import pytest
 
 from parallelkit.place.sizes import in_bytes
+from parallelkit.values.weight import weight
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,32 @@ def test_values_that_are_no_size(wrong):
 def test_too_small(small):
     with pytest.raises(ValueError, match="memory_limit must be at least 1 bytes"):
         in_bytes("memory_limit", small, least=1)
+
+
+class Counted:
+    """Something that notes how often it is asked for its size."""
+
+    looks = 0
+
+    @property
+    def nbytes(self):
+        """A thousand bytes."""
+        Counted.looks += 1
+        return 1000
+
+
+@pytest.mark.parametrize("deep", [1, 2, 3])
+def test_few_values_are_looked_at(monkeypatch, deep):
+    """However they are nested, a look takes some microseconds; what is seen stands for the rest."""
+    monkeypatch.setattr(Counted, "looks", 0)
+    value = Counted()
+    for _ in range(deep):
+        value = [value] * 32
+    assert 1000 * 32**deep <= weight(value) < 1100 * 32**deep
+    assert Counted.looks < 100
+
+
+def test_what_is_large_beside_others_is_seen():
+    """A few values need not be alike: all of them are looked at, however long the first takes."""
+    graph = {i: {j: {"weight": 1.0} for j in range(32)} for i in range(32)}
+    assert weight((graph, np.zeros(1 << 17))) > 1 << 20
