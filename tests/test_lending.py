@@ -3,6 +3,7 @@
 import contextlib
 import contextvars
 import decimal
+import io
 import itertools
 import os
 import signal
@@ -15,6 +16,7 @@ from helpers import divide, increment, meet, pid, record, wait_until
 
 import parallelkit as pk
 from parallelkit.backends import locked
+from parallelkit.worker.environment import altered
 
 
 @pytest.fixture
@@ -118,6 +120,37 @@ def test_who_waits_runs_items_of_others(nested_pool, tmp_path):
         (tmp_path / name).mkdir()
     (one, _), (other, places) = nested_pool().map(waiting, [0, 1], folder=str(tmp_path))[0]
     assert {one, other} == {where for where, _ in places}
+
+
+def sets_a_stream(x):
+    """Whether the item may run others' items while it waits: with a stream of its own, and without."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        own = altered(filters=True)
+    return own, altered(filters=True)
+
+
+def test_who_has_set_a_stream_runs_no_items_of_others(nested_pool):
+    """They would find it, or take it away in the middle of the item."""
+    assert nested_pool().map(sets_a_stream, range(2)) == [(True, False)] * 2
+
+
+def calls_in_a_loop(x):
+    """Calls while another one is open; whether the item seems to have set something meanwhile."""
+    if x:
+        return None
+    found = []
+    for _ in pk.imap(abs, range(4)):
+        found.append((altered(), altered(filters=True)))
+        with pk.Pool(chunksize=1) as own:
+            own.map(abs, range(2))
+        found.append((altered(), altered(filters=True)))
+    return found
+
+
+def test_an_open_call_counts_as_nothing_that_an_item_has_set(nested_pool):
+    """While a call is open the worker lets its threads in sooner, which is its own doing."""
+    found = nested_pool().map(calls_in_a_loop, [0, 1])[0]
+    assert found == [(False, False)] * 8
 
 
 def waiting_for_death(x, folder):

@@ -43,6 +43,8 @@ __all__ = [
     "altered",
     "change",
     "current",
+    "hurry",
+    "hurry_no_more",
     "keep_imported",
     "keep_own",
     "put_back",
@@ -162,7 +164,10 @@ def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901, PLR09
         found["locale"] = name
     if (seconds := _socket.getdefaulttimeout()) != then.socket_timeout:
         found["socket_timeout"] = seconds
-    if (interval := sys.getswitchinterval()) != then.switching:
+    interval = sys.getswitchinterval()
+    if interval == _hurry:
+        interval = _before_hurry
+    if interval != then.switching:
         found["switching"] = interval
     if not found and environment is seen.environment:
         return seen, found
@@ -243,6 +248,8 @@ _theirs = _NOTHING.surroundings  # as the parent told it
 _standing = _NOTHING  # as it was when it was last set or kept
 _own: dict[str, Any] = {}  # what this worker has in place of that: by field, or field and name
 _modules = 0  # how many there were then
+_hurry: float | None = None  # how soon threads are let in by our doing, and how soon before that
+_before_hurry = 0.0
 _outside = False  # whether this worker has left the folder for now
 
 
@@ -339,13 +346,29 @@ def step_in() -> None:
         _enter({"folder"})
 
 
+def hurry(seconds: float) -> None:
+    """Let other threads have the interpreter so soon, until `hurry_no_more`. No item has set it."""
+    global _hurry, _before_hurry
+    _before_hurry = sys.getswitchinterval()
+    sys.setswitchinterval(min(seconds, _before_hurry))
+    _hurry = sys.getswitchinterval()
+
+
+def hurry_no_more() -> None:
+    """Let them wait for as long as before, if nobody has set anything else since."""
+    global _hurry
+    if sys.getswitchinterval() == _hurry:
+        sys.setswitchinterval(_before_hurry)
+    _hurry = None
+
+
 def altered(*, filters: bool = False) -> bool:
     """Whether the item that runs has set what other workers would not know of.
 
-    Those of warnings and log records count if they are asked for.
+    Those of warnings and log records, streams and hooks count if they are asked for.
     """
     found = _look(_standing, _MARK)[1].keys()
-    return bool(found) if filters else not found <= _TOLERATED
+    return bool(found) or hooks.altered() if filters else not found <= _TOLERATED
 
 
 # A library may make its own calls within `catch_warnings`; they are to be helped nevertheless.

@@ -18,7 +18,6 @@ channel only while such a call is open, and hands it back before the item ends.
 from __future__ import annotations
 
 import contextvars
-import sys
 import threading
 from collections import deque
 from contextlib import AbstractContextManager
@@ -32,7 +31,7 @@ from ..values.outcome import Lost, Reply
 from ..values.source import Chunk, Source
 from .connection import Connection
 from .context import Carried, carried
-from .environment import altered
+from .environment import altered, hurry, hurry_no_more
 from .protocol import (
     CHUNK_BEGUN,
     NestedChunk,
@@ -190,7 +189,6 @@ class Link:
         self._inners: dict[int, Inner] = {}
         self.opened = 0  # inner calls so far
         self._closed = False
-        self._switched = 0.0  # what it is while no such call is open
         self._needed = threading.Event()
         self._listing = threading.RLock()  # several threads of an item may make calls
         self._reading = threading.Lock()
@@ -210,8 +208,7 @@ class Link:
             # must not be waiting for them when another item's call is given up.
             inner.alone = inner.outer is None or altered()
             if not self._inners:  # the thread must not wait long for an item in pure Python
-                self._switched = sys.getswitchinterval()
-                sys.setswitchinterval(min(SWITCH, self._switched))
+                hurry(SWITCH)
             self._inners[inner.number] = inner
             self._needed.set()
         return inner
@@ -311,7 +308,7 @@ class Link:
                 last = not self._inners
                 if last:
                     self._needed.clear()
-                    sys.setswitchinterval(self._switched)
+                    hurry_no_more()
                     self._wake()
             if last and threading.current_thread() is not self._thread:
                 self._wait_for_thread()

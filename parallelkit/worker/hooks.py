@@ -20,7 +20,7 @@ from typing import Any
 
 from . import printing
 
-__all__ = ["keep", "put_back"]
+__all__ = ["altered", "keep", "put_back"]
 
 _ALARM = getattr(signal, "SIGALRM", None)
 # Not SIGCHLD: who handles that does so for processes that outlive the item.
@@ -43,13 +43,18 @@ def keep() -> None:
     _standing = _look()
 
 
+def altered() -> bool:
+    """Whether something has been set since."""
+    return bool(_standing) and not all(map(operator.is_, _look(), _standing))
+
+
 def put_back() -> bool:
     """Undo what has been set since; tell whether there was something."""
+    if not _standing:
+        return False
     closed = any(getattr(stream, "closed", False) for stream in _standing[:2])
     now = _look()
     if not closed and all(map(operator.is_, now, _standing)):
-        return False
-    if not _standing:
         return False
     out, err, hook, thread_hook, show, collects, *handlers = _standing
     sys.stdout, sys.stderr = out, err
