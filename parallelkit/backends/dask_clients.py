@@ -36,7 +36,6 @@ __all__ = [
 
 CONNECT = 10.0  # seconds for a scheduler to answer
 SILENT = 30.0  # seconds that it may take to answer; then it is asked once more
-SOME = 0.01  # seconds of work: that something waits at all
 LOOK = 0.9  # seconds between questions which workers there are
 
 
@@ -191,12 +190,10 @@ def workers_of(client: Any) -> dict[str, int]:
 def demand(client: Any) -> float:
     """Seconds of work that must wait for each thread for a cluster to grow; 0.0 where it does not.
 
-    Only a client that was made for a cluster knows whether that is adaptive.
+    Only a client that was made for a cluster knows whether that is adaptive. Elsewhere nothing
+    waits: Dask would have chosen a worker for it already, and may be slow to choose another.
     """
-    cluster = getattr(client, "cluster", None)
-    if cluster is None:
-        return 0.0 if client in _ours else SOME
-    adaptive = getattr(cluster, "_adaptive", None)
+    adaptive = getattr(getattr(client, "cluster", None), "_adaptive", None)
     return 2.0 * float(getattr(adaptive, "target_duration", None) or 0.0)
 
 
