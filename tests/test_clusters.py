@@ -253,11 +253,15 @@ class Bell:
         raise Ringing("now")
 
 
+class LoudBell(Bell):
+    """A handler by what it inherits."""
+
+
 @pytest.mark.parametrize(
     ("what", "handler"),
     [
         *(("argument", ring), ("keyword", ring), ("submission", ring)),
-        *(("submission", Bell()), ("submission", Bell().ring)),
+        *(("submission", Bell()), ("submission", Bell().ring), ("submission", LoudBell())),
         ("submission", functools.partial(ring, "loud")),
     ],
 )

@@ -122,6 +122,13 @@ def test_run_takes_delayed_calls(pool):
     assert pool().run(pk.delayed(increment)(i) for i in range(100)) == list(range(1, 101))
 
 
+def test_a_delayed_call_can_be_read():
+    """Its text tells what it will call, in the order of the constructor."""
+    assert (
+        repr(pk.delayed(abs)(-1)) == "Delayed(func=<built-in function abs>, args=(-1,), kwargs={})"
+    )
+
+
 def test_run_refuses_what_is_not_delayed(pool):
     """A plain value among the calls is an error, not a result."""
     with pytest.raises(TypeError, match="delayed"):

@@ -19,6 +19,7 @@ class Frozen:
     """
 
     __slots__: ClassVar[tuple[str, ...]] = ()
+    __match_args__: ClassVar[tuple[str, ...]] = ()
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a {type(self).__name__} is never changed: make another one")
@@ -33,6 +34,11 @@ class Frozen:
 
     def __hash__(self) -> int:
         return hash(self._values())
+
+    def __repr__(self) -> str:
+        names = self.__match_args__ or self.__slots__  # those are in the order of the constructor
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}({values})"
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self._values()

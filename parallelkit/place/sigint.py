@@ -108,5 +108,5 @@ def _code(handler: Any) -> object:
     if not callable(handler):  # one of the system's
         return None
     if not hasattr(handler, "__code__") and not hasattr(handler, "__func__"):
-        handler = vars(type(handler)).get("__call__")
+        handler = type(handler).__call__
     return getattr(getattr(handler, "__func__", handler), "__code__", None)

@@ -113,6 +113,7 @@ class Delayed(Frozen, Generic[R]):
     """A call that waits to be run; made by :func:`delayed`."""
 
     __slots__ = ("args", "func", "kwargs")
+    __match_args__ = ("func", "args", "kwargs")
 
     func: Callable[..., R]
     args: tuple[Any, ...]
