@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 import weakref
 from collections.abc import (
     AsyncIterable,
@@ -31,10 +30,11 @@ from typing import (
 
 from .engine import run as engine
 from .engine.plan import plan
-from .errors import ParallelError, outside
+from .errors import ParallelError
 from .options import UNSET, Options, Resolver, Unset
 from .place.nesting import nesting
 from .values.call import Call, apply_call, apply_row
+from .values.keywords import refuse_options
 from .values.source import Source
 
 __all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
@@ -357,7 +357,7 @@ class Pool(Generic[E_co]):
             raise TypeError(f"the function must be callable, not {func!r}")
         self._check_open()
         if kwargs:
-            _check_mistaken(kwargs, func)
+            refuse_options(kwargs, func)
         if self._desk is None:
             from .background.futures import Desk
 
@@ -434,46 +434,14 @@ class Pool(Generic[E_co]):
             raise ValueError("the pool is closed; make a new one, its workers are kept warm")
 
 
-_warned: set[tuple[str | None, str, str]] = set()  # functions with **kwargs, and a keyword
-_MISTAKEN = frozenset(("workers", "progress", "timeout", "store"))
-
-
 def _call(
     func: Callable[..., Any], iterables: tuple[Iterable[Any], ...], frozen: dict[str, Any]
 ) -> Call:
     """Make a call; refuse a keyword that its function has not, and that looks like an option."""
     call = Call(func, iterables, frozen)
     if frozen and call.inner is not None:
-        _check_mistaken(frozen, call.inner)
+        refuse_options(frozen, call.inner)
     return call
-
-
-def _check_mistaken(keywords: dict[str, Any], func: Callable[..., Any]) -> None:
-    """Refuse keywords that are options, where the function does not take them."""
-    for name in _MISTAKEN & keywords.keys():
-        _check_keyword(name, func)
-
-
-def _check_keyword(name: str, func: Callable[..., Any]) -> None:
-    import inspect
-
-    try:
-        # What is called itself: a decorator may take an option that it keeps from its function.
-        parameters = inspect.signature(func, follow_wrapped=False).parameters
-        known = {*parameters, *inspect.signature(func).parameters}
-    except Exception:  # noqa: BLE001 - some built-in functions do not tell, and some objects
-        return
-    if name in known:
-        return
-    where = "a sweep: pk.Sweep(store=...)" if name == "store" else f"the pool: pk.Pool({name}=...)"
-    told = f"keywords of a call belong to its function; options live on {where}"
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        raise TypeError(f"the function {func!r} takes no {name}=: {told}")
-    place = getattr(func, "__module__", None), getattr(func, "__qualname__", repr(func)), name
-    if place not in _warned:
-        _warned.add(place)
-        told = f"{told}. Where the function is meant, functools.partial(func, {name}=...) says so"
-        warnings.warn(f"{name}= goes to the function {func!r}: {told}", stacklevel=outside())
 
 
 def _made(options: dict[str, Any]) -> Pool[Any]:

@@ -31,6 +31,7 @@ from .options import Options, Resolver
 from .place.nesting import nesting
 from .transport.shared import is_shared, new_array, ready_to_write, writes_through
 from .values.call import Call
+from .values.keywords import refuse_options
 from .values.seeds import needs_rng, takes_rng
 
 __all__ = ["map_blocks"]
@@ -153,6 +154,7 @@ def blocks_with(
     frozen: Mapping[str, Any],
 ) -> Any:
     """:func:`map_blocks` with the options of a pool; `watch` is told of its source."""
+    refuse_options(frozen, func)
     axis, blocks, outer, out = how
     for array in arrays:
         refuse_others(array)

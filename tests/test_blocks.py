@@ -239,6 +239,14 @@ def frame():
     )
 
 
+def test_options_that_are_given_to_a_function(frame):
+    """They live on the pool, of arrays and of frames."""
+    for whole in (np.arange(5), frame):
+        for give in (pk.map_blocks, pk.Pool(2).map_blocks):
+            with pytest.raises(TypeError, match=r"takes no workers=: .*pk.Pool\(workers=...\)"):
+                give(increment, whole, workers=2)
+
+
 @pytest.mark.parametrize("blocks", [1, 2, 5, None])
 def test_frames_give_frames(frame, blocks):
     """Blocks of a DataFrame are DataFrames, and so is the result: index, order and dtypes are those of the whole."""
