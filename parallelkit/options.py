@@ -405,6 +405,7 @@ class Resolver:
         Options(**self._own)
         self._known: tuple[tuple[object, ...], Options | None] = (), None
         self._calls = _Calls()
+        self._drawing = threading.RLock()
         self._drawn: tuple[object, int] = None, 0  # for all calls: from which generator, and what
 
     @property
@@ -427,13 +428,13 @@ class Resolver:
         options = self()
         if options.seed is None:
             return options
-        seed, drawn = options.seed, None
-        if options.same_each_call and self._drawn[0] is seed:
-            drawn = self._drawn[1]
-        else:
-            drawn = drawn_from(seed)
+        seed = options.seed
+        with self._drawing:  # threads may make their first calls at a time
+            again = options.same_each_call and self._drawn[0] is seed
+            drawn = self._drawn[1] if again else drawn_from(seed)
+            if drawn is not None:
+                self._drawn = seed, drawn
         if drawn is not None:
-            self._drawn = seed, drawn
             return options.but(seed=drawn)
         number = 0
         if not options.same_each_call:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import threading
 import time
 
 import pytest
@@ -65,6 +66,26 @@ def test_calls_that_are_submitted_go_on_with_new_workers():
     together = [*first, (3, None), *(future.result() for future in later)]
     alone = pk.Pool(backend="serial", seed=7).map(draw, range(7))
     assert together[:3] + together[4:] == alone[:3] + alone[4:]
+
+
+def test_what_goes_wrong_once_is_looked_at_again(monkeypatch):
+    """An error of the thread that ends idle workers does not keep all later ones for ever."""
+    from parallelkit.backends.processes.idle import Sleeper
+
+    looks = []
+
+    def look():
+        looks.append(threading.current_thread())
+        if len(looks) == 1:
+            raise OSError("too many open files")
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    sleeper = Sleeper(look)
+    sleeper.begin()
+    wait_until(lambda: looks and not looks[0].is_alive(), "the end of the thread")
+    sleeper.begin()
+    wait_until(lambda: len(looks) == 2, "another look")
+    sleeper.stop()
 
 
 def test_nothing_is_kept_of_workers_that_have_ended():

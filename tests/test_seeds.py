@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -98,6 +99,34 @@ def test_calls_differ_whatever_the_seed(seed):
         one, other = map(calls_of, pools)
         assert one == other
         assert (one[0] == one[2]) is same
+
+
+class Slow:
+    """A generator from which two threads draw at a time, if they can."""
+
+    bit_generator = None
+
+    def __init__(self, meanwhile):
+        self.other = threading.Thread(target=meanwhile)
+        self.draws = 0
+
+    def integers(self, _):
+        self.draws += 1
+        if self.draws == 1:
+            self.other.start()
+            self.other.join(0.05)
+        return self.draws
+
+
+def test_threads_share_what_is_drawn_once():
+    """With the same streams for each call, also where two threads make the first calls at a time."""
+    found = []
+    generator = Slow(lambda: found.append(own.map(draw_rng, range(3))))
+    own = pk.Pool(backend="serial", seed=generator, same_each_call=True)
+    found.append(own.map(draw_rng, range(3)))
+    generator.other.join()
+    assert found[0] == found[1]
+    assert generator.draws == 1
 
 
 def test_further_calls_stand_apart_from_the_first():

@@ -36,7 +36,7 @@ class Sleeper:
         """Have it look soon, in a thread that is started where there is none."""
         with self._lock:
             self._wake.set()
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # or `look` has raised
                 thread = threading.Thread(target=self._run, name="parallelkit-idle", daemon=True)
                 forksafe.harmless.add(thread)  # what it may hold is made anew in a fork
                 try:
