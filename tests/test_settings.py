@@ -465,6 +465,9 @@ def test_what_multiprocessing_shares_as_an_item(process_pool):
             process_pool().map(repr, [getattr(unnamed, name)()])
         assert "\n" not in str(caught.value)
         assert "._" not in str(caught.value)  # nothing of its insides
+    with pytest.raises(pk.TransportError, match=r"get_context\('spawn'\).* what is submitted"):
+        process_pool().submit(repr, unnamed.Lock()).result()
+    assert process_pool().submit(lambda lock: lock.acquire(block=False), lock).result() is False
 
 
 GLOBAL_LOCK = """
