@@ -422,14 +422,14 @@ def test_numerical_libraries_are_looked_for_once():
     pytest.importorskip("numpy")
     source = """
 import numpy, threadpoolctl
-plain = threadpoolctl.ThreadpoolController
 threadpoolctl.looks = []
 
-def counted():
-    threadpoolctl.looks.append(os.getpid())
-    return plain()
+class Counted(threadpoolctl.ThreadpoolController):
+    def __init__(self):
+        threadpoolctl.looks.append(os.getpid())
+        super().__init__()
 
-threadpoolctl.ThreadpoolController = counted
+threadpoolctl.ThreadpoolController = Counted
 looked = pk.Pool(1, backend="process").map(lambda x: threadpoolctl.looks == [os.getppid()], [1])
 assert looked == [True]
 """

@@ -281,7 +281,7 @@ def _libraries() -> list[Any]:
                 import threadpoolctl
 
             modules = len(sys.modules)
-            _controllers = threadpoolctl.ThreadpoolController().lib_controllers
+            _controllers = _controller(threadpoolctl).lib_controllers
             if _Numba.MODULE in sys.modules:
                 numba = _Numba(sys.modules[_Numba.MODULE])
                 if numba.started():
@@ -290,6 +290,21 @@ def _libraries() -> list[Any]:
                     numba.hold_when_it_starts()
             _looked = modules, _loads  # it opens what is loaded already, which is no news
     return _controllers
+
+
+def _controller(threadpoolctl: Any) -> Any:
+    """Look through what is loaded, but for compiled modules of Python.
+
+    Those are no numerical libraries, and are many: to follow the path of each for links, as
+    threadpoolctl does (3.6), takes longer than all the rest.
+    """
+
+    class Controller(threadpoolctl.ThreadpoolController):  # type: ignore[misc]
+        def _make_controller_from_path(self, path: str, *more: Any) -> None:
+            if ".cpython-" not in path and ".abi3." not in path:
+                super()._make_controller_from_path(path, *more)
+
+    return Controller()
 
 
 class _Numba:
