@@ -14,6 +14,7 @@ from faults import wait_for_files
 from helpers import mark, wait_until
 
 import parallelkit as pk
+from parallelkit.backends import threads
 
 HEAD = """
 import os, sys, threading
@@ -172,3 +173,21 @@ def test_processes_of_joblib_in_items_end_with_the_program(script, start_method)
     pytest.importorskip("joblib")
     ran = script(HEAD.replace("METHOD", start_method) + JOBLIB, files=False)
     assert ran.out == "[3, 6]\n"
+
+
+class Changing(set):
+    """A set that another thread adds to while it is gone through, the first time."""
+
+    def __iter__(self):
+        if self:
+            self.clear()
+            raise RuntimeError("Set changed size during iteration")
+        return super().__iter__()
+
+
+def test_a_call_may_be_left_while_threads_are_ended():
+    """Whoever ends them goes through the calls that were left early, once more if need be."""
+    helpers = threads._Helpers(1, False)
+    helpers.left = Changing([None])
+    helpers.close()
+    assert not helpers.left

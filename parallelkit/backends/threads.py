@@ -529,11 +529,19 @@ class _Helpers:
     def _over(self) -> bool:
         """Wait for all that is waited for; tell whether that is all there is."""
         until = time.monotonic() + GRACE
-        while given_up := sum(job.running for job in self.left):
+        while given_up := self._given_up():
             if self._busy <= given_up and time.monotonic() > until:
                 return False
             time.sleep(0.01)
         return True
+
+    def _given_up(self) -> int:
+        """How many threads run items of calls that were left early."""
+        while True:
+            try:
+                return sum(job.running for job in self.left)
+            except RuntimeError:  # another thread has just left a call
+                continue
 
     def _serve(self) -> None:
         while (work := self._queue.get()) is not None:
