@@ -31,7 +31,7 @@ from .ending import kill_with_children
 __all__ = ["main", "prepare", "serve"]
 
 _PATIENCE = 1.0  # seconds for workers that have been killed to end
-_NUMBER = struct.Struct("q")  # as the popen classes of multiprocess read it
+_NUMBER = struct.Struct("q")  # ids and exit codes, which `backends` reads
 
 
 def main(fd: int, names: Sequence[str] = ()) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,6 @@ __all__ = ["Forked", "OnFailure", "OnStart"]
 OnStart = Callable[[Any, socket.socket], None]
 OnFailure = Callable[[BaseException], None]
 
-_NUMBER = struct.Struct("q")  # as the fork server tells exit codes
 _LOST = 255  # exit code of a worker whose fork server could not tell it any more
 
 
@@ -41,9 +39,10 @@ class Forked:
         with self._polling:
             if self.returncode is None and family.wait_for([self.sentinel], 0):
                 try:
-                    self.returncode = _NUMBER.unpack(os.read(self.sentinel, _NUMBER.size))[0]
-                except (OSError, struct.error):  # the server was killed
-                    self.returncode = _LOST
+                    code = forkserver.number_at(self.sentinel)
+                except OSError:
+                    code = None
+                self.returncode = _LOST if code is None else code
                 self._ended()
             return self.returncode
 

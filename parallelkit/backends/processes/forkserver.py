@@ -50,6 +50,7 @@ __all__ = [
     "forced",
     "fork",
     "is_copy",
+    "number_at",
     "renew",
     "rouse",
     "shutdown",
@@ -260,8 +261,7 @@ class _Server:
         answer.register(status, select.POLLIN)
         while not answer.poll(PATIENCE * 1000):
             self.rouse()
-        number = os.read(status, _NUMBER.size)
-        return _NUMBER.unpack(number)[0] if number else None
+        return number_at(status)
 
     def rouse(self) -> None:
         """Let it go on if somebody has stopped it."""
@@ -483,6 +483,12 @@ def fork(start_method: str) -> tuple[socket.socket, int, int, Callable[[], None]
     Return our end of its socket, its id, where its end is told, and what to call at its end.
     """
     return _servers[start_method].fork()
+
+
+def number_at(status: int) -> int | None:
+    """What a server tells of a worker: its id, and later its exit code; None if the server ended."""
+    told = os.read(status, _NUMBER.size)
+    return _NUMBER.unpack(told)[0] if len(told) == _NUMBER.size else None
 
 
 def rouse() -> None:

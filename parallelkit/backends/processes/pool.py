@@ -322,7 +322,7 @@ class ProcessPool:
             times = threading.get_native_id(), begin, clock()
             record(call.traced.folders, ("back", call.traced.call, *where, *times))
         # Large results make small chunks too: what is copied out while it is still in the cache.
-        nbytes = max(1, answer.nbytes, answer.packet[2])
+        nbytes = max(1, answer.nbytes, answer.packet[2])  # none would be no news to the sizer
         return chunk, Reply(values, raised, answer.seconds, answer.final, nbytes)
 
     def close(self) -> None:
