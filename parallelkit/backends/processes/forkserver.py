@@ -486,7 +486,7 @@ def fork(start_method: str) -> tuple[socket.socket, int, int, Callable[[], None]
 
 
 def number_at(status: int) -> int | None:
-    """What a server tells of a worker: its id, and later its exit code; None if the server ended."""
+    """What a server tells of a worker: its id, then its exit code; None if the server has ended."""
     told = os.read(status, _NUMBER.size)
     return _NUMBER.unpack(told)[0] if len(told) == _NUMBER.size else None
 
