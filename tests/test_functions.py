@@ -7,6 +7,7 @@ that one start of Python serves all of them.
 import functools
 import importlib
 import json
+import multiprocessing
 import operator
 import os
 import re
@@ -367,6 +368,37 @@ def test_what_a_worker_has_of_its_own_stays(script, start_method):
     assert [ran.err for ran in told] == ["", ""]
     assert told[1].values == told[0].values
     assert len(told[0].values) == 10
+
+
+GUARDED = """
+import json, multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+import parallelkit as pk
+
+class Number:
+    def __init__(self, value):
+        self.value = value
+
+def square(x):
+    return Number(x.value**2)
+
+def starts(x, method):
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        return executor.submit(square, Number(x)).result().value
+
+if __name__ == "__main__":
+    print("begins")
+    for method in multiprocessing.get_all_start_methods():
+        print(json.dumps(pk.Pool(2, backend="process").map(starts, [3], method=method)))
+"""
+
+
+def test_processes_that_an_item_starts_find_a_script_with_a_guard(script):
+    """As in a loop, they run the script once more, and have its functions."""
+    ran = script(GUARDED)
+    assert ran.out.split() == ["begins", *["[9]"] * len(multiprocessing.get_all_start_methods())]
+    assert ran.err == ""
 
 
 def test_ufuncs_of_a_users_own(process_pool):

@@ -307,11 +307,7 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         code = func.__code__
         self._need_globals(space, global_names(code))
         if mirror is None:
-            if looks_around(code):
-                self.needs[self.knowledge.surroundings(space)] = None
-            for imported in handmade(code):
-                around = sys.modules[imported].__dict__
-                self.needs[self.knowledge.surroundings(around)] = None
+            self._need_more(code, space)
         annotations = func.__annotations__
         if annotations:
             self._names_of_annotations(annotations, func.__module__)
@@ -326,6 +322,16 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         source = None if lines is None else (code.co_filename, *lines)
         state = attributes, dict(func.__dict__), submodules(code, space), source
         return rebuild.make_function, args, state, None, None, rebuild.set_function
+
+    def _need_more(self, code: CodeType, space: dict[str, Any]) -> None:
+        """Need what code may ask for by other means than the names of globals."""
+        if "__file__" in space:  # for processes that it may start
+            self._need_globals(space, ("__file__",))
+        if looks_around(code):
+            self.needs[self.knowledge.surroundings(space)] = None
+        for imported in handmade(code):
+            around = sys.modules[imported].__dict__
+            self.needs[self.knowledge.surroundings(around)] = None
 
     def _owner(self, func: FunctionType) -> type | None:
         """Class through which a method is named; None where it goes by value, as with its class."""

@@ -13,7 +13,9 @@ and a namespace lead to the originals, in a worker to what was made of them ther
 
 from __future__ import annotations
 
+import ast
 import builtins
+import functools
 import itertools
 import linecache
 import os
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 MAIN = "__main__"
+_MAIN_OF_SPAWNED = "__mp_main__"  # as `multiprocessing` calls it, and so do results that it gets
 
 
 class Tokens:
@@ -103,17 +106,38 @@ tokens = Tokens()
 class _Script(ModuleType):
     """The mirror of `__main__`, which has the script's file.
 
-    Not for who starts processes inside an item: they would run the script again, unguarded as it
-    may be.
+    Who starts processes inside an item would have them run the script again: not one that has no
+    guard against that.
     """
 
     @property
     def __file__(self) -> str:  # type: ignore[override]
         file = self.__dict__.get("__file__")
-        asks = sys._getframe(1).f_globals.get("__name__")  # noqa: SLF001
-        if file is None or (isinstance(asks, str) and asks.endswith(".spawn")):
+        asks = str(sys._getframe(1).f_globals.get("__name__"))  # noqa: SLF001
+        if file is None or (
+            asks.endswith(".spawn") and not (asks in _RUN_AGAIN and _is_guarded(str(file)))
+        ):
             raise AttributeError(f"module {self.__name__!r} has no attribute '__file__'")
         return str(file)
+
+
+_RUN_AGAIN = frozenset({"multiprocessing.spawn", "multiprocess.spawn"})  # others send by value
+
+
+@functools.cache
+def _is_guarded(file: str) -> bool:
+    """Whether a script says what it does only where it is ``__main__``."""
+    try:
+        statements = ast.parse("".join(linecache.getlines(file))).body
+    except (SyntaxError, ValueError):
+        return False
+    return any(
+        isinstance(one, ast.If)
+        and isinstance(one.test, ast.Compare)
+        and {"__name__", "'__main__'"}
+        == {ast.unparse(one.test.left), *map(ast.unparse, one.test.comparators)}
+        for one in statements
+    )
 
 
 class Mirror:
@@ -167,6 +191,8 @@ class Mirror:
                 if parent in sys.modules:
                     setattr(sys.modules[parent], last, module)
             sys.modules[name] = module
+            if name == MAIN and _MAIN_OF_SPAWNED in sys.modules:
+                sys.modules[_MAIN_OF_SPAWNED] = module
 
     def enter(self) -> None:
         """Let it be the script of this process from now on."""
