@@ -191,7 +191,7 @@ class Mirror:
                 if parent in sys.modules:
                     setattr(sys.modules[parent], last, module)
             sys.modules[name] = module
-            if name == MAIN and _MAIN_OF_SPAWNED in sys.modules:
+            if name == MAIN:
                 sys.modules[_MAIN_OF_SPAWNED] = module
 
     def enter(self) -> None:
