@@ -58,7 +58,10 @@ class WorkerDied(ParallelError):
 
 
 class TaskTimeout(ParallelError, TimeoutError):
-    """An item ran longer than the option ``timeout`` allows; its worker was ended."""
+    """An item ran longer than the option ``timeout`` allows.
+
+    Its worker process was ended; a thread finishes the item alone.
+    """
 
 
 class TransportError(ParallelError, pickle.PicklingError):

@@ -247,11 +247,13 @@ _NOT_OURS = {
 def cannot(backend: object) -> dict[str, str]:
     """Options that a backend cannot do, each with what to do instead."""
     if backend in ("thread", "serial"):
-        return {
-            "timeout": "a thread cannot be ended from outside, a process can",
+        unable = {
             "finalizer": "threads are shared, and end with the program",
             "devices": "the variables are those of a whole process",
         }
+        if backend == "serial":
+            unable["timeout"] = "what runs in place cannot be left, a thread or a process can"
+        return unable
     unable = {} if isinstance(backend, str) and backend in HERE else dict(_NOT_OURS)
     if backend not in ("dask", "ray"):
         unable["address"] = "an address is that of a cluster: of backend='dask' or 'ray'"

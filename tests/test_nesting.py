@@ -445,16 +445,6 @@ def test_iterators_that_end_in_any_order_give_threads_back(monkeypatch, first):
     assert [library.threads for library in libraries] == [8, 8]
 
 
-def test_a_timeout_inside_an_item_is_told_of(monkeypatch, caplog):
-    """It has no effect there; a warning says so, once."""
-    from parallelkit.engine import plan
-
-    monkeypatch.setattr(plan, "_told", set())
-    with pk.Pool(2, "thread") as pool:
-        pool.map(lambda x: pk.Pool(2, "process", timeout=9).map(abs, [x]), [1, 2, 3])
-    assert [r.levelname for r in caplog.records if "timeout=" in r.getMessage()] == ["WARNING"]
-
-
 def lengths(x):
     """Inner calls of nothing, of one item, of many; what they raise, and where."""
     with pytest.raises(ZeroDivisionError) as caught:

@@ -44,11 +44,6 @@ WRONG = {
     "no time at all": ({"timeout": 0}, ValueError, "timeout"),
     "negative time": ({"timeout": -1.0}, ValueError, "timeout"),
     "timeout as text": ({"timeout": "soon"}, TypeError, "timeout"),
-    "timeout on threads": (
-        {"timeout": 5, "backend": "thread"},
-        ValueError,
-        "(?=.*timeout)(?=.*thread)",
-    ),
     "timeout in place": (
         {"timeout": 5, "backend": "serial"},
         ValueError,

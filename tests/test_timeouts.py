@@ -1,5 +1,6 @@
 """timeout=: seconds for each item from when it starts; what runs longer ends alone, nothing else is lost or run twice."""
 
+import contextvars
 import importlib
 import os
 import sys
@@ -171,11 +172,112 @@ def test_imports_are_not_the_items_time(process_pool, tmp_path, monkeypatch, wha
         assert own.map(faults.value_of, [module.Thing() for _ in range(8)]) == [3] * 8
 
 
-@pytest.mark.parametrize("backend", ["thread", "serial"])
-def test_threads_have_no_limit(backend):
-    """Where an item cannot be ended the option is refused, with the reason and what to use."""
-    with pytest.raises(ValueError, match=r"timeout= needs backend='process'.*cannot be ended"):
-        pk.Pool(2, backend, timeout=1)
+def test_what_runs_in_place_has_no_limit():
+    """Where nobody can leave an item the option is refused, with the reason."""
+    with pytest.raises(ValueError, match=r"timeout= needs backend='process'.*cannot be left"):
+        pk.Pool(2, "serial", timeout=1)
+
+
+# ---- on threads ----------------------------------------------------------------------------------
+
+
+def wait_until_set(event):
+    """Give the event back when it is set; None needs no waiting."""
+    if event is not None:
+        assert event.wait(60)
+    return event
+
+
+@pytest.fixture
+def held():
+    """Items that go on until the end of the test."""
+    events = [threading.Event() for _ in range(3)]
+    yield events
+    for event in events:
+        event.set()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("way", ["map", "uimap", "submit"])
+def test_on_threads_an_item_is_left_to_finish_alone(held, workers, way):
+    """The items that take too long are failures, the others have their results, and nobody waits."""
+    items = [None, held[0], None, None, held[1], None, held[2]]
+    with pk.Pool(workers, "thread", timeout=0.5, on_error="return", chunksize=3) as own:
+        if way == "submit":
+            futures = [own.submit(wait_until_set, item) for item in items]
+            results = [future.exception() or future.result() for future in futures]
+        else:
+            results = list(getattr(own, way)(wait_until_set, items))
+    late = [r for r in results if r is not None]
+    if way == "submit":
+        assert [type(error) for error in late] == [pk.TaskTimeout] * 3
+    else:
+        assert [type(failure.exception) for failure in late] == [pk.TaskTimeout] * 3
+        assert sorted(failure.index for failure in late) == [1, 4, 6]
+        assert "timeout=0.5" in str(late[0].exception)
+    assert len(results) == 7
+
+
+def test_on_threads_the_first_late_item_ends_the_call(held):
+    """With on_error="raise" the error names the item, and the call does not wait for it."""
+    with pk.Pool(2, "thread", timeout=0.5) as own, pytest.raises(pk.TaskTimeout) as raised:
+        own.map(wait_until_set, [None, held[0]])
+    assert "in item 1 of the input" in raised.value.__notes__[0]
+    assert isinstance(raised.value, TimeoutError)
+
+
+def test_on_threads_a_late_item_is_tried_again(held):
+    """`retry_on` counts on threads as on processes."""
+    begun = []
+
+    def late_once(x):
+        begun.append(x)
+        if begun.count(x) == 1:
+            wait_until_set(held[x])
+        return x
+
+    own = pk.Pool(2, "thread", timeout=0.5, retries=1, retry_on=TimeoutError)
+    assert own.map(late_once, range(3)) == [0, 1, 2]
+
+
+def test_on_threads_items_in_time_are_as_without_a_limit():
+    """Results, errors, context and level are those of a call without the option, and no thread is left."""
+    variable = contextvars.ContextVar("variable", default=0)
+
+    def item(x):
+        before, level = variable.get(), pk.nesting().level
+        variable.set(x)
+        if x == 3:
+            raise StopIteration(x)
+        return before, level, sum(pk.map(abs, [-x, x]))
+
+    variable.set(7)
+    before = set(threading.enumerate())
+    plain, limited = (
+        pk.Pool(2, "thread", on_error="return", **options).map(item, range(5))
+        for options in ({}, {"timeout": 60})
+    )
+    assert (
+        limited[:3] + limited[4:] == plain[:3] + plain[4:] == [(7, 1, 2 * x) for x in (0, 1, 2, 4)]
+    )
+    assert type(limited[3].exception) is type(plain[3].exception) is StopIteration
+    left = {t for t in threading.enumerate() if t.name == "parallelkit-item"} - before
+    for thread in left:
+        thread.join(60)
+        assert not thread.is_alive()
+
+
+def limited_inside(x):
+    """A call with a limit of its own, one of whose items never ends."""
+    late = threading.Event()
+    inner = pk.Pool(2, timeout=0.5, on_error="return").map(wait_until_set, [None, late, None])
+    late.set()
+    return [type(getattr(one, "exception", None)) is pk.TaskTimeout for one in inner]
+
+
+def test_a_call_in_an_item_may_have_a_limit(pool):
+    """It runs on threads, so that its late items are left to finish alone."""
+    assert pool(workers=2).map(limited_inside, range(2)) == [[False, True, False]] * 2
 
 
 def test_a_nested_call_runs_within_the_limit_of_its_item(process_pool):

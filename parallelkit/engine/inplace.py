@@ -47,7 +47,7 @@ def chunk_of(call: Call, options: Options, plan_: Plan, cost: float) -> Chunk | 
         return None
     if options.progress or options.on_error != "raise" or options.retry_on:
         return None
-    if options.initializer is not None or options.seed is not None:
+    if options.initializer is not None or options.seed is not None or options.timeout is not None:
         return None
     if options.blas_threads is not None or (plan_.level == 1 and blas.overrun() is not None):
         return None

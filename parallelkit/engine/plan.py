@@ -118,12 +118,6 @@ def plan(  # noqa: C901, PLR0912 - the rule table
     if here.level > 0 and backend == "process" and not _given(options):
         if options.nested == "process" and fellows() > 1:
             return _outer(options, here, fellows())
-        if options.timeout is not None and "timeout" not in _told:
-            _told.add("timeout")
-            log.warning(
-                "timeout= has no effect on a call inside an item: it runs on threads or in place, "
-                "which cannot be ended from outside; give timeout= to the outer pool"
-            )
         log.debug("a call below level 0 runs on threads instead of processes")
         backend = "thread"
     if backend == "thread" and options.seed is not None and not takes_rng:

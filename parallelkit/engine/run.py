@@ -279,7 +279,7 @@ def _task(call: Call, options: Options, plan_: Plan, total: int | None) -> Any:
         if threads is None:  # and none that fall free later
             threads = min(most, *(place.cores for place in places))
     stop_at_error = options.on_error == "raise" and not options.retry_on
-    return sys.modules[_TASK].Task(  # an import statement takes a microsecond
+    task = sys.modules[_TASK].Task(  # an import statement takes a microsecond
         call.func,
         call.frozen,
         stop_at_error,
@@ -291,6 +291,9 @@ def _task(call: Call, options: Options, plan_: Plan, total: int | None) -> Any:
         inherited() if options.seed is None else root(options.seed),
         options.seed is not None and TABLE[plan_.backend].alone,
     )
+    if plan_.backend in ("thread", "serial"):
+        task.patience = options.timeout
+    return task
 
 
 def _recorded(call: Call, plan_: Plan, source: Source) -> Recorded | None:

@@ -32,6 +32,7 @@ from .environment import LOOK
 if TYPE_CHECKING:
     from ..place.recording import Traced
     from .lap import Lap
+    from .patience import Limited
 
 __all__ = ["Interrupted", "Progress", "Task", "format_error"]
 
@@ -116,6 +117,7 @@ class Task:
         self.alone = alone
         self.variables = variables
         self.traced: Traced | None = None  # not of the state: it is another one for each call
+        self.patience: float | None = None  # likewise: `timeout` where items run in threads
         self.alters = False  # whether items have been seen to set context variables
 
     @classmethod
@@ -212,6 +214,8 @@ class Task:
         context.enter(self.variables, apart=put_back is not None)
         columns, size = chunk.columns, chunk.size
         call = self._callable(chunk.start)
+        limited = None if self.patience is None else self._limited(call, rank)
+        call = limited or call
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
         apply = _apply if len(columns) == 1 else _apply_row
         values, raised, mark = progress.values, progress.raised, progress.mark
@@ -223,7 +227,7 @@ class Task:
         if lap is not None:
             call = lap.around(call, values, batch)
         around = contextvars.copy_context()
-        with seeds.kept() if self.alone else _NOTHING:
+        with seeds.kept() if self.alone else _NOTHING, limited or _NOTHING:
             while len(values) < size:
                 if mark is not None:
                     mark(len(values))
@@ -262,6 +266,12 @@ class Task:
         if self.seed is not None:
             return seeds.Seeded(self.func, self.frozen, self.seed, start, self.alone)
         return functools.partial(self.func, **self.frozen) if self.frozen else self.func
+
+    def _limited(self, call: Callable[..., Any], rank: int) -> Limited:
+        from .patience import Limited  # nobody needs it without a limit
+
+        assert self.patience is not None
+        return Limited(call, self.patience, self.threads(rank))
 
     def refusal(self, error: BaseException) -> BaseException:
         """Error that names what of the task could not be pickled; `error` itself if all can be.
