@@ -48,6 +48,7 @@ class Started:
     """A worker in a fresh interpreter, as this process sees it; the face of `forked.Forked`."""
 
     def __init__(self) -> None:
+        self.returncode: int | None = None  # once it is known
         self.ours, theirs = pair()
         try:
             self._start(theirs)
@@ -75,6 +76,7 @@ class Started:
             cwd=sys.exec_prefix,  # nobody can remove a folder in which a process stands
             creationflags=_flags(),
         )
+        started.returncode = 0  # its end is waited for here
         self.pid = started.pid
         self.sentinel = int(started._handle)  # type: ignore[attr-defined]
         self.end = ProcessEnd(self.sentinel, started)
@@ -88,14 +90,8 @@ class Started:
             with started.stdin as told:
                 told.write(b"%d %d\n" % (pipe, us))
         except BaseException:
-            started.kill()
+            _end(self.sentinel)
             raise
-
-    @property
-    def returncode(self) -> int | None:
-        """Exit code, once it is known."""
-        code: int | None = self._process.returncode
-        return code
 
     @property
     def exitcode(self) -> int | None:
@@ -108,18 +104,14 @@ class Started:
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the end."""
-        try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
+        if self.returncode is None and wait_for([self.sentinel], timeout):
+            self.returncode = _winapi.GetExitCodeProcess(self.sentinel)
+        return self.returncode
 
     def kill(self) -> None:
         """End the process, and what its items have started."""
         self._job.end(KILLED)
-        try:
-            self._process.kill()
-        except OSError:
-            pass  # it has ended
+        _end(self.sentinel)
 
     lose = kill
 
@@ -156,6 +148,14 @@ class _Popen:
 
     def close(self) -> None:
         """Nothing is held but by the worker itself."""
+
+
+def _end(process: int) -> None:
+    """End a process, by its handle."""
+    try:
+        _winapi.TerminateProcess(process, KILLED)
+    except OSError:
+        pass  # it has ended
 
 
 def _flags() -> int:
