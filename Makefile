@@ -17,8 +17,8 @@
 # make test-libraries   a real call of each library that takes a pool of ours
 # make test-notebook   examples/sweep.ipynb, run with nobody at the keyboard; its pictures in build/notebook
 # make test-windows
-#             tests on threads, in place, and the contract on processes, under a Windows Python, which
-#             Wine runs (needs apt the first time)
+#             tests on threads, in place, and the contract on processes, ways to start a program, and stores,
+#             under a Windows Python, which Wine runs (needs apt the first time)
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
 #             the tests that others have written for what we stand in for
@@ -111,12 +111,15 @@ test-library: $(VENV)/.installed-dist
 test-libraries: $(VENV)/.installed-libraries
 	$(BIN)/python -m pytest tests/test_libraries.py
 
-# Processes do not work on Windows yet, so these are the files in which the other backends are tested.
+# The short form of ten minutes. Under Wine the engines of others hang, and so does Python's own executor.
 WINDOWS ?= $(patsubst %,tests/test_%.py,blocks errors inputs lazy limits progress seeds)
+ON_PROCESSES := $(patsubst %,tests/test_%.py,arrays blocks errors facade inputs progress)
 test-windows:
 	tests/windows/prepare .windows
 	tests/windows/run .windows -k "(thread or serial) and not executor" $(WINDOWS)
-	tests/windows/run .windows -k process $(addprefix tests/test_,facade.py errors.py inputs.py progress.py blocks.py)
+	tests/windows/run .windows -k "process and not drops_results" $(ON_PROCESSES)
+	tests/windows/run .windows tests/test_windows.py
+	tests/windows/run .windows -k "not fork and not killed" tests/test_scripts.py tests/test_sweep_store.py
 
 CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library limits nesting \
     options progress seeds settings telling transport)

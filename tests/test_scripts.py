@@ -2,12 +2,15 @@
 
 import importlib.util
 import json
+import os
 import re
 import signal
 
 import psutil
 import pytest
 from helpers import ended, wait_until
+
+from parallelkit.place.host import start_methods
 
 BODY = """
 import os
@@ -205,6 +208,7 @@ print("both")
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
 @pytest.mark.parametrize("backend", ["forkserver", "spawn", "fork", "thread", "serial"])
 def test_a_child_of_fork_uses_a_pool(script, backend):
     """A pool that was used before a fork works in the child, and goes on working in the parent."""
@@ -245,12 +249,7 @@ ENDINGS = {
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize(
     "option",
-    [
-        "backend='thread'",
-        "start_method='forkserver'",
-        "start_method='spawn'",
-        "start_method='fork'",
-    ],
+    ["backend='thread'", *(f"start_method={method!r}" for method in start_methods())],
 )
 def test_python_ends_and_leaves_nothing(script, option, ending):
     """However a script ends: its exit code, its own traceback only, and no worker that outlives it."""

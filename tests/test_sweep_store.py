@@ -31,6 +31,7 @@ from parallelkit.sweeps import database, show
 from parallelkit.sweeps import store as stores
 
 SERIAL = {"backend": "serial"}
+posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, signals and limits of POSIX")
 
 
 class Pair(NamedTuple):
@@ -159,6 +160,7 @@ pk.Sweep(store=sys.argv[1], workers=1, backend="process").run(work, pk.grid(x=[0
 """
 
 
+@posix
 def test_a_second_ctrl_c_ends_a_sweep(path, tmp_path):
     """A point that ignores Ctrl-C holds nothing up, and what was finished stays."""
     script, pid = tmp_path / "program.py", tmp_path / "pid"
@@ -195,6 +197,7 @@ except pk.SweepInterrupted as stopped:
 """
 
 
+@posix
 def test_ctrl_c_does_not_wait_for_threads(path, tmp_path):
     """A point that runs in a thread holds up neither the table nor the end of the script."""
     script, begun = tmp_path / "program.py", tmp_path / "begun"
@@ -279,6 +282,7 @@ for line in sys.stdin:
 """
 
 
+@posix
 @pytest.mark.timeout(300)  # many processes are started, and the machine may be busy
 def test_kill_9_at_any_moment(tmp_path, path):
     """Killed thirty times, a sweep in two parts, with pruning, ends as one that was not killed.
@@ -434,6 +438,7 @@ def test_frozen_arrays_are_compared(path):
 
 def test_frozen_models_are_compared_by_what_they_learned(path):
     """A model that was fitted anew is another frozen value."""
+    pytest.importorskip("sklearn")
     from sklearn.linear_model import Ridge
 
     x = np.arange(4.0).reshape(-1, 1)
@@ -609,6 +614,7 @@ except pk.ParallelError as error:
 """
 
 
+@posix
 @pytest.mark.parametrize("backend", ["serial", "thread"])
 def test_a_full_disk(path, tmp_path, command, backend):
     """When no more can be written that is told, what was stored is there, and with room it goes on."""
@@ -680,7 +686,7 @@ def test_named_tuples_come_back_as_tuples(path):
 def test_parameters_come_back(path):
     """Parameters are in the table as they were; arrays and functions by their description."""
     points = [{"x": value} for value in (1, "a", (1, 2), None, math.inf, np.float64(2))]
-    table = sweep(path).run(lambda x: 0, [*points, {"x": np.arange(3)}, {"x": len}])
+    table = sweep(path).run(lambda x: 0, [*points, {"x": np.arange(3, dtype="i8")}, {"x": len}])
     *plain, array, function = [r["x"] for r in table]
     assert plain == [1, "a", (1, 2), None, math.inf, 2.0]
     assert "array <i8 3" in array
@@ -695,6 +701,7 @@ class Color(enum.Enum):
 @pytest.mark.parametrize("stored", [True, False])
 def test_rows_are_found_by_their_parameters(path, stored):
     """By equal ones, be they numbers, models or arrays; True is not 1, and 1.0 is."""
+    pytest.importorskip("sklearn")
     from sklearn.linear_model import Lasso, Ridge
     from sklearn.pipeline import make_pipeline
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import warnings
@@ -44,7 +45,8 @@ def bar(progress: bool | str | Mapping[str, Any], total: int | None) -> Bar:
     """Open a bar as the option ``progress`` says: False, True, a label, or tqdm's keywords.
 
     In a notebook it is tqdm's widget (``tqdm.auto``). Keywords may name another class of tqdm's
-    kind as ``tqdm_class``, and with ``workers=True`` it tells of them too.
+    kind as ``tqdm_class``, and with ``workers=True`` it tells of them too. Without a
+    standard error to draw on there is none.
     """
     if progress is False:
         return _NoBar()
@@ -53,7 +55,11 @@ def bar(progress: bool | str | Mapping[str, Any], total: int | None) -> Bar:
         keywords["desc"] = progress
     elif isinstance(progress, Mapping):
         keywords.update(progress)
-    kind = keywords.pop("tqdm_class", None) or _tqdm()
+    kind = keywords.pop("tqdm_class", None)
+    if kind is None:
+        if sys.stderr is None and keywords.get("file") is None:  # pythonw, a service
+            return _NoBar()
+        kind = _tqdm()
     with_workers = keywords.pop("workers", False)
     opened: Bar = kind(**keywords)
     return WithWorkers(opened) if with_workers else opened

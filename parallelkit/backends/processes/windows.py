@@ -72,6 +72,8 @@ class Started:
         self._process = started = subprocess.Popen(  # noqa: S603 - our own command
             [python, *flags, "-c", guarded],
             stdin=subprocess.PIPE,
+            stdout=_passed_on(_winapi.STD_OUTPUT_HANDLE),
+            stderr=_passed_on(_winapi.STD_ERROR_HANDLE),
             env=environment,
             cwd=sys.exec_prefix,  # nobody can remove a folder in which a process stands
             creationflags=_flags(),
@@ -156,6 +158,11 @@ def _end(process: int) -> None:
         _winapi.TerminateProcess(process, KILLED)
     except OSError:
         pass  # it has ended
+
+
+def _passed_on(number: int) -> int | None:
+    """Which output a worker has: that of this process, or where it has none, nowhere."""
+    return None if _winapi.GetStdHandle(number) else subprocess.DEVNULL
 
 
 def _flags() -> int:

@@ -1,0 +1,125 @@
+"""What only Windows has: keys of a console, programs without one, jobs, paths of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ended, wait_until
+
+import parallelkit as pk
+from parallelkit.place import system
+
+pytestmark = pytest.mark.skipif(not system.WINDOWS, reason="a matter of Windows")
+
+NEW_CONSOLE, DETACHED = 0x10, 0x8
+WAITING = """
+import os, pathlib, signal, subprocess, sys, threading, time
+import parallelkit as pk
+FOLDER = pathlib.Path(sys.argv[1])
+def wait(x):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (FOLDER / f"{os.getpid()} {child.pid}").touch()
+    time.sleep(600)
+pool = pk.Pool(2)
+"""
+PRESSED = """
+def press():
+    while len(list(FOLDER.iterdir())) < 2:
+        time.sleep(0.01)
+    os.kill(0, signal.CTRL_C_EVENT)  # as the key: to all that listen in this console
+threading.Thread(target=press, daemon=True).start()
+try:
+    pool.map(wait, range(4))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+print(pool.map(abs, [-1, -2]), list(pool.imap(abs, [-3])), pool.submit(abs, -4).result())
+"""
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a program, to which a folder is named where its items leave the numbers of processes."""
+    folder = tmp_path / "running"
+    folder.mkdir()
+    home = str(Path(pk.__file__).parents[1])
+    path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
+    running = []
+
+    def start(source, **options):
+        (tmp_path / "program.py").write_text(source)
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-B", tmp_path / "program.py", folder],
+                env={**os.environ, "PYTHONPATH": path},
+                **options,
+            )
+        )
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.kill()
+        one.wait()
+
+
+def processes(folder):
+    """Numbers of the workers that run an item, and of what these items have started."""
+    return [int(number) for file in folder.iterdir() for number in file.name.split()]
+
+
+def test_the_key_ctrl_c(start, tmp_path):
+    """It interrupts the call; workers say nothing, what items have started ends, and the pool works again."""
+    program = start(
+        WAITING + PRESSED,
+        creationflags=NEW_CONSOLE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert program.communicate(timeout=90)[0] == "interrupted\n[1, 2] [3] 4\n"
+    wait_until(lambda: ended(processes(tmp_path / "running")), "the end of what was interrupted")
+
+
+def test_a_killed_program_takes_all_along(start, tmp_path):
+    """Its workers, and what their items have started."""
+    program = start(WAITING + "pool.map(wait, range(2))")
+    wait_until(lambda: len(processes(tmp_path / "running")) == 4, "two items")
+    program.kill()
+    wait_until(lambda: ended(processes(tmp_path / "running")), "the end of the workers")
+
+
+def test_a_program_without_a_console(start, tmp_path):
+    """There is nowhere to print, as under pythonw or in a service; items may print all the same."""
+    source = """
+import pathlib, sys
+import parallelkit as pk
+sys.stdin = sys.stdout = sys.stderr = sys.__stdin__ = sys.__stdout__ = sys.__stderr__ = None
+def say(x):
+    print(x)
+    return x + 1
+pathlib.Path(sys.argv[1], "said").write_text(str(pk.Pool(2, progress=True).map(say, [1, 2, 3])))
+"""
+    program = start(source, creationflags=DETACHED)
+    assert program.wait(90) == 0
+    assert (tmp_path / "running" / "said").read_text() == "[2, 3, 4]"
+
+
+@pytest.mark.parametrize("shape", ["{}", "\\\\?\\{}"])
+def test_paths(command, tmp_path, shape):
+    """Spaces, letters of other alphabets, and long paths, of a script and what it imports and writes."""
+    folder = tmp_path / "a plaçe 漢字"
+    folder.mkdir()
+    (folder / "nächst.py").write_text("def double(x):\n    return 2 * x\n", encoding="utf-8")
+    (folder / "mäin.py").write_text(
+        "import os, nächst, parallelkit as pk\n"
+        "print(ascii([os.path.basename(f) for f in pk.Pool(2).map(lambda x: os.getcwd(), [1])]))\n"
+        "print(pk.Pool(2).map(nächst.double, [1, 2]))\n"
+        "sweep = pk.Sweep(store='läufe.db', workers=2)\n"
+        "print([r['value'] for r in sweep.run(lambda x: x + 1, pk.grid(x=[1, 2]))])\n",
+        encoding="utf-8",
+    )
+    ran = command([shape.format(folder / "mäin.py")], cwd=folder)
+    assert ran.err == ""
+    assert ran.out.splitlines() == [ascii(["a plaçe 漢字"]), "[2, 4]", "[2, 3]"]
