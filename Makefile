@@ -113,11 +113,11 @@ test-libraries: $(VENV)/.installed-libraries
 
 # The short form of ten minutes. Under Wine the engines of others hang, and so does Python's own executor.
 WINDOWS ?= $(patsubst %,tests/test_%.py,blocks errors inputs lazy limits progress seeds)
-ON_PROCESSES := $(patsubst %,tests/test_%.py,arrays blocks errors facade inputs progress)
+ON_PROCESSES := $(patsubst %,tests/test_%.py,arrays blocks errors facade inputs nesting progress timeouts)
 test-windows:
 	tests/windows/prepare .windows
 	tests/windows/run .windows -k "(thread or serial) and not executor" $(WINDOWS)
-	tests/windows/run .windows -k "process and not drops_results" $(ON_PROCESSES)
+	tests/windows/run .windows -k "process and not executor and not drops_results" $(ON_PROCESSES)
 	tests/windows/run .windows tests/test_windows.py
 	tests/windows/run .windows -k "not fork and not killed" tests/test_scripts.py tests/test_sweep_store.py
 
