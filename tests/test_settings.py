@@ -280,6 +280,7 @@ def test_records_have_the_fields_names_and_classes_of_the_caller(pool, caplog):
 
     def speak(x):
         log = logging.getLogger("tests.talkative")
+        assert type(log) is Talkative
         log.warning("item %s", x, extra={"context": {"run": [x]}})
         log.trace("fine")
 

@@ -295,6 +295,8 @@ def keep_imported() -> None:
         if own:
             _own["warning_filters"] = own + theirs
         _enter({"warning_filters"})
+    if _theirs.logger_classes:  # they may be of these modules
+        _enter({"logger_classes"})
 
 
 def put_back() -> bool:
