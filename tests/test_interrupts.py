@@ -121,7 +121,7 @@ import os, signal, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("dill", "pathos") and name.endswith("__info__"):
+        if name == {"process": "cloudpickle.cloudpickle", "thread": "dill.__info__"}[sys.argv[1]]:
             os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -57,11 +57,9 @@ def _by_ray() -> int | None:
 
 def _by_multiprocessing() -> int | None:
     for name in ("multiprocessing.process", "multiprocess.process"):
-        module = sys.modules.get(name)
-        if module is None:
-            continue
-        process: Any = module.current_process()
-        if process is _mains.get(name):
+        module: Any = sys.modules.get(name)
+        process = _current(module)
+        if process is None or process is _mains.get(name):
             continue
         if module.parent_process() is None and not process.daemon:
             _mains[name] = process
@@ -74,6 +72,14 @@ def _by_multiprocessing() -> int | None:
     return None
 
 
+def _current(module: Any) -> Any:
+    """Process that this is, to a multiprocessing; None where that is not there yet."""
+    try:
+        return module.current_process()
+    except (AttributeError, NameError):  # another thread is importing it
+        return None
+
+
 def may_have_children() -> bool:
     """Whether this worker of another library may start worker processes of ours if asked to.
 
@@ -84,7 +90,7 @@ def may_have_children() -> bool:
         return False
     for name in ("multiprocessing.process", "multiprocess.process"):
         module = sys.modules.get(name)
-        process = None if module is None else module.current_process()
+        process = _current(module)
         if process is not None and (process.daemon or type(process).__name__ == "LokyProcess"):
             return False
     return True

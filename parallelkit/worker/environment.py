@@ -226,7 +226,10 @@ def current() -> Surroundings:
     now = seen.surroundings
     printed = printing.by_parent()
     standard = sys.modules.get("multiprocessing.process")  # a Manager has imported it
-    key = None if standard is None else standard.current_process().authkey
+    try:
+        key = None if standard is None else standard.current_process().authkey
+    except (AttributeError, NameError):  # another thread is importing it
+        key = None
     tracker = _tracker()
     if (printed, key, tracker) != (now.printing, now.key, now.tracker):
         told = None if key is None else bytes(key)

@@ -21,6 +21,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -56,6 +57,7 @@ def prepare() -> None:
     """
     codecs.lookup("ascii")  # files of the kernel are read by it
     output.set_filters(output.filters())  # whose patterns are compiled
+    sys.modules.setdefault("__mp_main__", sys.modules["__main__"])  # as the script has it there
 
 
 def serve(fd: int) -> None:

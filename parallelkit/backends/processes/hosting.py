@@ -50,7 +50,7 @@ class EarlyHost:
         self._arguments = workers, server, on_start, on_failure
         self._pid = os.getpid()
         self._host: Host | None = None
-        self._handing_over = threading.Lock()
+        self._handing_over = threading.RLock()
         self._replaces = False  # whether a thread is about to hand them over
         self._closed = self._tried = False
         self._deadline = 0.0  # for workers to have ended
@@ -88,6 +88,8 @@ class EarlyHost:
                 from .pathos_host import Host
 
                 importing.at_exit()  # before what pathos has registered just now
+            if self._closed:  # meanwhile
+                return
             self._host = Host(*self._arguments, self._started)
 
     def replace(self) -> None:
@@ -131,8 +133,10 @@ class EarlyHost:
     def lose(self, processes: list[Any]) -> None:
         """End the processes; touch no descriptor, for they are somebody else's."""
         self._closed = True
-        if self._host is not None:
-            self._host.lose(processes)
+        with self._handing_over:  # a host that is being made has processes, too
+            host = self._host
+        if host is not None:
+            host.lose(processes)
         else:
             for process in processes:
                 process.lose()

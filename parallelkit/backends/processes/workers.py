@@ -520,7 +520,8 @@ class Workers:
         if self.host.is_early and (timeout is None or timeout > IDLE):
             began = time.monotonic()
             self.reactor.wait(call, IDLE)
-            if not call.ready() and time.monotonic() - began >= IDLE:  # nothing has come
+            silent = not call.ready() and time.monotonic() - began >= IDLE
+            if silent and self.reactor.is_open():
                 self.host.hand_over_if_possible()
         else:
             self.reactor.wait(call, timeout)
