@@ -448,7 +448,7 @@ def test_iterators_that_end_in_any_order_give_threads_back(monkeypatch, first):
 def lengths(x):
     """Inner calls of nothing, of one item, of many; what they raise, and where."""
     with pytest.raises(ZeroDivisionError) as caught:
-        pk.map(divide, [1, 2, 0, x])
+        pk.map(divide, [1, 2, 0, x + 1])
     return (
         [len(pk.map(increment, range(n))) for n in (0, 1, 300)],
         pk.map(lambda a, b: a + b, [x], (1,)),
