@@ -15,7 +15,7 @@ from typing import Any
 from . import system
 from .host import cpu_count
 
-__all__ = ["granted", "green", "may_have_children"]
+__all__ = ["granted", "green", "may_have_children", "process_of"]
 
 _RAY_WORKER = 1  # ray's WORKER_MODE; a driver has another one
 _COUNTED_FOR = 1.0  # seconds; pools start their workers one by one
@@ -58,7 +58,7 @@ def _by_ray() -> int | None:
 def _by_multiprocessing() -> int | None:
     for name in ("multiprocessing.process", "multiprocess.process"):
         module: Any = sys.modules.get(name)
-        process = _current(module)
+        process = process_of(module)
         if process is None or process is _mains.get(name):
             continue
         if module.parent_process() is None and not process.daemon:
@@ -72,10 +72,10 @@ def _by_multiprocessing() -> int | None:
     return None
 
 
-def _current(module: Any) -> Any:
-    """Process that this is, to a multiprocessing; None where that is not there yet."""
+def process_of(module: Any) -> Any:
+    """Process that this is, to the `process` of a multiprocessing; None where that is not there."""
     try:
-        return module.current_process()
+        return None if module is None else module.current_process()
     except (AttributeError, NameError):  # another thread is importing it
         return None
 
@@ -90,7 +90,7 @@ def may_have_children() -> bool:
         return False
     for name in ("multiprocessing.process", "multiprocess.process"):
         module = sys.modules.get(name)
-        process = _current(module)
+        process = process_of(module)
         if process is not None and (process.daemon or type(process).__name__ == "LokyProcess"):
             return False
     return True

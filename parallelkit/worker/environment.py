@@ -33,6 +33,7 @@ from importlib.machinery import PathFinder
 from typing import Any
 
 from ..place import blas, system
+from ..place.foreign import process_of
 from ..place.records import NamedTuple
 from . import hooks, output, printing
 
@@ -225,11 +226,8 @@ def current() -> Surroundings:
     seen, _ = _look(_seen, "parallelkit-caller")
     now = seen.surroundings
     printed = printing.by_parent()
-    standard = sys.modules.get("multiprocessing.process")  # a Manager has imported it
-    try:
-        key = None if standard is None else standard.current_process().authkey
-    except (AttributeError, NameError):  # another thread is importing it
-        key = None
+    process = process_of(sys.modules.get("multiprocessing.process"))  # a Manager has imported it
+    key = None if process is None else process.authkey
     tracker = _tracker()
     if (printed, key, tracker) != (now.printing, now.key, now.tracker):
         told = None if key is None else bytes(key)
