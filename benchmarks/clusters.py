@@ -1,7 +1,7 @@
 """Each engine beside its own map, in one run: ``python -m benchmarks.clusters [executor] [dask] [ray]``.
 
 Results of ours and of theirs are asserted to be equal. ``simulated`` runs the dispatcher alone, on clusters of 10, 100
-and 1 000 slots that sleep: where one caller ends, beyond the machines that are here.
+and 1 000 slots that sleep: where one caller ends, beyond the machines that are here. ``pruned`` runs sweeps with a pruner.
 """
 
 import contextlib
@@ -343,6 +343,28 @@ def simulated():
             print(f"  {slots:5d} {length:6.2f} s {share:8.1%}   caller {used / taken:6.1%} busy")
 
 
+# ---- a sweep with a pruner ----------------------------------------------------------------------
+
+
+def reporting(skill):
+    for step in range(1, 101):
+        pk.report(skill * step, step)
+    return skill
+
+
+def pruned():
+    """What a point costs where each is compared with all others, of which none is given up."""
+    print("\npruned: points of 100 reports, ms of the caller for each, ms in all")
+    with ProcessPoolExecutor(2) as two:
+        for points in (250, 1000, 4000):
+            sweep = pk.Sweep(pruner=pk.Median(startup=points), backend=two)
+            begin, used = time.perf_counter(), time.process_time()
+            table = sweep.run(reporting, [{"skill": skill} for skill in range(points)])
+            taken, used = time.perf_counter() - begin, time.process_time() - used
+            assert table["value"] == list(range(points))
+            print(f"  {points:6d} {used / points * 1e3:8.2f} {taken / points * 1e3:8.2f}")
+
+
 def main(names):
     engines = {"executor": executor, "dask": dask, "ray": ray}
     chosen = {name: engines[name] for name in names or engines if name in engines}
@@ -350,6 +372,8 @@ def main(names):
         compare(chosen)
     if not names or "simulated" in names:
         simulated()
+    if not names or "pruned" in names:
+        pruned()
 
 
 if __name__ == "__main__":

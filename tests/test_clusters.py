@@ -17,6 +17,7 @@ from helpers import add, identity, increment, mark, wait_until
 
 import parallelkit as pk
 from parallelkit.backends import cluster, executors, orders
+from parallelkit.sweeps import judge
 from parallelkit.worker import versions
 
 REFUSED = {
@@ -375,3 +376,33 @@ def test_a_sweep_with_a_pruner():
     table = sweep.run(train, pk.grid(skill=[5, 4, 1, 6]))
     assert table["status"] == ["ok", "ok", "pruned", "ok"]
     assert [len(curve["values"]) for curve in table.curves()] == [9, 9, 1, 9]
+
+
+class Renewed(InPlace):
+    """An executor whose worker is another one after each 25 orders: it knows nothing of what was sent before."""
+
+    def submit(self, func, *args):
+        if len(self.sent) % 25 == 24:
+            judge._places.clear()
+        return super().submit(func, *args)
+
+
+def after_twenty(report):
+    """Give up where twenty others have come as far, of which none counts twice."""
+    values = report.reached(1)
+    assert len(set(values)) == len(values)
+    return len(values) >= 20
+
+
+@pytest.mark.parametrize("where", [InPlace, Renewed, "processes"])
+def test_what_others_reported_arrives_once(where, executor):
+    """Each point knows all that had ended when it was sent; as many bytes go with the last as with one before."""
+    backend = executor if where == "processes" else where()
+    sweep = pk.Sweep(pruner=after_twenty, backend=backend, workers=2)
+    table = sweep.run(train, pk.grid(skill=range(200)))
+    status = table["status"]
+    assert status[:20] == ["ok"] * 20
+    assert status[30:] == ["pruned"] * 170  # those between were under way, or were sent before
+    assert table["value"][30:] == [float(skill) for skill in range(30, 200)]
+    if where is InPlace:
+        assert backend.sent[-1] < backend.sent[20] * 1.1

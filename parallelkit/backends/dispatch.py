@@ -48,6 +48,7 @@ class Flight:
 
     __slots__ = (
         "alone",
+        "behind",
         "chunk",
         "columns",
         "future",
@@ -72,6 +73,7 @@ class Flight:
         self.needs: tuple[int, ...] = ()
         self.held: tuple[int, ...] = ()  # what its worker had, when it lacked something
         self.lacked = 0
+        self.behind = False  # whether its worker had less of what grows than was thought
         self.nbytes = 0
         self.future: Any = None
 

@@ -4,6 +4,7 @@
 
     order, arguments ─► a worker ─► "done"
                                     "lacks" the task or part of the script: again, with just that
+                                    "behind" with what grows meanwhile: again, with all from there
 
 What is large, and the same for all chunks, is put where workers fetch it, once.
 """
@@ -24,7 +25,7 @@ from ..values.outcome import Lost, Reply
 from ..worker import output, remote
 from ..worker.context import carried
 from ..worker.environment import current
-from ..worker.parcel import Parcel
+from ..worker.parcel import Parcel, since
 from ..worker.remote import Order
 from ..worker.stage import settings
 from ..worker.versions import head, own_version
@@ -162,6 +163,8 @@ class There(Dispatch):
             self._answered(flight, *rest)
         elif kind == "lacks":
             self._lacks(flight, *rest)
+        elif kind == "behind":
+            self._behind(flight, *rest)
         elif kind == "unreadable":
             self._ready.append((flight.chunk, Lost(_error(rest[0]))))
         elif kind == "differs":
@@ -195,6 +198,20 @@ class There(Dispatch):
         flight.lacked += 1
         flight.held = held
         self._launch(flight)
+
+    def _behind(self, flight: Flight, number: int, has: int) -> None:
+        """Send arguments anew, with all that their worker has not got of what grows.
+
+        Where that lands on another worker, which has still less, all of it goes along.
+        """
+        known = since.set({number: 0 if flight.behind else has})
+        flight.behind = True
+        try:
+            sent = self._prepare(flight)
+        finally:
+            since.reset(known)
+        if sent:
+            self._launch(flight)
 
     def _failed(self, flight: Flight, error: BaseException) -> None:
         if is_missing(error):

@@ -13,7 +13,6 @@ from ..errors import Pruned
 from ..place.nesting import in_worker_process
 from ..values.seeds import Seed, kept, run
 from ..worker.task import format_error
-from .pruning import Judge
 from .report import Asking, Curve, Reporter
 
 __all__ = ["Item", "Measured", "Problem", "Ran", "called", "described"]
@@ -48,7 +47,7 @@ class Item(NamedTuple):
     params: dict[str, Any]
     seed: int | None
     place: int
-    judge: Judge | None = None  # where it cannot ask
+    judge: Any = None  # where it cannot ask: a `Judge`, which arrives as an `Arrived`
 
     def __repr__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.params.items())

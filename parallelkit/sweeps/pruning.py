@@ -10,13 +10,14 @@ import bisect
 import math
 import statistics
 import threading
-from array import array
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .report import Curve
 
-__all__ = ["Halving", "History", "Judge", "Median", "Pruner", "Report"]
+__all__ = ["NO_SPAN", "Halving", "History", "Median", "Pruner", "Report", "widened"]
+
+NO_SPAN = math.nan, math.nan  # of no values
 
 
 class Report(NamedTuple):
@@ -93,9 +94,9 @@ class Median:
         if len(others) < self.startup:
             return False
         best = report.highest if self._sign > 0 else report.lowest
-        return _ranked(best, self._sign) < statistics.median(
-            _ranked(value, self._sign) for value in others
-        )
+        if any(map(math.isnan, others)):
+            others = [_ranked(value, self._sign) * self._sign for value in others]
+        return _ranked(best, self._sign) < self._sign * statistics.median(others)
 
     def __repr__(self) -> str:
         return f"Median(warmup={self.warmup}, startup={self.startup}, mode={self.mode!r})"
@@ -175,7 +176,7 @@ class History:
     """
 
     def __init__(self, pruner: Pruner) -> None:
-        self._pruner = pruner
+        self.pruner = pruner
         self._lock = threading.RLock()
         self._curves: dict[Any, Curve] = {}
         self._span: dict[Any, tuple[float, float]] = {}  # the smallest and largest value of each
@@ -196,6 +197,11 @@ class History:
         """What a point has reported."""
         with self._lock:
             return list(self._curves.get(point, ()))
+
+    def curves(self) -> list[Curve]:
+        """What all points have reported."""
+        with self._lock:
+            return list(self._curves.values())
 
     def drop(self, point: Any) -> None:
         """Forget a point, which begins anew."""
@@ -218,22 +224,16 @@ class History:
                     break
                 self._at[known][point] = value
 
-            low, high = self._span.get(point, (math.nan, math.nan))
-            if not math.isnan(value):  # Python's min and max keep the first where the other is NaN
-                self._span[point] = low, high = min(value, low), max(value, high)
+            span = self._span[point] = widened(self._span.get(point, NO_SPAN), value)
 
             def reached(at: float) -> list[float]:
-                return [v for other, v in self._values(at).items() if other != point]
+                values = self._values(at)
+                if point not in values:
+                    return list(values.values())
+                return [v for other, v in values.items() if other != point]
 
-            told = Report(params, repeat, step, value, curve, low, high, reached)
-            return bool(self._pruner(told))
-
-    def known(self, other_than: Any) -> tuple[Pruner, list[tuple[array[float], array[float]]]]:
-        """The pruner, and steps and values of all points but one, in little room."""
-        with self._lock:
-            curves = [curve for point, curve in self._curves.items() if point != other_than]
-        columns = [zip(*curve, strict=True) for curve in curves if curve]
-        return self._pruner, [(array("d", steps), array("d", values)) for steps, values in columns]
+            told = Report(params, repeat, step, value, curve, *span, reached)
+            return bool(self.pruner(told))
 
     def _values(self, step: float) -> dict[Any, float]:
         """What each point reported when it first came as far as `step`."""
@@ -251,39 +251,11 @@ class History:
             self._at[step][point] = curve[at][1]
 
 
-class Judge:
-    """A pruner on its way to a point that cannot ask: it knows what had been reported when it left.
-
-    Parameters
-    ----------
-    history : History
-    point : object
-        By which the history knows it.
-    params : dict
-    repeat : int
-    """
-
-    def __init__(
-        self, history: History, point: Any, params: Mapping[str, Any], repeat: int
-    ) -> None:
-        self._history = history
-        self._told = point, params, repeat
-
-    def __call__(self, step: float, value: float) -> bool:
-        """Whether the point is to be given up."""
-        return self._history.gives_up(*self._told, step, value)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _judge, (*self._history.known(self._told[0]), *self._told)
-
-
-def _judge(
-    pruner: Pruner, known: list[tuple[array[float], array[float]]], point: Any, *told: Any
-) -> Judge:
-    history = History(pruner)
-    for other, (steps, values) in enumerate(known):
-        history.set(("other", other), list(zip(steps, values, strict=True)))
-    return Judge(history, point, *told)
+def widened(span: tuple[float, float], value: float) -> tuple[float, float]:
+    """The smallest and the largest of some values, one more included; NaN is none of them."""
+    if math.isnan(value):  # Python's min and max keep the first where the other is NaN
+        return span
+    return min(value, span[0]), max(value, span[1])
 
 
 def _ranked(value: float, sign: int) -> float:

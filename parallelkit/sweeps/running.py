@@ -37,8 +37,9 @@ from .best import Best
 from .canonical import canonical
 from .grid import Point
 from .identity import key_of, seed_of
+from .judge import Ended, Judge
 from .point import Item, Measured, Problem, Ran, described
-from .pruning import History, Judge, Pruner
+from .pruning import History, Pruner
 from .records import Record
 from .report import PLACES, Asking
 from .store import Store
@@ -102,7 +103,7 @@ class Run:
         self._asking: Asking | None = None
         self._again, self._digests = again, digests
         self._sent: dict[int, _Sent] = {}
-        self._far = False  # whether points run where they cannot ask
+        self._curves: Ended | None = None  # where points run where they cannot ask
         self._ended = False
         self._seen: set[bytes] = set()
         self._stored: deque[tuple[bytes, int]] = deque()  # seen in the store, and to be told of
@@ -157,8 +158,12 @@ class Run:
         options, backend = _for_engine(options, takes_rng(func, 0, names))
         kind = TABLE[backend]
         self.in_threads = kind.shares_memory and not kind.inline
-        self._far = kind.elsewhere and not kind.shares_memory
-        if (self._history is not None and not self._far) or self.in_threads:
+        far = kind.elsewhere and not kind.shares_memory
+        if far and self._history is not None:
+            self._curves = Ended(self._history.pruner)
+            for curve in self._history.curves():
+                self._curves.add(curve)
+        if (self._history is not None and not far) or self.in_threads:
             self._asking = self._listen(backend, stack)
         passing = (Exception,) if self._raising else options.retry_on
         measured = Measured(func, passing, kind.alone, options.chunksize != 1, self._asking)
@@ -247,11 +252,11 @@ class Run:
                 yield self._judged(item)
 
     def _judged(self, item: Item) -> Item:
-        """The point with its judge, where it cannot ask: what is known goes along with it."""
-        if self._history is None or not self._far:
+        """The point with its judge, where it cannot ask."""
+        if self._curves is None:
             return item
         repeat = self._sent[item.place].repeat
-        return item._replace(judge=Judge(self._history, item.place, item.params, repeat))
+        return item._replace(judge=Judge(self._curves, item.params, repeat))
 
     def _is_mine(self) -> bool:
         """Whether the next point that has not come before belongs to this part of the sweep.
@@ -318,7 +323,9 @@ class Run:
             problem = described(outcome.exception, outcome.traceback)
             curve = [] if self._history is None else self._history.curve(index)
             outcome = Ran(None, problem, None, None, None, curve, False)
-        if self._history is not None:
+        if self._curves is not None:
+            self._curves.add(outcome.curve)
+        elif self._history is not None:
             self._history.set(index, outcome.curve)
         self._reports += len(outcome.curve)
         encoded, outcome = self._encoded(sent, outcome)

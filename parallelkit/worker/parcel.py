@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from ..transport import pickling
 from ..transport.pickling import Pickled
 
-__all__ = ["Parcel", "writable"]
+__all__ = ["Behind", "Parcel", "since", "writable"]
 
 WRITABLE = 1 << 20  # bytes of a buffer that is copied where the engine gives it read-only
+
+
+class Behind(Exception):
+    """Raised where something goes on from what was to be here already, and is not.
+
+    Attributes
+    ----------
+    number : int
+        Of what grows.
+    has : int
+        How much of it is here.
+    """
+
+    def __init__(self, number: int, has: int) -> None:
+        super().__init__(number, has)
+        self.number, self.has = number, has
+
+
+# While something is pickled: how much its worker has of what grows, by the number of that.
+since: ContextVar[Mapping[int, int]] = ContextVar("parallelkit_since", default={})  # noqa: B039
 
 
 class Parcel:

@@ -41,7 +41,7 @@ from ..transport import mirror
 from ..values.outcome import Reply
 from ..values.source import Chunk
 from . import output, randomness
-from .parcel import Parcel, writable
+from .parcel import Behind, Parcel, writable
 from .runtime import Runtime, pickled_error
 from .stage import Said, Stage, put_main, saying
 from .task import Progress
@@ -253,9 +253,10 @@ def run(
     Returns
     -------
     tuple
-        ``"differs", what``; ``"lacks", versions that are there``; ``"unset", error`` where the
-        initializer raised; ``"unlearnt", error`` where the script or the task cannot be made;
-        ``"unreadable", error`` where the arguments cannot; or
+        ``"differs", what``; ``"lacks", versions that are there``; ``"behind", number, how much``
+        of what grows is there; ``"unset", error`` where the initializer raised; ``"unlearnt",
+        error`` where the script or the task cannot be made; ``"unreadable", error`` where the
+        arguments cannot; or
         ``"done", (values, raised), seconds, what was said``. Errors and values are parcels.
     """
     begin = time.perf_counter()
@@ -296,6 +297,8 @@ def _run(
         failed = "unreadable"
         chunk = Chunk(order.start, order.size, guest.loads(columns))
         del columns
+    except Behind as behind:
+        return "behind", behind.number, behind.has
     except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
         with _stage.script_of(guest):
             return failed, Parcel.of(pickled_error(error))
