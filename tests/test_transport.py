@@ -232,9 +232,9 @@ def test_a_call_that_ends_while_a_message_is_read(monkeypatch):
     there.send(("second",))
     cut, within = here._cut, []
 
-    def collect():
+    def collect(data):
         within.append(here.receive())
-        cut()
+        return cut(data)
 
     monkeypatch.setattr(here, "_cut", collect)
     assert [message.body for message in here.receive()] == [("first",), ("second",)]

@@ -14,13 +14,13 @@ from __future__ import annotations
 import importlib
 import sys
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ..backends import TABLE, end_all, prepare
-from ..backends.base import Done, Pool, Setup
+from ..backends.base import Pool, Setup
 from ..backends.serial import SerialPool
 from ..options import Options
 from ..place import blas, importing, limits, recording
@@ -34,7 +34,7 @@ from .failures import Failures
 from .inputs import source_of
 from .ordering import Part, gathered, in_order
 from .plan import Plan, needs_process, plan, without_processes
-from .progress import Bar, WithWorkers, bar
+from .progress import WithWorkers, bar
 
 if TYPE_CHECKING:
     from .recorded import Recorded
@@ -193,8 +193,10 @@ class _Costs:
     def learn(self, func: Callable[..., Any], seconds: float) -> None:
         """Remember a call. The longer ones count: what is taken for quick is not shared out."""
         func = func.__func__ if isinstance(func, MethodType) else func
-        before = self.of(func)
-        seconds = max(seconds, (before + seconds) / 2) if before else seconds
+        known = self._seconds.get(id(func))
+        if known is not None and known[0]() is func:
+            self._seconds[id(func)] = known[0], max(seconds, (known[1] + seconds) / 2)
+            return
         try:
             self._seconds[id(func)] = weakref.ref(func), seconds
         except TypeError:
@@ -229,7 +231,14 @@ def _parts(
                 failures = Failures(options, source, call)
                 if isinstance(opened, WithWorkers):
                     opened.follow(source, failures, plan_.workers)
-                yield from _settled(outcomes, failures, opened)
+                for outcome in outcomes:
+                    if outcome is None:
+                        yield _BEGUN
+                        continue
+                    for part in failures.settle(*outcome):
+                        if part.error is None:  # the item that ends the call does not count as done
+                            opened.update(part.items)
+                        yield part
             finally:
                 outcomes.close()
         finally:
@@ -239,19 +248,6 @@ def _parts(
         cost = source.sizer.cost
         if cost and call.inner is not None:  # else each item is a call of its own
             _costs.learn(call.func, cost)
-
-
-def _settled(
-    outcomes: Iterator[Done | None], failures: Failures, opened: Bar
-) -> Generator[Part, None, None]:
-    for outcome in outcomes:
-        if outcome is None:
-            yield _BEGUN
-            continue
-        for part in failures.settle(*outcome):
-            if part.error is None:  # the item that ends the call does not count as done
-                opened.update(part.items)
-            yield part
 
 
 def run_source(

@@ -35,7 +35,12 @@ def granted() -> int | None:
     ProcessPoolExecutor                have children itself counts as a main process
     =================================  ============================================================
     """
-    return _by_dask() or _by_ray() or _by_multiprocessing()
+    modules = sys.modules
+    if "distributed.worker" in modules and (cores := _by_dask()):
+        return cores
+    if "ray._private.worker" in modules and (cores := _by_ray()):
+        return cores
+    return _by_multiprocessing()
 
 
 def _by_dask() -> int | None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # `signal` makes an enum of each number
 import functools
+import operator
 import signal
 import threading
+from collections.abc import Mapping
 from types import FrameType, TracebackType
 from typing import Any
 
-__all__ = ["Shield", "by_a_handler", "held_here"]
+__all__ = ["UNSHIELDED", "Shield", "by_a_handler", "held_here"]
 
 # Those by which programs interrupt themselves or are asked to end.
 _HELD = [
@@ -23,6 +25,25 @@ _HELD = [
     )
     if hasattr(signal, name)
 ]
+
+
+_NONE: Mapping[int, Any] = {}
+_seen: tuple[tuple[Any, ...], Mapping[int, Any]] = (), _NONE
+
+
+def _handlers() -> Mapping[int, Any]:
+    """Handlers that Python code may run in; asked so often that the answer is kept."""
+    global _seen
+    now = tuple(map(_signal.getsignal, _HELD))
+    seen, handlers = _seen
+    if len(seen) != len(now) or not all(map(operator.is_, now, seen)):
+        handlers = {n: one for n, one in zip(_HELD, now, strict=True) if callable(one)}
+        _seen = now, handlers
+    return handlers
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class Shield:
@@ -39,20 +60,15 @@ class Shield:
     __slots__ = ("_before", "_late")
 
     def __init__(self, needed: bool = True) -> None:
-        self._before: dict[int, Any] = {}
+        self._before = _handlers() if needed and _is_main() else _NONE
         self._late: dict[int, FrameType | None] = {}
-        if needed and threading.current_thread() is threading.main_thread():
-            for number in _HELD:
-                handler = _signal.getsignal(number)
-                if callable(handler):
-                    self._before[number] = handler
 
     def __enter__(self) -> None:
         try:
             for number in self._before:
                 _signal.signal(number, self._note)
         except ValueError:  # in a subinterpreter, which is never interrupted
-            self._before = {}
+            self._before = _NONE
 
     def __exit__(
         self,
@@ -72,6 +88,9 @@ class Shield:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._late[number] = frame
+
+
+UNSHIELDED = Shield(False)  # one for all: to make it takes longer than to pass through it
 
 
 def held_here(*locks: Any) -> bool:

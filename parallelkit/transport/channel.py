@@ -38,6 +38,7 @@ from ..place.records import NamedTuple
 __all__ = ["Channel", "Closed", "Message", "Watch", "take_all"]
 
 _HEADER = struct.Struct("<II")
+_HEAD = _HEADER.size
 _READ = 1 << 16
 _MOST_FDS = 16
 _ANCILLARY = socket.CMSG_SPACE(4 * _MOST_FDS) if hasattr(socket, "CMSG_SPACE") else 0
@@ -232,32 +233,37 @@ class Channel:
             if not count:
                 self._ended = True
                 break
-            self._buffer += self._scratch[:count]
-            self._cut()
+            if self._buffer:
+                self._buffer += self._scratch[:count]
+                with memoryview(self._buffer) as whole:
+                    used = self._cut(whole)
+                del self._buffer[:used]
+            else:
+                used = self._cut(self._scratch[:count])
+                if used < count:
+                    self._buffer += self._scratch[used:count]
             if count < _READ and not ancillary:
                 break
 
-    def _cut(self) -> None:
-        buffer, at = self._buffer, 0
-        while len(buffer) - at >= _HEADER.size:
-            length, count = _HEADER.unpack_from(buffer, at)
-            end = at + _HEADER.size + length
-            if len(buffer) < end:
-                break
+    def _cut(self, data: memoryview) -> int:
+        """Take the messages in `data`; return how many bytes those have that are there whole."""
+        at, there = 0, len(data)
+        while there - at >= _HEAD:
+            length, count = _HEADER.unpack_from(data, at)
+            begin, at = at, at + _HEAD + length
+            if there < at:
+                return begin
             if not length:
                 for _ in range(count):
                     _close_fd(self._kept.popleft())
-                at = end
                 continue
-            if count and not system.FDS_LAST:
-                self._owed.append(count)
-            with memoryview(buffer) as view:
-                body = pickle.loads(view[at + _HEADER.size : end])
-            self._arrived.append(
-                Message(body, [self._fds.popleft() for _ in range(min(count, len(self._fds)))])
-            )
-            at = end
-        del buffer[:at]
+            fds: list[int] = []
+            if count:
+                if not system.FDS_LAST:
+                    self._owed.append(count)
+                fds += [self._fds.popleft() for _ in range(min(count, len(self._fds)))]
+            self._arrived.append(Message(pickle.loads(data[begin + _HEAD : at]), fds))
+        return at
 
 
 class Watch:

@@ -1089,7 +1089,7 @@ class Script:
 
     def ready(self, pickled: Any) -> Any:
         """Prepare what a pickle needs; it then has that in ``needs``."""
-        return pickled._replace(needs=self.prepare(pickled.needs))
+        return type(pickled)(*pickled[:-1], self.prepare(pickled.needs))
 
     def addressed(self, obj: Any, sent: Sent) -> Any:
         """Pickle `obj` together with what one receiver lacks, which counts as sent."""

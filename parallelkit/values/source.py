@@ -377,5 +377,12 @@ class Table(Source):
         end = begin + size
         return Chunk(begin, size, tuple([column[begin:end] for column in self._columns]))
 
+    @property
+    def finished(self) -> bool:
+        """Whether all that will ever come has been taken; asked several times a chunk."""
+        if self.drawn >= self._length and not (self._again or self._later):
+            return True
+        return super().finished
+
     def _exhausted(self) -> bool:
         return self.drawn >= self._length

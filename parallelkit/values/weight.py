@@ -60,7 +60,10 @@ def _of_elements(elements: Any, deep: int, left: list[int]) -> int:
     found = seen = 0
     try:
         for element in islice(elements, SEVERAL):
-            found += _weight(element, deep - 1, left)
+            if type(element) in _SMALL:
+                left[0] -= 1
+            else:
+                found += _weight(element, deep - 1, left)
             seen += 1
             if left[0] <= 0 and count > FEW:
                 break

@@ -134,8 +134,9 @@ class _Printed(io.TextIOWrapper):
 
     def flush(self) -> None:
         """Let out what is there, be it the beginning of a line."""
-        with self._lock:
-            pending, self._pending = self._pending, ""
-            if pending:
-                self._tell(self._stream, (pending,))
+        if self._pending:
+            with self._lock:
+                pending, self._pending = self._pending, ""
+                if pending:  # another thread may have been first
+                    self._tell(self._stream, (pending,))
         super().flush()

@@ -141,13 +141,14 @@ class Runtime:
             del rest
             if watch is not None:
                 watch.whole()
-            count = len(reply.values)
+            values, raised, seconds, _, nbytes = reply
+            count = len(values)
             done += count
             self.items += count
-            seconds = max(reply.seconds, time.perf_counter() - begin - BY_ITSELF)
-            failed = bool(reply.raised) and task.stop_at_error
+            seconds = max(seconds, time.perf_counter() - begin - BY_ITSELF)
+            failed = bool(raised) and task.stop_at_error
             final = watch is None or done >= size or failed or seconds > BUDGET
-            yield reply._replace(seconds=seconds, final=final)
+            yield Reply(values, raised, seconds, final, nbytes)
             progress = Progress(progress.mark)
 
     def pickled(self, reply: Reply) -> Pickled:

@@ -230,6 +230,12 @@ class Scheduler:
         if self._shared_out:
             call.exhausted = False
             self._share_out()
+        for worker in self.workers:
+            if worker.words[BORROWED_CORES]:
+                break
+        else:
+            self._lent = False
+            return False
         now = time.monotonic()
         patient = now - (call.held or now) < HOLD
         if patient and self._nested.all_run():
@@ -363,7 +369,7 @@ class Scheduler:
 
         Calls that items make see it when they begin, and between their own items.
         """
-        tail, cores = True, 0
+        tail, cores = not self._nested.open, 0
         for call in self.calls.values():
             if not call.exhausted:
                 tail = False
@@ -371,16 +377,15 @@ class Scheduler:
             cores = max(cores, call.cores)
         if not (tail or self._shared_out):
             return  # as with nearly every chunk, and without a look at each worker
-        busy = [worker for worker in self.workers if worker.assignments or worker.reserved]
-        # Who has nothing to do helps the calls that seek helpers; then its core is its own.
-        tail = tail and len(busy) < self.size and not self._nested.open
-        if not (tail or self._shared_out):
-            return
-        self._shared_out = tail
-        self._lent = self._lent or tail
+        busy: list[WorkerState] = []
         for worker in self.workers:
             worker.words[SPARE_CORES] = 0
-        if tail and busy:
+            if tail and (worker.assignments or worker.reserved):
+                busy.append(worker)
+        # Who has nothing to do helps the calls that seek helpers; then its core is its own.
+        self._shared_out = 0 < len(busy) < self.size
+        if self._shared_out:
+            self._lent = True
             base, extra = divmod(cores, len(busy))
             for rank, worker in enumerate(busy):
                 worker.words[SPARE_CORES] = base + (rank < extra)
@@ -403,8 +408,9 @@ class Scheduler:
             for worker in self.workers:
                 if call in worker.reserved:  # Ctrl-C has left a place reserved
                     worker.reserved = [other for other in worker.reserved if other is not call]
-            out += [Drop(answer) for answer in call.inbox]
-            call.inbox.clear()
+            if call.inbox:
+                out += [Drop(answer) for answer in call.inbox]
+                call.inbox.clear()
             call.failed = None
             return self._left(call), out + self._turn()
 

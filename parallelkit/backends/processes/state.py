@@ -131,6 +131,25 @@ class Call:
 
     nested = False  # whether an item in a worker makes it, and not this process
     outer: Call | None = None  # the call whose item makes it
+    traced: Traced | None = None  # where to note how long its items take
+    exhausted = False  # no chunk is left to be sent
+    held = 0.0  # since when its next chunk waits for cores that others have, if it does
+    assignments = 0
+    failed: BaseException | None = None
+    endless = False  # open for calls that are submitted, also while there are none
+    closed = False
+    owner: weakref.ref[object] | None = None  # what lives as long as who runs it
+    poked = False  # it is to look whether there is something to do
+    # Made by who waits while another drives. Not an Event, whose lock stays locked for good
+    # where Ctrl-C strikes inside it: what is written in C is done or not begun.
+    wakes: SimpleQueue[None] | None = None
+    news = 0  # how often something has come for it, or it was its turn
+    relieved = 0.0  # when it was last looked for chunks that wait in vain
+    pushed = 0  # how often something was submitted to it
+    asleep = False  # its own thread waits until it is woken, whatever comes
+    quiet = 0  # looks in a row at which nothing had happened to it
+    turns = -1  # waits of the reactor and submissions by the last look
+    thread = 0  # that which has sent a chunk, or tried to, the last time
 
     def __init__(
         self,
@@ -145,27 +164,8 @@ class Call:
         self.environment = environment
         self.timeout = timeout
         self.cores = cores
-        self.traced: Traced | None = None  # where to note how long its items take
-        self.exhausted = False  # no chunk is left to be sent
-        self.held = 0.0  # since when its next chunk waits for cores that others have, if it does
-        self.assignments = 0
         self.inbox: deque[Answer] = deque()
         self.said: deque[tuple[str, tuple[Any, ...]]] = deque()  # logs, warnings, prints
-        self.failed: BaseException | None = None
-        self.endless = False  # open for calls that are submitted, also while there are none
-        self.closed = False
-        self.owner: weakref.ref[object] | None = None  # what lives as long as who runs it
-        self.poked = False  # it is to look whether there is something to do
-        # Made by who waits while another drives. Not an Event, whose lock stays locked for good
-        # where Ctrl-C strikes inside it: what is written in C is done or not begun.
-        self.wakes: SimpleQueue[None] | None = None
-        self.news = 0  # how often something has come for it, or it was its turn
-        self.relieved = 0.0  # when it was last looked for chunks that wait in vain
-        self.pushed = 0  # how often something was submitted to it
-        self.asleep = False  # its own thread waits until it is woken, whatever comes
-        self.quiet = 0  # looks in a row at which nothing had happened to it
-        self.turns = -1  # waits of the reactor and submissions by the last look
-        self.thread = 0  # that which has sent a chunk, or tried to, the last time
         self.feeding = threading.RLock()  # one thread at a time sends its chunks
 
     @property

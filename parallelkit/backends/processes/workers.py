@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from ...errors import IN_INITIALIZER, ParallelError, RemoteTraceback, TransportError, assign, note
 from ...place import recording
 from ...place.descriptors import LOST, keep
-from ...place.sigint import Shield, held_here
+from ...place.sigint import UNSHIELDED, Shield, held_here
 from ...transport import anonymous, inheritance, pickling
 from ...transport.channel import Closed
 from ...transport.inheritance import Unforked
@@ -175,7 +175,7 @@ class Workers:
 
     def handles(self) -> list[Handle]:
         """The workers that live."""
-        return cast(list[Handle], list(self.scheduler.workers))
+        return cast("list[Handle]", list(self.scheduler.workers))
 
     @property
     def broken(self) -> BaseException | None:
@@ -201,8 +201,12 @@ class Workers:
 
     def interrupted(self) -> bool:
         """Whether this thread is in the middle of something here, interrupted by who asks."""
-        sending = [worker.sending for worker in self.handles()]
-        return held_here(self.scheduler.lock, self._reading, self.reactor.lock, *sending)
+        if held_here(self.scheduler.lock, self._reading, self.reactor.lock):
+            return True
+        for worker in self.handles():  # noqa: SIM110 - asked twice a call
+            if worker.sending._is_owned():  # type: ignore[attr-defined]  # noqa: SLF001
+                return True
+        return False
 
     # --- workers come and go ----------------------------------------------------------------------
 
@@ -453,7 +457,7 @@ class Workers:
         left: list[tuple[WorkerState, Call]] = []
         settled = False
         try:
-            with Shield(len(self.scheduler.calls) > 1):
+            with Shield() if len(self.scheduler.calls) > 1 else UNSHIELDED:
                 self.reactor.leave(call)
                 left, out = self.scheduler.withdraw(call)
                 if out:
@@ -462,7 +466,7 @@ class Workers:
                 self._give_up(call, left)
             settled = not left
         finally:  # also where Ctrl-C, once more, has cut that short
-            with Shield(not settled or len(self.scheduler.calls) > 0):
+            with Shield() if self.scheduler.calls or not settled else UNSHIELDED:
                 self.scheduler.calls.pop(call.number, None)
                 out = [] if settled else self.scheduler.part_with(call)
                 assert call.task is not None
@@ -578,14 +582,10 @@ class Workers:
     def _hand_on(self, worker: Handle) -> None:
         """Do what the messages ask for that a worker has sent; Closed if it has hung up."""
         for body, fds in worker.channel.receive():
-            out = self._handle(worker, body, fds)
+            message = decode(body)
+            out = self._HANDLERS[type(message)](self, worker, message, fds)
             if out:
                 self.carry_out(out)
-
-    def _handle(self, worker: Handle, body: Any, fds: list[int]) -> list[Instruction]:
-        """Do what a message asks for."""
-        message = decode(body)
-        return self._HANDLERS[type(message)](self, worker, message, fds)
 
     def _replied(self, worker: Handle, message: Replied, fds: list[int]) -> list[Instruction]:
         number, packet, seconds, count, final, released, tasks, forgotten = message
