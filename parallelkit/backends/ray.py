@@ -19,6 +19,7 @@ from weakref import WeakSet
 from ..errors import ParallelError
 from ..options import Options
 from ..place.sigint import by_a_handler
+from ..worker import parcel as parcels
 from ..worker.parcel import Parcel
 from ..worker.versions import own_version
 from .cluster import AGAIN, PERHAPS, is_missing, outcome
@@ -68,10 +69,8 @@ class RayCluster:
 
     def submit(self, name: str, func: Callable[..., Any], *args: Any) -> Any:
         """Start a call as a task of one CPU, under a name that the dashboard shows."""
-        task = _tasks.get(func)
-        if task is None:  # Ray keeps what is made here for its life: so once only
-            task = _tasks[func] = self._ray.remote(num_cpus=1, max_retries=0)(func)
-        ref = task.options(name=name).remote(*args)
+        data, fetched = parcels.packed(func, args, self._ray.ObjectRef)
+        ref = _named(self._ray, name).remote(data, *fetched)
         future = ref.future()
         _under_way[future] = ref
         future.add_done_callback(_over)
@@ -79,7 +78,7 @@ class RayCluster:
 
     def collect(self, futures: Sequence[Any]) -> list[Any]:
         """Results, or errors, of futures that are done."""
-        return [outcome(future) for future in futures]
+        return [parcels.unpacked(outcome(future)) for future in futures]
 
     def cancel(self, futures: Sequence[Any]) -> None:
         """Give up calls; what still runs after `GRACE` seconds is interrupted."""
@@ -122,10 +121,24 @@ class RayCluster:
 
 _census: Census | None = None  # of the Ray that is initialised
 _under_way: dict[Any, Any] = {}  # futures, and the references that they wait for
-_tasks: dict[Callable[..., Any], Any] = {}
+_task: Any = None  # Ray keeps what is made of a function for its life: so once only
+_names: dict[str, Any] = {}  # the same under names
+MOST_NAMES = 256
 _lock = threading.RLock()
 _ours = False  # whether Ray was initialised here
 _folder: str | None = None  # of a Ray that was begun here
+
+
+def _named(ray: Any, name: str) -> Any:
+    """The task that runs a call, under a name."""
+    global _task
+    if _task is None:
+        _task = ray.remote(num_cpus=1, max_retries=0)(parcels.called)
+    if name not in _names:
+        if len(_names) >= MOST_NAMES:
+            _names.clear()
+        _names[name] = _task.options(name=name)
+    return _names[name]
 
 
 def _counted(ray: Any) -> int:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
 from ..transport import pickling
 from ..transport.pickling import Pickled
 
-__all__ = ["Behind", "Parcel", "since", "writable"]
+__all__ = ["Behind", "Parcel", "called", "packed", "since", "unpacked", "writable"]
 
+SMALL = 1 << 16  # bytes of a result that is copied rather than shared
 WRITABLE = 1 << 20  # bytes of a buffer that is copied where the engine gives it read-only
 
 
@@ -82,3 +83,26 @@ def writable(buffer: Any, copied: bool) -> Any:
     if not view.readonly or (not copied and view.nbytes > WRITABLE):
         return buffer
     return bytearray(view)
+
+
+# --- one argument and one result of bytes, where an engine takes long for each object ------------
+
+
+def packed(func: Callable[..., Any], args: Sequence[Any], fetched: type) -> tuple[bytes, list[Any]]:
+    """Pack a call for `called`: bytes, and those of the arguments that the engine is to fetch."""
+    first = [... if isinstance(arg, fetched) else arg for arg in args]
+    return pickle.dumps((func, *first), 5), [arg for arg in args if isinstance(arg, fetched)]
+
+
+def called(data: bytes, *fetched: Any) -> Any:
+    """Make a call that was packed; give what `unpacked` takes."""
+    func, *args = pickle.loads(data)
+    rest = iter(fetched)
+    result = func(*(next(rest) if arg is ... else arg for arg in args))
+    large = any(isinstance(part, Parcel) and part.nbytes > SMALL for part in result)
+    return result if large else pickle.dumps(result, 5)
+
+
+def unpacked(result: Any) -> Any:
+    """What a call has given that was packed."""
+    return pickle.loads(result) if isinstance(result, bytes) else result

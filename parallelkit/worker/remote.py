@@ -52,6 +52,7 @@ __all__ = ["Order", "run"]
 MOST_TASKS = 32  # that a worker keeps for calls to come
 MOST_BYTES = 64 << 20  # of these together, but for the last one
 LARGE = 1 << 20  # bytes of a task that is not kept for calls to come
+BY_ITSELF = 2e-4  # seconds that a chunk may take whatever its items do
 IDLE = 2.0  # seconds without a chunk of it, after which its call counts as over
 
 
@@ -259,7 +260,6 @@ def run(
         arguments cannot; or
         ``"done", (values, raised), seconds, what was said``. Errors and values are parcels.
     """
-    begin = time.perf_counter()
     client, *theirs = made_by
     what = difference(tuple(theirs))
     if what:
@@ -268,11 +268,11 @@ def run(
     guest = _guest_of(client)
     with guest.using(told.key):
         if guest.own:
-            return _run(guest, told, columns, news, state, setup, begin)
+            return _run(guest, told, columns, news, state, setup)
         with _stage.of(guest, told.settings):
             if _stage.alone and not guest.initialized:
                 randomness.renew()
-            return _run(guest, told, columns, news, state, setup, begin)
+            return _run(guest, told, columns, news, state, setup)
 
 
 def _run(
@@ -282,7 +282,6 @@ def _run(
     news: Any,
     state: Parcel | None,
     setup: Parcel | None,
-    begin: float,
 ) -> tuple[Any, ...]:
     failed = "unlearnt"
     try:
@@ -295,6 +294,7 @@ def _run(
         if setup is not None:
             guest.initialize(order.setup, setup)
         failed = "unreadable"
+        begin = time.perf_counter()
         chunk = Chunk(order.start, order.size, guest.loads(columns))
         del columns
     except Behind as behind:
@@ -311,10 +311,11 @@ def _run(
     known = guest.runtime.tasks.get(order.key)
     if known is not None and task.alters:
         known.alters = True
-    reply = reply._replace(seconds=max(reply.seconds, time.perf_counter() - begin))
+    # What large arguments take counts; what each chunk takes does not, whatever it has of items.
+    seconds = max(reply.seconds, time.perf_counter() - begin - BY_ITSELF)
     with _stage.script_of(guest):
         pickled = guest.runtime.pickled(reply)
-    return "done", Parcel.of(pickled), reply.seconds, said
+    return "done", Parcel.of(pickled), seconds, said
 
 
 def _reachable(folders: Iterable[str]) -> bool:
