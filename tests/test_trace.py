@@ -224,7 +224,7 @@ def test_clocks_of_other_machines_are_aligned():
             ahead = here + 3600
             ran = ahead, ahead + 0.1, ahead + 0.2, ahead + 0.3
             items = [(0, ran[1], ran[2], "", 1)]
-            fields = ("ran", "1", index, 1, 1, 0, 1, *ran, 0.0, 0.0, 0, 0, items, [])
+            fields = ("ran", "1", index, 1, 1, 0, 1, *ran, 0.0, 0.0, 0, 0, 0, items, [])
             sent = time.perf_counter() + 3600 - delay  # by the other clock, before it arrived
             recording.arrived("elsewhere", 7, sent, [((folder,), fields)])
     chunks = story_of(trace).chunks
@@ -634,8 +634,25 @@ def blas():
 def memory():
     call = a_call()
     for pid in (2, 3):
-        a_chunk(call, pid, 10.0, 12.0, pid=pid, memory=10**15)
+        a_chunk(call, pid, 10.0, 12.0, pid=pid, memory=10**7, most_memory=10**15)
     return a_story(call)
+
+
+def no_memory():
+    call = a_call()
+    for pid in (2, 3):
+        [item] = a_chunk(call, pid, 10.0, 12.0, pid=pid).items
+        item.failed = "MemoryError"
+    return a_story(call)
+
+
+def noise():
+    """Eight calls, in each of which another item takes longest."""
+    calls = [a_call(number=str(n), begin=10.0 + n, end=11.0 + n) for n in range(8)]
+    for n, call in enumerate(calls):
+        for index in range(8):
+            a_chunk(call, index, 10.0 + n, 10.02 + n + 0.88 * (index == n), pid=2 + index % 2)
+    return a_story(*calls)
 
 
 def few():
@@ -693,6 +710,7 @@ ADVICE = {
     "lock below": (interpreter_lock(2), "interpreter lock", 'nested="auto"'),
     "BLAS": (blas(), "numerical libraries run threads of their own", "blas_threads=1"),
     "memory": (memory(), "the workers' memory came to", "memory_limit="),
+    "no memory": (no_memory(), "item 2 of fit, and 1 more, ran out of memory", "fewer workers"),
     "few": (few(), "2 items cannot keep 8 workers busy", 'nested="auto"'),
     "start-up": (start_up(), "400 ms of 500 ms went by until workers were there", "kept warm"),
     "results": (results(), "results of load take 200 MB", "shared_empty"),
@@ -716,6 +734,7 @@ def test_no_advice_where_all_is_well():
         a_chunk(call, n, 10 + n // 2, 11 + n // 2, pid=2 + n % 2)
     assert advice(a_story(call)) == []
     assert "advice" not in str(summarize(a_story(call)))
+    assert advice(noise()) == []
 
 
 def test_the_report():

@@ -1,7 +1,7 @@
 """What to change where workers are not used well, by rules that each look at one cause.
 
 A rule names the call, by file and line, what was measured, and the change. It says nothing where
-less than a tenth of a second, or a tenth of the time, could be gained.
+little could be gained, and speaks once of all calls that are made at one line.
 """
 
 from __future__ import annotations
@@ -104,29 +104,39 @@ def _submitted(group: list[Call]) -> Found:
 
 
 def _dominated(group: list[Call]) -> Found:
+    """Of many calls at one line: where it is the same item in them, rather than chance."""
+    found: dict[int, list[tuple[float, str]]] = defaultdict(list)
     for call in group:
-        items = sorted(call.items(), key=lambda item: -item.seconds)
-        if len(items) < 2 or call.workers < 2 or call.endless:
-            continue
-        longest, running = items[0], call.end - _begun(call)
-        even = sum(chunk.seconds for chunk in call.chunks) / call.workers
-        late = longest.begin - _begun(call) > 0.2 * running
-        by_sorting = running - max(longest.seconds, even) if late else 0.0
-        by_cutting = longest.seconds - even
-        stands_out = longest.seconds > max(0.3 * running, 2 * items[1].seconds)
-        long = stands_out or (longest.seconds > 0.6 * running and len(items) >= call.workers)
-        gain = max(by_sorting, by_cutting)
-        if gain < 0.1 * running or not long:
-            continue
-        told = f"{_at(call)}item {longest.index} of {call.name} took {duration(longest.seconds)} "
-        told += f"of the call's {duration(running)}, while the other workers had nothing left"
-        if by_sorting >= by_cutting:
-            yield gain, f"{told}; put long items first: sort the input by what they will take."
-        else:
-            yield (
-                gain,
-                f"{told}; cut that item into several, or let it make calls of its own, {_HELPED}.",
-            )
+        for index, gain, text in _longest(call):
+            found[index].append((gain, text))
+    for same in found.values():
+        gain = sum(one for one, _ in same)
+        if gain >= 0.1 * sum(call.end - _begun(call) for call in group):
+            yield gain, max(same)[1]
+
+
+def _longest(call: Call) -> Iterator[tuple[int, float, str]]:
+    """The item that takes most of a call: its index, what may be gained, and how."""
+    items = sorted(call.items(), key=lambda item: -item.seconds)
+    if len(items) < 2 or call.workers < 2 or call.endless:
+        return
+    longest, running = items[0], call.end - _begun(call)
+    even = sum(chunk.seconds for chunk in call.chunks) / call.workers
+    late = longest.begin - _begun(call) > 0.2 * running
+    by_sorting = running - max(longest.seconds, even) if late else 0.0
+    by_cutting = longest.seconds - even
+    stands_out = longest.seconds > max(0.3 * running, 2 * items[1].seconds)
+    long = stands_out or (longest.seconds > 0.6 * running and len(items) >= call.workers)
+    gain = max(by_sorting, by_cutting)
+    if gain < 0.1 * running or not long:
+        return
+    told = f"{_at(call)}item {longest.index} of {call.name} took {duration(longest.seconds)} "
+    told += f"of the call's {duration(running)}, while the other workers had nothing left"
+    if by_sorting >= by_cutting:
+        change = "put long items first: sort the input by what they will take"
+    else:
+        change = f"cut that item into several, or let it make calls of its own, {_HELPED}"
+    yield longest.index, gain, f"{told}; {change}."
 
 
 def _few(group: list[Call]) -> Found:
@@ -235,7 +245,7 @@ def _interpreter_lock(group: list[Call]) -> Found:
     elapsed = sum(one.end - _begun(one) for one in group)
     busy = sum(chunk.seconds for chunk in chunks)
     processor = sum(chunk.thread_seconds for chunk in chunks)
-    if elapsed < 0.02 or busy < 1.5 * elapsed or not 0.6 * elapsed < processor < 1.3 * elapsed:
+    if elapsed < 0.02 or busy < 1.2 * elapsed or not 0.6 * elapsed < processor < 1.3 * elapsed:
         return
     gain = elapsed - processor / min(call.workers, cpu_count())
     told = f"{_at(call)}threads of {call.name} wait for each other at the interpreter lock: "
@@ -260,7 +270,7 @@ def _blas(group: list[Call]) -> Found:
         return
     wanted = processor / elapsed
     others = processor - thread
-    if others > 0.3 * thread and wanted > 0.9 * cpu_count() and busy > 1.3 * elapsed:
+    if others > 0.3 * thread and wanted > 0.7 * cpu_count() and busy > 1.3 * elapsed:
         yield (
             others / 4,
             f"{_at(call)}inside the items of {call.name} numerical libraries run threads of their "
@@ -272,13 +282,24 @@ def _blas(group: list[Call]) -> Found:
 def _memory(story: Story) -> Found:
     most: dict[int, int] = {}
     for chunk in story.chunks:
-        most[chunk.pid] = max(most.get(chunk.pid, 0), chunk.memory)
+        most[chunk.pid] = max(most.get(chunk.pid, 0), chunk.memory, chunk.most_memory)
     whole, used = memory(), sum(most.values())
     if whole and used > 0.8 * whole:
         yield (
             max(1.0, story.end - story.begin),
             f"the workers' memory came to {used / 1e9:.3g} GB of {whole / 1e9:.3g} GB; use fewer "
             "workers, or memory_limit= so that an item that takes too much fails alone.",
+        )
+
+
+def _memory_errors(group: list[Call]) -> Found:
+    failed = [item for call in group for item in call.items() if "MemoryError" in item.failed]
+    if failed:
+        more = "" if len(failed) == 1 else f", and {len(failed) - 1} more,"
+        yield (
+            1.0,
+            f"{_at(group[0])}item {failed[0].index} of {group[0].name}{more} ran out of memory; "
+            "use fewer workers, a larger memory_limit= where there is one, or smaller items.",
         )
 
 
@@ -317,5 +338,5 @@ def _startup(story: Story) -> Found:
 # Of calls that no item has made.
 RULES = (
     *(_too_small, _submitted, _dominated, _few, _frozen),
-    *(_input, _consumer, _results, _imports),
+    *(_input, _consumer, _results, _imports, _memory_errors),
 )

@@ -87,7 +87,7 @@ def _shifted(fields: tuple[Any, ...], seconds: float) -> tuple[Any, ...]:
     for place in _TIMES.get(fields[0], ()):
         moved[place] += seconds
     if fields[0] == "ran":
-        moved[15] = [(n, b + seconds, e + seconds, *more) for n, b, e, *more in moved[15]]
+        moved[16] = [(n, b + seconds, e + seconds, *more) for n, b, e, *more in moved[16]]
     return tuple(moved)
 
 
@@ -194,11 +194,11 @@ def _chunks(
 
 def _chunk(call: Call, pid: int, fields: list[Any]) -> Chunk:
     start, size, done, rank, tid, taken, begin, end, answered, *fields = fields
-    thread_seconds, process_seconds, memory, nbytes, items, failed = fields
+    thread_seconds, process_seconds, memory, most, nbytes, items, failed = fields
     why = dict(failed)
     chunk = Chunk(call, start, size, pid, tid, begin, end, 1, done, rank, taken, answered)
     chunk.thread_seconds, chunk.process_seconds = thread_seconds, process_seconds
-    chunk.memory, chunk.answer_nbytes = memory, nbytes
+    chunk.memory, chunk.most_memory, chunk.answer_nbytes = memory, most, nbytes
     chunk.items = [
         Item(start + n, b, e, name, why.pop(n, "") if count == 1 else "", count)
         for n, b, e, name, count in items

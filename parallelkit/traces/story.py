@@ -50,7 +50,8 @@ class Chunk:
     answered: float = 0.0  # when what came of it was pickled
     thread_seconds: float = 0.0  # of processor time
     process_seconds: float = 0.0
-    memory: int = 0  # bytes of the worker
+    memory: int = 0  # bytes of the worker, afterwards
+    most_memory: int = 0  # the most that it ever had so far
     nbytes: int = 0  # of its arguments, pickled
     answer_nbytes: int = 0  # of its results, pickled
     sending: tuple[float, float, float, int] | None = None  # begin, pickled, sent; thread

@@ -123,7 +123,7 @@ class Lap:
         """Write down all of it; what came of the items is pickled, if it has to be."""
         where = self._start, self._size, len(self._values), self._rank, threading.get_native_id()
         times = self._taken, self._begin, self._end, _clock()
-        cost = self._thread_seconds, self._process_seconds, _memory(), nbytes
+        cost = self._thread_seconds, self._process_seconds, *_memory(), nbytes
         traced = self._traced
         record(
             traced.folders, ("ran", traced.call, *where, *times, *cost, self._items, self._failed)
@@ -139,12 +139,12 @@ def _name(args: tuple[Any, ...]) -> str:
     return called(args[0], args[1])
 
 
-_looked, _used = 0.0, 0
+_looked, _used = 0.0, (0, 0)
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
-def _memory() -> int:
-    """Bytes of memory that this process has in use, looked at now and then."""
+def _memory() -> tuple[int, int]:
+    """Bytes of memory that this process has in use, and the most it ever had; now and then."""
     global _looked, _used
     now = _clock()
     if now - _looked > 0.01:
@@ -152,17 +152,18 @@ def _memory() -> int:
     return _used
 
 
-def _memory_now() -> int:
-    """The same, looked at now; the most it had, where that alone is known."""
-    if system.LINUX:
-        try:
-            with open(f"{system.PROC}/self/statm", "rb", 0) as file:
-                return int(file.read(64).split()[1]) * _PAGE
-        except (OSError, ValueError, IndexError):
-            return 0
+def _memory_now() -> tuple[int, int]:
+    """The same, looked at now; twice the most it had, where that alone is known."""
     try:
         import resource
     except ImportError:
-        return 0
+        return 0, 0
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if system.MACOS else most * 1024
+    most = most if system.MACOS else most * 1024
+    if not system.LINUX:
+        return most, most
+    try:
+        with open(f"{system.PROC}/self/statm", "rb", 0) as file:
+            return int(file.read(64).split()[1]) * _PAGE, most
+    except (OSError, ValueError, IndexError):
+        return 0, most
