@@ -642,7 +642,7 @@ def no_memory():
     call = a_call()
     for pid in (2, 3):
         [item] = a_chunk(call, pid, 10.0, 12.0, pid=pid).items
-        item.failed = "MemoryError"
+        item.failed = "_ArrayMemoryError: Unable to allocate 8 GiB"
     return a_story(call)
 
 

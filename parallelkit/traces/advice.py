@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from ..place.host import cpu_count, memory
-from .story import Call, Story, covered, startup
+from .story import Call, Item, Story, covered, startup
 
 __all__ = ["advice", "duration"]
 
@@ -117,7 +117,8 @@ def _dominated(group: list[Call]) -> Found:
 
 def _longest(call: Call) -> Iterator[tuple[int, float, str]]:
     """The item that takes most of a call: its index, what may be gained, and how."""
-    items = sorted(call.items(), key=lambda item: -item.seconds)
+    ran = (item for chunk in call.chunks if not chunk.lost for item in chunk.items)
+    items = sorted(ran, key=lambda item: -item.seconds)
     if len(items) < 2 or call.workers < 2 or call.endless:
         return
     longest, running = items[0], call.end - _begun(call)
@@ -292,8 +293,12 @@ def _memory(story: Story) -> Found:
         )
 
 
+def _no_memory(item: Item) -> bool:
+    return item.failed.partition(":")[0].endswith("MemoryError")  # numpy has one of its own
+
+
 def _memory_errors(group: list[Call]) -> Found:
-    failed = [item for call in group for item in call.items() if "MemoryError" in item.failed]
+    failed = [item for call in group for item in call.items() if _no_memory(item)]
     if failed:
         more = "" if len(failed) == 1 else f", and {len(failed) - 1} more,"
         yield (
@@ -307,7 +312,7 @@ def _deaths(story: Story) -> Found:
     lost = [event for event in story.events if event.kind == "lost" and event.call is not None]
     died = [event for event in lost if "WorkerDied" in event.text]
     late = [event for event in lost if "Timeout" in event.text]
-    look = "run one alone in a process of its own to see why, or bound memory with memory_limit="
+    look = "run it alone in a process of its own to see why, or bound memory with memory_limit="
     for events, told, change in (
         (died, "ended the worker that ran it", look),
         (late, "ran into the time limit", "raise timeout=, or let retries= try again"),

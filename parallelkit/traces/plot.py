@@ -94,6 +94,7 @@ def _draw_lane(
             markersize=7,
             markeredgewidth=2,
             zorder=9,
+            clip_on=False,  # also at the very end
         )
     for died, _ in lane.deaths:
         where = scale * (died - zero)
