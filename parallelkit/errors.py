@@ -141,9 +141,9 @@ def show_remote(error: BaseException, text: str) -> None:
 
 INHERITED = (
     "what multiprocessing's fork context makes is in workers only if they are forked after that: "
-    "give it to map as a keyword, or to Pool(initializer=, initargs=), without start_method=; or "
-    "make it by multiprocessing.get_context('spawn') or a multiprocessing.Manager(), which can "
-    "also be an item, or go with what is submitted"
+    "give it to map as a keyword, to submit, or to Pool(initializer=, initargs=), without "
+    "start_method=; or make it by multiprocessing.get_context('spawn') or a "
+    "multiprocessing.Manager(), which can also be an item"
 )
 
 

@@ -68,9 +68,9 @@ def test_calls_that_are_submitted_go_on_with_new_workers():
     assert together[:3] + together[4:] == alone[:3] + alone[4:]
 
 
-def test_what_goes_wrong_once_is_looked_at_again(monkeypatch):
-    """An error of the thread that ends idle workers does not keep all later ones for ever."""
-    from parallelkit.backends.processes.idle import Sleeper
+def test_what_goes_wrong_once_is_looked_at_again(monkeypatch, forked_pool):
+    """After an error of the thread that ends idle workers, the next call has another one."""
+    from parallelkit.backends.processes import idle, pool
 
     looks = []
 
@@ -80,12 +80,11 @@ def test_what_goes_wrong_once_is_looked_at_again(monkeypatch):
             raise OSError("too many open files")
 
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    sleeper = Sleeper(look)
-    sleeper.begin()
+    monkeypatch.setattr(pool, "_sleeper", idle.Sleeper(look))
+    pids(forked_pool)
     wait_until(lambda: looks and not looks[0].is_alive(), "the end of the thread")
-    sleeper.begin()
+    pids(forked_pool)
     wait_until(lambda: len(looks) == 2, "another look")
-    sleeper.stop()
 
 
 def test_nothing_is_kept_of_workers_that_have_ended():

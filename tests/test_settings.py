@@ -442,13 +442,53 @@ def test_what_contexts_of_multiprocessing_share(method, made_for):
             own.map(count_by, range(20), **names)
         with pytest.raises(pk.TransportError, match=r"without start_method="):
             pk.Pool(2, start_method=method, initializer=keep, initargs=given).map(count, range(20))
+        with pytest.raises(pk.TransportError, match=r"without start_method="):
+            own.submit(count_by, 0, **names).result()
+        assert own.submit(increment, 1).result() == 2  # that was an error of the item alone
         return
     assert own.map(count_by, range(20), **names) == [False] * 20
     assert own.map(functools.partial(count_by, **names), range(20)) == [False] * 20
     given[3].set()
     other = pk.Pool(2, start_method=method, initializer=functools.partial(keep, *given))
     assert other.map(count, range(20)) == [True] * 20
-    assert came_of(given, 3) == 60
+    submitted = [own.submit(count_by, x, **names) for x in range(20)]
+    assert [future.result() for future in submitted] == [True] * 20
+    assert came_of(given, 4) == 80
+
+
+def signal_and_wait(begun, event):
+    begun.set()
+    return event.wait(60)
+
+
+def set_with(lock, event):
+    with lock:
+        event.set()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+@pytest.mark.parametrize("ended", [False, True])
+def test_what_runs_when_others_are_forked_for_what_is_submitted(ended):
+    """It goes on beside them, may wait for what is submitted after it, and ends with its pool."""
+    context = multiprocessing.get_context("spawn")
+    begun, event = context.Event(), context.Event()
+    own = pk.Pool(2)
+    told = threading.Event()
+    first = own.submit(signal_and_wait, begun, event)
+    first.add_done_callback(lambda _: told.set())
+    assert begun.wait(60)
+    lock = multiprocessing.get_context("fork").Lock()
+    if ended:
+        assert own.submit(lambda _: 1, lock).result() == 1
+        own.terminate()
+        with pytest.raises(pk.ParallelError, match="terminated"):
+            first.result()
+    else:
+        assert own.submit(set_with, lock, event).result() is None
+        assert first.result() is True
+        own.close()
+    assert told.wait(60)
 
 
 def test_what_multiprocessing_shares_as_an_item(process_pool):
@@ -466,8 +506,6 @@ def test_what_multiprocessing_shares_as_an_item(process_pool):
             process_pool().map(repr, [getattr(unnamed, name)()])
         assert "\n" not in str(caught.value)
         assert "._" not in str(caught.value)  # nothing of its insides
-    with pytest.raises(pk.TransportError, match=r"get_context\('spawn'\).* what is submitted"):
-        process_pool().submit(repr, unnamed.Lock()).result()
     assert process_pool().submit(lambda lock: lock.acquire(block=False), lock).result() is False
 
 

@@ -32,11 +32,16 @@ class Sleeper:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def looks(self) -> bool:
+        """Whether it is at work: there was a thread for it, which `look` has not ended."""
+        return self._thread is not None
+
     def begin(self) -> None:
         """Have it look soon, in a thread that is started where there is none."""
         with self._lock:
             self._wake.set()
-            if self._thread is None or not self._thread.is_alive():  # or `look` has raised
+            if not self.looks:
                 thread = threading.Thread(target=self._run, name="parallelkit-idle", daemon=True)
                 forksafe.harmless.add(thread)  # what it may hold is made anew in a fork
                 try:
@@ -60,7 +65,11 @@ class Sleeper:
                 if self._thread is not threading.current_thread():
                     return
                 self._wake.clear()
-            left = self._look()
+            try:
+                left = self._look()
+            except BaseException:
+                self._thread = None
+                raise
             if left is not None:
                 self._wake.wait(min(left, threading.TIMEOUT_MAX))
                 continue

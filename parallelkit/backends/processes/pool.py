@@ -9,6 +9,7 @@ the same few fields of a call, and each step decides by what the others have lef
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 import time
@@ -20,6 +21,7 @@ from time import perf_counter as clock
 from typing import Any, cast
 
 from ...options import Options
+from ...place import limits
 from ...place.host import default_start_method
 from ...place.recording import record
 from ...place.sigint import Shield, held_here
@@ -28,7 +30,7 @@ from ...transport.inheritance import Unforked
 from ...transport.refusals import is_refused, is_unforked, refusal
 from ...transport.script import script
 from ...values.outcome import Lost, Reply
-from ...values.source import Source
+from ...values.source import Chunk, Source
 from ...worker.environment import current
 from ..base import Done, Setup, Task
 from ..serial import SerialPool
@@ -41,10 +43,11 @@ from .workers import Workers
 
 __all__ = ["ProcessPool", "end_idle", "pool_for", "shutdown"]
 
-TIMEOUT_CHECK = 0.25  # seconds between looks at workers that hold on to the interpreter
+CHECK = 0.25  # seconds between looks at workers that hold on to the interpreter
 PREFETCH_BELOW = 0.02  # seconds; a longer chunk makes the gap between two of no account
 LOOK_EVERY = 8  # submitted calls after which who submits looks for results
 MOST_METHODS = 64  # sets of arguments whose start method is remembered
+MOST_LEFT = 4  # sets of workers that finish what they run while others go on
 MOST_WARM = 4  # sets of workers that are kept while nobody uses them
 SOONER = 10  # so many times sooner those end that differ from the last used ones in number alone
 LEAST = 0.05  # seconds after which it is looked again whether workers that are in use have ended
@@ -57,273 +60,48 @@ class _Owner:
 
 
 class ProcessPool:
-    """Runs chunks in the processes of one set of workers.
+    """Runs chunks in the processes of one set of workers, or of another where these cannot.
 
     Parameters
     ----------
     workers : Workers
     wanted : tuple
-        What `pool_for` was asked for, to have the same again.
+        Their options and number, to have the same again.
     """
 
-    def __init__(self, workers: Workers, wanted: tuple[Options, int, int, bool]) -> None:
+    def __init__(self, workers: Workers, wanted: tuple[Options, int]) -> None:
         self._workers = workers
         self._wanted = wanted
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
-        """Run all chunks of `source` in the workers, or in others once these were idle for long."""
-        while (yield from self._run(task, source)):
-            _wait_for_more(source)  # what was submitted meanwhile has been taken by nobody
-            if source.finished:
-                if source.aborted is not None:
-                    raise source.aborted
-                return
-            other = pool_for(*self._wanted)
-            if not isinstance(other, ProcessPool):
-                yield from other.run(task, source)
-                return
-            self._workers = other._workers  # noqa: SLF001 - of the same class
-
-    def _run(  # noqa: C901, PLR0912, PLR0915 - the one way of a call
-        self, task: Task, source: Source
-    ) -> Generator[Done | None, None, bool]:
-        """Run chunks until there are no more, or the workers have ended; whether that is so."""
-        workers = self._workers
-        call: Call | None = None
-        owner = _Owner()
-        expired = False
+        """Run all chunks of `source`; where workers lack what only a fork gives, in forked ones."""
+        forks = self._wanted[0].start_method in (None, "fork") and hasattr(os, "fork")
+        left: deque[threading.Thread] = deque()
         try:
-            try:
-                if workers.interrupted():
-                    yield from SerialPool(Setup(None, ())).run(task, source)
-                    return False
+            while not self._workers.interrupted():
+                run = _Run(self._workers, task, source, forks)
                 try:
-                    call = workers.open(task)
+                    yield from run.outcomes()
+                    return
+                except Expired:
+                    if not _is_more(source):
+                        return
+                    self._workers = _handed_out(*self._wanted)
                 except Unforked as error:
-                    options, size = self._wanted[:2]
-                    if options.start_method not in (None, "fork") or not hasattr(os, "fork"):
+                    if not forks:
                         raise task.refusal(error) from error
-                    other = _handed_out(options, size, "fork", error.inherits)
-                    with _lock:
-                        workers.handed_out -= 1
-                    workers = self._workers = other
-                    call = workers.open(task)
-                call.owner = weakref.ref(owner, partial(workers.orphaned, call))
-                workers.begin(
-                    call, source.endless
-                )  # by now whatever strikes finds the call to be closed
-            finally:
-                with _lock:
-                    workers.handed_out -= 1
-            opened = call
-            source.wake = lambda: workers.reactor.poke(opened)
-            source.push = lambda: self._push(opened, source)
-            if source.endless:
-                source.help = partial(self._help, opened, source)
-            self._feed(call, source)
-            if source.lazy:  # nobody waits before the first `next`: others shall have workers
-                self._sated(call)
-            yield None
-            while True:
-                end = workers.abandoned or source.aborted
-                if end is not None:
-                    raise end
-                if not call.exhausted or not source.finished:
-                    self._feed(call, source)
-                if (answer := _next(call.inbox)) is not None:
-                    done = self._open(call, answer)
-                    del answer
-                    if workers.scheduler.line:
-                        self._sated(call)  # the consumer may keep us waiting
-                    yield done
-                    del done  # it belongs to the consumer alone from now on
-                    if source.lazy:
-                        workers.reactor.look(call)
-                elif call.failed is not None:
-                    raise call.failed
-                elif not call.assignments and source.finished:
-                    return False
-                elif source.endless:
-                    workers.attend(call, source.hurried, not source.idle)
-                    if call.timeout is not None:
-                        workers.end_overdue(call)
-                elif call.timeout is None:
-                    workers.wait(call)
-                else:
-                    workers.wait(call, TIMEOUT_CHECK)
-                    workers.end_overdue(call)
-        except Expired:
-            expired = True
-        finally:
-            source.wake = source.push = source.help = None
-            if call is not None:
-                workers.close_call(call)
-            if workers.broken is not None and not expired:
-                workers.close()
-        return expired
-
-    def _push(self, call: Call, source: Source) -> None:
-        """Send what has just been put into `source`, from the thread that put it there."""
-        workers = self._workers
-        self._feed(call, source)
-        call.pushed += 1
-        if call.inbox or (not call.pushed % LOOK_EVERY and call.assignments):
-            workers.reactor.look(call)
-            self._take_in(call, source)
-        if call.inbox:
-            workers.reactor.poke(call)
-        elif call.asleep:
-            workers.reactor.rouse(call)
-
-    def _help(
-        self,
-        call: Call,
-        source: Source,
-        done: Callable[[], bool],
-        wakes: list[Callable[[], None]],
-        timeout: float | None,
-    ) -> None:
-        """Wait for one result of a call, and take in what comes for the others meanwhile.
-
-        Each has whoever waits for it, or the call's own thread where it is to be told of in that.
-        """
-        workers = self._workers
-        waiter = Waiter(call, done)
-        if call.inbox:
-            self._take_in(call, source)
-        wake = partial(workers.reactor.rouse, waiter)
-        wakes.append(wake)
-        try:
-            workers.wait(waiter, timeout)
-        finally:
-            wakes.remove(wake)
-        self._take_in(call, source)
-        if call.ready():
-            workers.reactor.rouse(call)
-
-    def _take_in(self, call: Call, source: Source) -> None:
-        """Give results to their owners, and send what there is a worker for now."""
-        kept: list[Answer] = []
-        with Shield():
-            try:
-                while True:
-                    while (answer := _next(call.inbox)) is not None:
-                        if source.elsewhere(answer.chunk):
-                            kept.append(answer)
-                        elif source.deliver is not None:
-                            source.deliver(*self._open(call, answer))
-                    call.poked = False  # its turn is taken now
-                    self._feed(call, source)
-                    if not call.inbox:
-                        break
-            except BaseException as error:  # noqa: BLE001 - raised where the call is run
-                call.failed = error
-            call.inbox.extend(kept)
-
-    def _sated(self, call: Call) -> None:
-        """Let others have a worker: this call wants none for now."""
-        if self._workers.scheduler.line:
-            self._workers.carry_out(self._workers.scheduler.sated(call))
-
-    def _feed(self, call: Call, source: Source) -> None:
-        """Send chunks while there are both chunks and workers."""
-        with call.feeding:
-            call.thread = threading.get_ident()
-            while not (source.idle or source.finished):
-                if not self._send_chunk(call, source):
-                    break
-            else:
-                self._sated(call)  # it may stand in line for what somebody else has taken since
-        finished = source.finished
-        if finished is not call.exhausted:
-            self._workers.scheduler.exhausted(call, finished)
-        if call.assignments > 1:
-            self._relieve(call, finished or source.idle)
-
-    def _relieve(self, call: Call, empty: bool) -> None:
-        """Take back what waits in vain; a look now and then, while there is more to be sent."""
-        if not empty:
-            now = time.monotonic()
-            if call.assignments <= self._workers.size or now - call.relieved < LONG:
-                return
-            call.relieved = now
-        out = self._workers.scheduler.relieve(call, empty)
-        if out:
-            self._workers.carry_out(out)
-
-    def _send_chunk(self, call: Call, source: Source) -> bool:  # noqa: C901 - the way of a chunk
-        """Send the next chunk; false if there is no worker, or nothing right now."""
-        workers = self._workers
-        scheduler = workers.scheduler
-        # A chunk in advance hides the way to the worker and back; near the end, and behind a
-        # long one, it could come to wait while another worker has nothing to do.
-        depth = source.depth(workers.size, PREFETCH_BELOW)
-        worker = scheduler.claim(call, min(depth, workers.most_ahead))
-        if worker is None:
-            return False
-        chunk = source.take()
-        if chunk is None:
-            scheduler.release(call, worker)
-            self._sated(call)
-            return False
-        begin = clock()
-        try:
-            pickled = pickling.dumps(chunk.columns, workers.max_nbytes)
-            if pickled.needs:
-                pickled = script.ready(pickled)
-                workers.require(pickled.needs)
+                    run.finish(left)
+                    self._workers = _handed_out(*self._wanted, "fork", error.inherits)
+            with _lock:
+                self._workers.handed_out -= 1
+            yield from SerialPool(Setup(None, ())).run(task, source)
         except BaseException as error:
-            scheduler.release(call, worker)
-            refused = isinstance(error, Unforked) or is_refused(chunk.columns)
-            if isinstance(error, KeyboardInterrupt) or not refused:
-                source.put_back(chunk)
-                raise
-            if chunk.size == 1:
-                columns = chunk.args(0)
-                told = columns[0] if len(columns) == 1 else columns
-                error = refusal(f"argument of item {chunk.start}", told, error)
-            call.inbox.append(Answer(chunk, lost=Lost(error)))
-            return True
-        if source.endless:  # what was submitted just now finds what is around it now
-            call.environment = current()
-        pickled_at = clock()
-        if not workers.send(call, cast(Handle, worker), chunk, pickled):
-            source.put_back(chunk)
-        elif call.traced is not None:
-            where = chunk.start, chunk.size, chunk.attempts, cast(Handle, worker).pid
-            times = pickled.nbytes, threading.get_native_id(), begin, pickled_at, clock()
-            record(call.traced.folders, ("sent", call.traced.call, *where, *times))
-        if scheduler.line:  # several workers may be free: the next in turn has one
-            workers.carry_out(scheduler.turn())
-        return True
-
-    def _open(self, call: Call, answer: Answer) -> Done:
-        """Unpickle an answer in the thread of its call."""
-        chunk = answer.chunk
-        if answer.packet is None:
-            assert answer.lost is not None
-            return chunk, answer.lost
-        begin = 0.0 if call.traced is None else clock()
-        inbox = cast(Handle, answer.worker).inbox
-        try:
-            values, raised = pickling.loads(*inbox.unpack(answer.packet, copy=True))
-        except KeyboardInterrupt:
+            if left:
+                source.abort(error)
             raise
-        except BaseException as error:
-            try:
-                pickling.loads(*inbox.unpack(answer.packet, copy=True))
-            except BaseException:  # noqa: BLE001
-                return chunk.part(0, answer.count), Lost(error)
-            raise  # by a signal handler
         finally:
-            inbox.done(answer.packet)
-        if call.traced is not None:
-            where = chunk.start, answer.count, cast(Handle, answer.worker).pid
-            times = threading.get_native_id(), begin, clock()
-            record(call.traced.folders, ("back", call.traced.call, *where, *times))
-        # Large results make small chunks too: what is copied out while it is still in the cache.
-        nbytes = max(1, answer.nbytes, answer.packet[2])  # none would be no news to the sizer
-        return chunk, Reply(values, raised, answer.seconds, answer.final, nbytes)
+            for thread in left:
+                thread.join()
 
     def close(self) -> None:
         """End the workers."""
@@ -352,13 +130,317 @@ class ProcessPool:
             workers.close()
 
 
-def _wait_for_more(source: Source) -> None:
+class _Run:
+    """One call in one set of workers.
+
+    Parameters
+    ----------
+    workers : Workers
+        They count it as handed out until it is open.
+    task : Task
+    source : Source
+    forks : bool
+        Whether others may go on that are forked for what these ones lack.
+
+    Attributes
+    ----------
+    left : bool
+        Whether they are to, with what is submitted from now on: this one is to be finished.
+    """
+
+    _call: Call
+
+    def __init__(self, workers: Workers, task: Task, source: Source, forks: bool) -> None:
+        self._workers = workers
+        self._task = task
+        self._source = source
+        self._forks = forks
+        self.left = False
+
+    def outcomes(self) -> Generator[Done | None, None, None]:  # noqa: C901, PLR0912 - the one way
+        """Run chunks until there are no more.
+
+        Raises
+        ------
+        Expired, Unforked
+            Where other workers are to go on.
+        """
+        workers, source = self._workers, self._source
+        call: Call | None = None
+        owner = _Owner()
+        try:
+            try:
+                call = self._call = workers.open(self._task)
+                call.owner = weakref.ref(owner, partial(workers.orphaned, call))
+                workers.begin(
+                    call, source.endless
+                )  # by now whatever strikes finds the call to be closed
+            finally:
+                with _lock:
+                    workers.handed_out -= 1
+            source.wake = partial(workers.reactor.poke, call)
+            source.push, source.help = self._push, self._help
+            self._feed()
+            if source.lazy:  # nobody waits before the first `next`: others shall have workers
+                self._sated()
+            yield None
+            while True:
+                end = workers.abandoned or source.aborted
+                if end is not None:
+                    raise end
+                if not call.exhausted or not source.finished:
+                    self._feed()
+                if (answer := _next(call.inbox)) is not None:
+                    done = self._open(answer)
+                    del answer
+                    if workers.scheduler.line:
+                        self._sated()  # the consumer may keep us waiting
+                    yield done
+                    del done  # it belongs to the consumer alone from now on
+                    if source.lazy:
+                        workers.reactor.look(call)
+                elif call.failed is not None:
+                    error, call.failed = call.failed, None
+                    raise error
+                elif not (call.assignments or call.inbox) and source.finished:
+                    return
+                else:
+                    self._wait()
+        finally:
+            source.wake = source.push = source.help = None
+            if self.left:
+                self._call.owner = None  # what is left of it has a thread that ends it
+            elif call is not None:
+                workers.close_call(call)
+            if workers.broken is not None and not isinstance(workers.broken, Expired):
+                workers.close()
+
+    def _wait(self) -> None:
+        workers, call, source = self._workers, self._call, self._source
+        if source.endless:
+            workers.attend(call, source.hurried, not source.idle)
+        else:
+            workers.wait(call, None if call.timeout is None else CHECK)
+        if call.timeout is not None:
+            workers.end_overdue(call)
+
+    def finish(self, threads: deque[threading.Thread]) -> None:
+        """Have what still runs here delivered by one thread more, while others go on."""
+        if self.left:
+            if len(threads) == MOST_LEFT:
+                threads.popleft().join()
+            run = contextvars.copy_context().run
+            thread = threading.Thread(target=run, args=(self._finish,), daemon=True)
+            limits.start(thread)
+            threads.append(thread)
+
+    def _finish(self) -> None:
+        workers, call, source = self._workers, self._call, self._source
+        try:
+            while (call.assignments or call.inbox) and source.aborted is None:
+                if (answer := _next(call.inbox)) is not None:
+                    assert source.deliver is not None
+                    source.deliver(*self._open(answer))
+                    wake = source.wake
+                    if wake is not None:
+                        wake()  # it may have been put back
+                elif call.failed is not None:
+                    raise call.failed
+                else:
+                    workers.wait(call, CHECK)
+                    workers.end_overdue(call)
+        except BaseException as error:  # noqa: BLE001 - raised where the call is run
+            source.abort(error)
+        finally:
+            workers.close_call(call)
+
+    def _push(self) -> None:
+        """Send what has just been put into the source, from the thread that put it there."""
+        workers, call = self._workers, self._call
+        self._feed()
+        call.pushed += 1
+        if call.inbox or (not call.pushed % LOOK_EVERY and call.assignments):
+            workers.reactor.look(call)
+            self._take_in()
+        if call.inbox:
+            workers.reactor.poke(call)
+        elif call.asleep:
+            workers.reactor.rouse(call)
+
+    def _help(
+        self,
+        done: Callable[[], bool],
+        wakes: list[Callable[[], None]],
+        timeout: float | None,
+    ) -> None:
+        """Wait for one result of a call, and take in what comes for the others meanwhile.
+
+        Each has whoever waits for it, or the call's own thread where it is to be told of in that.
+        """
+        workers, call = self._workers, self._call
+        waiter = Waiter(call, done)
+        if call.inbox:
+            self._take_in()
+        wake = partial(workers.reactor.rouse, waiter)
+        wakes.append(wake)
+        try:
+            workers.wait(waiter, timeout)
+        finally:
+            wakes.remove(wake)
+        self._take_in()
+        if call.ready():
+            workers.reactor.rouse(call)
+
+    def _take_in(self) -> None:
+        """Give results to their owners, and send what there is a worker for now."""
+        call, source = self._call, self._source
+        kept: list[Answer] = []
+        with Shield():
+            try:
+                while True:
+                    while (answer := _next(call.inbox)) is not None:
+                        if source.elsewhere(answer.chunk):
+                            kept.append(answer)
+                        elif source.deliver is not None:
+                            source.deliver(*self._open(answer))
+                    call.poked = False  # its turn is taken now
+                    self._feed()
+                    if not call.inbox:
+                        break
+            except BaseException as error:  # noqa: BLE001 - raised where the call is run
+                call.failed = error
+            call.inbox.extend(kept)
+
+    def _sated(self) -> None:
+        """Let others have a worker: this call wants none for now."""
+        if self._workers.scheduler.line:
+            self._workers.carry_out(self._workers.scheduler.sated(self._call))
+
+    def _feed(self) -> None:
+        """Send chunks while there are both chunks and workers."""
+        call, source = self._call, self._source
+        with call.feeding:
+            if self.left:
+                return
+            call.thread = threading.get_ident()
+            while not (source.idle or source.finished):
+                if not self._send_chunk():
+                    break
+            else:
+                self._sated()  # it may stand in line for what somebody else has taken since
+        finished = source.finished
+        if finished is not call.exhausted:
+            self._workers.scheduler.exhausted(call, finished)
+        if call.assignments > 1:
+            self._relieve(finished or source.idle)
+
+    def _relieve(self, empty: bool) -> None:
+        """Take back what waits in vain; a look now and then, while there is more to be sent."""
+        call = self._call
+        if not empty:
+            now = time.monotonic()
+            if call.assignments <= self._workers.size or now - call.relieved < LONG:
+                return
+            call.relieved = now
+        out = self._workers.scheduler.relieve(call, empty)
+        if out:
+            self._workers.carry_out(out)
+
+    def _send_chunk(self) -> bool:
+        """Send the next chunk; false if there is no worker, or nothing right now."""
+        workers, call, source = self._workers, self._call, self._source
+        scheduler = workers.scheduler
+        # A chunk in advance hides the way to the worker and back; near the end, and behind a
+        # long one, it could come to wait while another worker has nothing to do.
+        depth = source.depth(workers.size, PREFETCH_BELOW)
+        worker = scheduler.claim(call, min(depth, workers.most_ahead))
+        if worker is None:
+            return False
+        chunk = source.take()
+        if chunk is None:
+            scheduler.release(call, worker)
+            self._sated()
+            return False
+        begin = clock()
+        try:
+            pickled = pickling.dumps(chunk.columns, workers.max_nbytes)
+            if pickled.needs:
+                pickled = script.ready(pickled)
+                workers.require(pickled.needs)
+        except BaseException as error:  # noqa: BLE001 - what is no item's own is raised there
+            scheduler.release(call, worker)
+            return self._refused(chunk, error)
+        if source.endless:  # what was submitted just now finds what is around it now
+            call.environment = current()
+        pickled_at = clock()
+        if not workers.send(call, cast(Handle, worker), chunk, pickled):
+            source.put_back(chunk)
+        elif call.traced is not None:
+            where = chunk.start, chunk.size, chunk.attempts, cast(Handle, worker).pid
+            times = pickled.nbytes, threading.get_native_id(), begin, pickled_at, clock()
+            record(call.traced.folders, ("sent", call.traced.call, *where, *times))
+        if scheduler.line:  # several workers may be free: the next in turn has one
+            workers.carry_out(scheduler.turn())
+        return True
+
+    def _refused(self, chunk: Chunk, error: BaseException) -> bool:
+        """See to a chunk that could not be pickled; whether the next one is to be sent."""
+        call, source = self._call, self._source
+        if source.endless and self._forks and isinstance(error, Unforked):
+            source.put_back(chunk)
+            self.left, call.failed = True, error
+            self._workers.reactor.poke(call)
+            return False
+        refused = isinstance(error, Unforked) or is_refused(chunk.columns)
+        if isinstance(error, KeyboardInterrupt) or not refused:
+            source.put_back(chunk)
+            raise error
+        if chunk.size == 1:
+            columns = chunk.args(0)
+            told = columns[0] if len(columns) == 1 else columns
+            error = refusal(f"argument of item {chunk.start}", told, error)
+        call.inbox.append(Answer(chunk, lost=Lost(error)))
+        return True
+
+    def _open(self, answer: Answer) -> Done:
+        """Unpickle an answer in the thread of its call."""
+        chunk, traced = answer.chunk, self._call.traced
+        if answer.packet is None:
+            assert answer.lost is not None
+            return chunk, answer.lost
+        begin = 0.0 if traced is None else clock()
+        inbox = cast(Handle, answer.worker).inbox
+        try:
+            values, raised = pickling.loads(*inbox.unpack(answer.packet, copy=True))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            try:
+                pickling.loads(*inbox.unpack(answer.packet, copy=True))
+            except BaseException:  # noqa: BLE001
+                return chunk.part(0, answer.count), Lost(error)
+            raise  # by a signal handler
+        finally:
+            inbox.done(answer.packet)
+        if traced is not None:
+            where = chunk.start, answer.count, cast(Handle, answer.worker).pid
+            times = threading.get_native_id(), begin, clock()
+            record(traced.folders, ("back", traced.call, *where, *times))
+        # Large results make small chunks too: what is copied out while it is still in the cache.
+        nbytes = max(1, answer.nbytes, answer.packet[2])  # none would be no news to the sizer
+        return chunk, Reply(values, raised, answer.seconds, answer.final, nbytes)
+
+
+def _is_more(source: Source) -> bool:
     """Wait, without workers, until something is submitted or nothing will be any more."""
     changed = threading.Event()
     source.wake = changed.set
     while source.idle and not source.finished:
         changed.wait()
         changed.clear()
+    if source.finished and source.aborted is not None:
+        raise source.aborted from None
+    return not source.finished
 
 
 def _next(inbox: deque[Answer]) -> Answer | None:
@@ -375,23 +457,24 @@ _lock = threading.RLock()
 _warm: dict[tuple[Any, ...], Workers] = {}  # the last used ones last
 
 
-def pool_for(options: Options, workers: int, level: int, wished: bool) -> ProcessPool | SerialPool:
+def pool_for(options: Options, workers: int, level: int, wished: bool) -> ProcessPool | SerialPool:  # noqa: ARG001 - as all backends
     """Pool on the warm workers with these settings, started if there are none.
 
     A signal handler or a finalizer that has interrupted just that makes its call in place.
     """
     if held_here(_lock):
         return SerialPool(Setup(None, ()))
-    start_method = options.start_method or _default_for(options)
-    found = _handed_out(options, workers, start_method)
-    return ProcessPool(found, (options, workers, level, wished))
+    return ProcessPool(_handed_out(options, workers), (options, workers))
 
 
-def _handed_out(options: Options, size: int, start_method: str, inherits: int = 0) -> Workers:
+def _handed_out(
+    options: Options, size: int, start_method: str | None = None, inherits: int = 0
+) -> Workers:
     """Workers for a call; they count it as theirs until it is opened.
 
     `inherits` sets those apart that were forked for what other ones could not have.
     """
+    start_method = start_method or options.start_method or _default_for(options)
     key = (
         *(size, start_method, id(options.initializer), tuple(map(id, options.initargs))),
         *(id(options.finalizer), options.devices),
@@ -405,7 +488,7 @@ def _handed_out(options: Options, size: int, start_method: str, inherits: int = 
         elif next(reversed(_warm)) != key:  # it is the last used one now
             _warm[key] = _warm.pop(key)
         found.handed_out += 1  # until it has the call that it is wanted for
-        if found.patience != options.idle:
+        if found.patience != options.idle or (options.idle and not _sleeper.looks):
             found.patience = options.idle
             _sleeper.begin()
     return found
