@@ -26,6 +26,8 @@ from helpers import (
 )
 
 import parallelkit as pk
+from parallelkit.background.futures import as_it_is
+from parallelkit.background.jobs import Job
 from parallelkit.integrations import multiprocessing as mp
 from parallelkit.integrations import pathos
 
@@ -89,6 +91,20 @@ def test_results_that_nobody_can_take_any_more_are_not_kept():
         pool.close()
         pool.join()
         assert len(made) == 6
+
+
+def test_results_that_come_while_the_iterator_is_dropped_are_not_kept():
+    """Whoever drops it looks neither before nor after they have come, but in the middle of that."""
+    job = Job(True, as_it_is)
+
+    def dropped_meanwhile():
+        yield "early"
+        job.leave()
+        yield "late"
+
+    job.give(dropped_meanwhile())
+    with pytest.raises(TimeoutError):
+        job.next(timeout=0)
 
 
 def test_callbacks_come_before_the_result(kind):

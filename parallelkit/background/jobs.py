@@ -123,7 +123,10 @@ class Job:
             future.cancel()
 
     def leave(self) -> None:
-        """Go on, but keep no results: whoever took them has gone, maybe by way of the collector."""
+        """Go on, but keep no results: whoever took them has gone, maybe by way of the collector.
+
+        So without the lock: what is given at this moment, `give` lets go of.
+        """
         self._left = True
         self._due.clear()
 
@@ -169,9 +172,8 @@ class Job:
     def give(self, values: Sequence[Any]) -> None:
         """Take in results in the order in which they are to be taken."""
         with self.changed:
-            if not self._left:
-                self._due.extend(values)
-            self.changed.notify_all()
+            self._due.extend(values)
+            self._tell()
 
     def give_at(self, index: int, values: Sequence[Any]) -> None:
         """Take in the results of the chunk with this index."""
@@ -180,7 +182,12 @@ class Job:
             while self._turn in self._early:
                 self._due.extend(self._early.pop(self._turn))
                 self._turn += 1
-            self.changed.notify_all()
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._left:
+            self._due.clear()
+        self.changed.notify_all()
 
     def watch(self, source: Source) -> None:
         """Remember where the input comes from."""
