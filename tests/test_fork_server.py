@@ -649,6 +649,21 @@ def test_a_copy_of_what_the_caller_was_is_replaced(much, thread, told):
     assert run_script(["-"], HEAD + source).values == [told]
 
 
+def test_a_server_that_is_replaced_ends_with_workers_that_are_lost():
+    """A worker whose descriptor somebody has closed is counted off like any other."""
+    source = """
+from parallelkit.backends.processes import forked, forkserver
+
+server = forkserver._servers["forkserver"]
+worker = forked.Forked("forkserver")
+server.retire()
+assert server.runs
+worker.lose()
+assert not server.runs
+"""
+    run_script(["-"], HEAD + source)
+
+
 def test_info_tells_which_one(command):
     """`python -m parallelkit info` says what a call would get here, and why."""
     lines = command(["-m", "parallelkit", "info"]).out.splitlines()

@@ -77,6 +77,7 @@ class Forked:
                     kill_with_children(self.pid)
             except ProcessLookupError:
                 pass
+            self._ended()
 
     def __del__(self) -> None:
         if getattr(self, "_owner", 0) == os.getpid():
