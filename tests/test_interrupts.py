@@ -43,6 +43,25 @@ def program(tmp_path):
 # ---- Ctrl-C --------------------------------------------------------------------------------------
 
 
+def test_ctrl_c_while_pathos_takes_over_the_workers(monkeypatch):
+    """It waits until that is done, and leaves no pool that is half made."""
+    from parallelkit.backends.processes import forkserver, hosting, pathos_host
+
+    class Interrupted(pathos_host.Host):
+        def __init__(self, *args):
+            os.kill(os.getpid(), signal.SIGINT)
+            super().__init__(*args)
+
+    monkeypatch.setattr(pathos_host, "Host", Interrupted)
+    host = hosting.EarlyHost(1, "forkserver", lambda process, end: end.close(), pytest.fail)
+    with pytest.raises(KeyboardInterrupt):
+        host.hand_over()
+    assert not host.is_early
+    host.replace_no_more()
+    host.close()
+    forkserver.shutdown()
+
+
 @pytest.mark.parametrize("item", ["wait", "sleep", "spin", "lock", "defy"])
 def test_ctrl_c(program, start_method, item):
     """KeyboardInterrupt reaches the caller whatever the items do, workers say nothing, and the pool works again."""

@@ -78,19 +78,15 @@ class EarlyHost:
         with self._handing_over:
             if self._host is not None or self._closed or os.getpid() != self._pid:
                 return
-            # Ctrl-C half-way through: dill and pathos would take it for a module that is missing.
-            with (
-                importing.lock,
-                Shield(),
-                importing.uncollected(),
-                importing.for_ourselves(),
-            ):
-                from .pathos_host import Host
+            # Ctrl-C half-way through: dill and pathos would take it for a module that is missing,
+            # and leave a pool that is half made.
+            with Shield():
+                with importing.lock, importing.uncollected(), importing.for_ourselves():
+                    from .pathos_host import Host
 
-                importing.at_exit()  # before what pathos has registered just now
-            if self._closed:  # meanwhile
-                return
-            self._host = Host(*self._arguments, self._started)
+                    importing.at_exit()  # before what pathos has registered just now
+                if not self._closed:  # meanwhile
+                    self._host = Host(*self._arguments, self._started)
 
     def replace(self) -> None:
         """See to it that another worker comes for one that has ended. Does not wait."""
