@@ -195,6 +195,17 @@ def test_an_iterator_may_be_longer(pool, endless):
     assert list(pool().imap(add, range(25), endless())) == expected
 
 
+def test_a_list_that_is_shortened_meanwhile():
+    """An error says so, after the items that were there: in a loop it would end, and elsewhere go on at random."""
+    several, seen = list(range(1000)), []
+    results = pk.Pool(backend="serial").imap(lambda *row: row, several, "ab" * 500)
+    with pytest.raises(ValueError, match=r"1000 items was shortened .* after 100: give a copy"):
+        for x, _ in results:
+            seen.append(x)
+            del several[100:]
+    assert seen == list(range(100))
+
+
 def test_an_iterator_may_not_be_shorter(pool):
     """An iterator that ends before the sized inputs is a ValueError."""
     with pytest.raises(ValueError):

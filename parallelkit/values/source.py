@@ -86,7 +86,7 @@ class Sizer:
         self._fixed = fixed
         self._size = fixed or FIRST
         self._cost = 0.0  # seconds per item; recent and large chunks weigh more
-        self._weight = 0
+        self._observed = 0  # items of the last chunk that is finished
         self._inputs = 0  # bytes of the largest item that has been drawn
         self._results = 0  # bytes of a result: large ones count at once, and are forgotten slowly
         self._bytes = 0  # of the larger of both
@@ -96,9 +96,9 @@ class Sizer:
         """Learn from a chunk that is finished; its bytes are 0 where they are not news."""
         if seconds > SHORT_SECONDS * 2 * self._pace:  # they are not quick after all
             self._even = None
-        recent = max(0.5, items / (items + self._weight))
-        self._cost += recent * (seconds / items - self._cost) if self._weight else seconds / items
-        self._weight = items
+        recent = max(0.5, items / (items + self._observed))
+        self._cost += recent * (seconds / items - self._cost) if self._observed else seconds / items
+        self._observed = items
         if nbytes:
             self.weigh_results(items, nbytes)
         if self._fixed is None:
@@ -109,7 +109,7 @@ class Sizer:
 
     def first(self, there: int) -> int:
         """Items of the next chunk where `there` are there, and more may come."""
-        return self._size if self._weight or self._fixed else -(-there // self._workers)
+        return self._size if self._observed or self._fixed else -(-there // self._workers)
 
     @property
     def seconds(self) -> float:
@@ -373,9 +373,23 @@ class Table(Source):
         size = min(size, self._length - begin)
         if size <= 0:
             return None
-        self.drawn = begin + size
-        end = begin + size
-        return Chunk(begin, size, tuple([column[begin:end] for column in self._columns]))
+        self.drawn = end = begin + size
+        columns = tuple([column[begin:end] for column in self._columns])
+        for column in columns:
+            if len(column) != size:
+                return self._shortened(begin, columns)
+        return Chunk(begin, size, columns)
+
+    def _shortened(self, begin: int, columns: tuple[Any, ...]) -> Chunk | None:
+        """End the input where the first of its lists ends by now."""
+        there = min(map(len, columns))
+        self.error = ValueError(
+            f"an input of {self._length} items was shortened while they were being worked on, and "
+            f"ended after {begin + there}: give a copy of it"
+        )
+        self.total = self._length = self.drawn = begin + there
+        columns = tuple([column[:there] for column in columns])
+        return Chunk(begin, there, columns) if there else None
 
     @property
     def finished(self) -> bool:
