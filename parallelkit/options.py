@@ -39,7 +39,7 @@ __all__ = [
     "configure",
     "configured",
     "drawn_from",
-    "inherit",
+    "enter",
     "resources",
 ]
 
@@ -50,7 +50,7 @@ BACKENDS = ("process", "thread", "serial", "auto", "dask", "ray")
 ON_ERROR = ("raise", "return", "skip")
 NESTED = ("thread", "auto", "process")
 # What concerns the call at hand, not the calls inside its items.
-_NOT_INHERITED = (
+_NOT_BELOW = (
     "progress",
     "initializer",
     "initargs",
@@ -116,7 +116,7 @@ _DEFAULTS: dict[str, Any] = {
     "named": False,  # no option: whether the pool itself was given its backend
     "most_threads": None,  # no option: what the user's variables let an item's BLAS have
     "fair": False,  # no option: what workers="fair" becomes
-    "below": {},  # no option: what calls in items inherit
+    "below": {},  # no option: what holds for calls in items
 }
 _NO_OPTIONS = ("named", "fair", "most_threads", "below")
 NAMES = tuple(name for name in _DEFAULTS if name not in _NO_OPTIONS)
@@ -445,7 +445,7 @@ class Resolver:
 
     def _resolved(self) -> Options:
         own, outside = self._own, configured()
-        below = {k: v for k, v in outside.items() if k not in _NOT_INHERITED}
+        below = {k: v for k, v in outside.items() if k not in _NOT_BELOW}
         if not isinstance(below.get("backend", ""), str):  # an executor stays with its owner
             del below["backend"]
         if own.get("library", outside.get("library")):
@@ -476,7 +476,7 @@ def _calls_outside() -> _Calls:
     return next((o.calls for o in reversed(_process) if "seed" in o), _of_environment)
 
 
-def inherit(options: Mapping[str, Any]) -> None:
+def enter(options: Mapping[str, Any]) -> None:
     """Let this context see `options` as configured: how they reach into workers."""
     # The same dictionary where nothing changes: pools know by it what they have resolved.
     layer = _layer()

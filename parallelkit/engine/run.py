@@ -27,7 +27,7 @@ from ..place import blas, importing, limits, recording
 from ..place.nesting import nesting
 from ..place.sigint import Shield
 from ..values.call import Call
-from ..values.seeds import draws, fresh, inherited, needs, root
+from ..values.seeds import draws, fresh, needs, of_next_call, root
 from ..values.source import LARGEST, LARGEST_LAZY, Sizer, Source
 from . import inplace
 from .failures import Failures
@@ -284,7 +284,7 @@ def _task(call: Call, options: Options, plan_: Plan, total: int | None) -> Any:
         plan_.cores,
         options.timeout,
         threads,
-        inherited() if options.seed is None else root(options.seed),
+        of_next_call() if options.seed is None else root(options.seed),
         options.seed is not None and TABLE[plan_.backend].alone,
     )
     if plan_.backend in ("thread", "serial"):

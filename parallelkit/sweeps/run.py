@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from ..engine.progress import bar
 from ..options import Resolver, check_names
-from ..values.seeds import inherited, root
+from ..values.seeds import of_next_call, root
 from .best import taken_off
 from .canonical import canonical
 from .code import code_of
@@ -308,7 +308,7 @@ class Sweep:
         points = as_points(grid)
         first = next(iter(points), None)
         options = self._resolve()
-        seed = inherited() if options.seed is None else root(options.seed)
+        seed = of_next_call() if options.seed is None else root(options.seed)
         if first is not None:
             check_call(func, first, frozen, seed is not None)
         name = self._name or function_name(func)

@@ -39,10 +39,10 @@ __all__ = [
     "Seeded",
     "draws",
     "fresh",
-    "inherited",
     "kept",
     "needs",
     "needs_rng",
+    "of_next_call",
     "root",
     "run",
     "takes_rng",
@@ -100,7 +100,7 @@ def root(seed: Any) -> Seed:
     return Seed(int(seed))
 
 
-def inherited() -> Seed | None:
+def of_next_call() -> Seed | None:
     """Place of the next call that is made here without a seed; None outside of seeded items."""
     here = _here.get()
     return None if here is None else here.seed.child(next(here.calls))

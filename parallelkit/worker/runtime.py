@@ -110,7 +110,7 @@ class Runtime:
             return
         self.standing = task, rank
         place = task.place(rank)
-        options.settle(task.inherited(place))
+        options.settle(task.below(place))
         nesting.settle(place, self._spare, task.cores)
         threads = task.threads(rank), place.cores
         if threads == self._threads:

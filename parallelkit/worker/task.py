@@ -210,7 +210,7 @@ class Task:
     ) -> Reply:
         place = self.place(rank)
         nesting.enter(place, spare)
-        options.inherit(self.inherited(place))
+        options.enter(self.below(place))
         context.enter(self.variables, apart=put_back is not None)
         columns, size = chunk.columns, chunk.size
         call = self._callable(chunk.start)
@@ -291,7 +291,7 @@ class Task:
             return refusal(f"function {name!r}", self.func, error)
         return error
 
-    def inherited(self, place: Nesting) -> Mapping[str, Any]:
+    def below(self, place: Nesting) -> Mapping[str, Any]:
         """What is configured holds below too; a number of workers only within the share."""
         workers = self.configured.get("workers")
         if workers is None:
