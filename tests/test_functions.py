@@ -4,6 +4,7 @@ The scripts in ``scripts/`` define everything in ``__main__``, have no guard, an
 that one start of Python serves all of them.
 """
 
+import abc
 import functools
 import importlib
 import json
@@ -237,6 +238,7 @@ def test_a_module_on_a_path_that_was_added_later(pool, tmp_path, monkeypatch):
 
 
 RUN_BY_HAND = """
+import abc
 import functools
 import parallelkit as pk
 START = 3
@@ -411,3 +413,25 @@ def test_ufuncs_of_a_users_own(process_pool):
     assert pool.map(halve, [2, 4]) == [1, 2]
     assert pool.map(lambda x: (join.reduce([x, x]), join.identity), [1, 2]) == [(2, 0), (4, 0)]
     assert pool.map(np.add, [1, 2], [3, 4]) == [4, 6]
+
+
+def test_what_cloudpickle_knows_is_asked_of_it():
+    """It is imported when the first of these is sent, so a newer one must not know of kinds that are not named."""
+    from cloudpickle.cloudpickle import Pickler
+
+    from parallelkit.transport import byvalue
+
+    own = {*byvalue._OWN, type(os), abc.abstractmethod}
+    asked = byvalue._FOR_CLOUDPICKLE | own
+    modules = byvalue._MODULES_FOR_CLOUDPICKLE
+    assert {k for k in Pickler._dispatch_table if k.__module__ not in modules} <= asked
+
+
+def test_a_named_function_needs_no_cloudpickle():
+    """Its import takes as long as to fork a worker."""
+    ran = run_script(
+        ["-"],
+        "import sys, parallelkit as pk\n"
+        "print(pk.Pool(2).map(abs, [-1, 2]), 'cloudpickle' in sys.modules, 'pathos' in sys.modules)\n",
+    )
+    assert ran.out == "[1, 2] False False\n"

@@ -72,11 +72,14 @@ _PACKAGE = __name__.partition(".")[0]
 _OF_EACH = ("__main__", "__mp_main__", "sitecustomize", "usercustomize", _PACKAGE)
 
 
-def why_not(*, strictly: bool = True) -> str | None:
+def why_not(*, strictly: bool = True, again: bool = False) -> str | None:
     """Return what speaks against a fork, as far as it can be seen before; None if nothing does.
 
-    Without `strictly` only what could hang or crash counts.
+    Without `strictly` only what could hang or crash counts. A look `again`, a moment after one that
+    has found nothing, is only at what begins by itself: the others go through all modules.
     """
+    if again:
+        return _threads()
     if not os.path.exists(system.PROC):
         return "whether a fork is safe is not known here"
     reason = _threads() or _open() or _locks()

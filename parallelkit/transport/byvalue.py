@@ -27,6 +27,7 @@ import functools
 import gc
 import importlib
 import inspect
+import io
 import linecache
 import marshal
 import os
@@ -37,14 +38,12 @@ import threading
 import types
 import typing
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, Token
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar, Protocol
-
-import cloudpickle
-from cloudpickle import cloudpickle as _cp
 
 from ..errors import StaysHere
 from ..place.nesting import in_worker_process
@@ -98,7 +97,7 @@ class Knowledge(Protocol):
         ...
 
 
-class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
+class ByValuePickler(pickle.Pickler):
     """The C pickler, with reducers for what goes by value.
 
     Parameters
@@ -136,8 +135,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         buffer_callback: Callable[[pickle.PickleBuffer], bool] | None = None,
         defining: Mapping[Any, bool] = types.MappingProxyType({}),
     ) -> None:
-        # One dict: looked into for each object, and cloudpickle's chain of these two is slow.
-        self.dispatch_table = {**copyreg.dispatch_table, **_cp.Pickler._dispatch_table}
+        self._reducers: dict[Any, Any] = copyreg.dispatch_table.copy()  # and more, on demand
+        self.dispatch_table = self._reducers
         self._left: set[type] = set()  # types whose instances are all left to pickle
         self.needs: dict[Any, None] = {}
         self.defining = defining
@@ -147,11 +146,19 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.weakly = True
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
 
+    def dump(self, obj: Any) -> None:
+        """Write the pickle of `obj`."""
+        try:
+            super().dump(obj)
+        except RecursionError as error:
+            told = "it is nested too deeply: sys.setrecursionlimit() may allow for it"
+            raise pickle.PicklingError(told) from error
+
     def reducer_override(self, obj: Any) -> Any:
         """Reduce `obj`, or leave it to pickle (NotImplemented); called for most objects."""
         return NotImplemented if type(obj) in self._left else self.reduce(obj)
 
-    def reduce(self, obj: Any) -> Any:  # noqa: C901 - one kind after the other
+    def reduce(self, obj: Any) -> Any:  # noqa: C901, PLR0912 - one kind after the other
         """Reduce `obj`, whose type is not known to be simple."""
         kind = type(obj)
         if isinstance(obj, type):
@@ -175,6 +182,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             return NotImplemented  # the next one of its type may be shared
         if isinstance(obj, ModuleType):
             return self._module(obj)
+        if kind in _FOR_CLOUDPICKLE or kind.__module__ in _MODULES_FOR_CLOUDPICKLE:
+            self._reducers.update(_cloudpickle().Pickler._dispatch_table)
         if kind in self.dispatch_table or _never_by_dill(kind):
             if self.by_dill and kind not in self.dispatch_table:
                 return self._if_refused(obj)
@@ -471,7 +480,8 @@ class ByValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.needs[self.knowledge.surroundings(space)] = None
             unlisted[key] = module
         elif key not in mirror.spaces:  # made here: who gets it has not got it
-            return _cp.dynamic_subimport, (name, {k: v for k, v in space.items() if k != _BUILTIN})
+            content = {k: v for k, v in space.items() if k != _BUILTIN}
+            return _cloudpickle().dynamic_subimport, (name, content)
         return rebuild.module, (key, name)
 
     # --- what only dill carries ------------------------------------------------------------------
@@ -589,8 +599,7 @@ def importable(name: str) -> bool:
     module = sys.modules.get(name)
     if module is None:
         return False
-    by_value = _cp._PICKLE_BY_VALUE_MODULES
-    if by_value and _cp._is_registered_pickle_by_value(module):
+    if _is_registered(module):
         return False
     spec = getattr(module, "__spec__", None)
     known = _importable.get(name)
@@ -604,6 +613,14 @@ def importable(name: str) -> bool:
         found = True
     _importable[name] = module, spec, found
     return found
+
+
+def _is_registered(module: ModuleType) -> bool:
+    """Whether the user has told cloudpickle that what is in a module goes by value."""
+    cloudpickle = sys.modules.get(_CLOUDPICKLE)
+    if cloudpickle is None or not getattr(cloudpickle, "_PICKLE_BY_VALUE_MODULES", None):
+        return False
+    return bool(cloudpickle._is_registered_pickle_by_value(module))
 
 
 def _is_found(name: str, spec: Any) -> bool:
@@ -620,7 +637,7 @@ def is_imported(name: str) -> bool:
     module = sys.modules[name]
     if name == MAIN or importable(name):
         return name != MAIN
-    if getattr(module, "__spec__", None) is not None or _cp._is_registered_pickle_by_value(module):
+    if getattr(module, "__spec__", None) is not None or _is_registered(module):
         return False
     known = _imports.get(name)
     if known is None or known[0] is not module:
@@ -668,13 +685,35 @@ def _imported(cls: type) -> bool:
 def _builtin(cls: type) -> Any:
     """Reduce a class of Python's own, which need not be found under its name."""
     found = getattr(importlib.import_module("builtins"), cls.__name__, None)
-    return NotImplemented if found is cls else _cp._class_reduce(cls)
+    return NotImplemented if found is cls else _cloudpickle()._class_reduce(cls)
 
 
 def is_named(func: Any) -> bool:
     """Whether a function is found in its globals under its own name."""
     found: Any = func.__globals__.get(func.__qualname__)
     return found is func
+
+
+# --- what cloudpickle knows how to take apart -----------------------------------------------------
+
+_CLOUDPICKLE = "cloudpickle.cloudpickle"
+_plain: dict[Any, Any] = {}
+_ordered: OrderedDict[Any, Any] = OrderedDict()
+# Many programs have none of these in what they send, and it takes milliseconds to import.
+_FOR_CLOUDPICKLE = frozenset(
+    {
+        *(classmethod, staticmethod, property, memoryview, io.TextIOWrapper, weakref.WeakSet),
+        *(types.MethodType, types.MappingProxyType, types.GetSetDescriptorType, typing.TypeVar),
+        *(abc.abstractclassmethod, abc.abstractstaticmethod, abc.abstractproperty),
+        *(type(view()) for view in (_plain.keys, _plain.values, _plain.items)),
+        *(type(view()) for view in (_ordered.keys, _ordered.values, _ordered.items)),
+    }
+)
+_MODULES_FOR_CLOUDPICKLE = frozenset({"logging", "dataclasses"})
+
+
+def _cloudpickle() -> Any:
+    return importlib.import_module(_CLOUDPICKLE)
 
 
 # --- what code refers to -------------------------------------------------------------------------
@@ -771,7 +810,7 @@ def _code(pickler: ByValuePickler, code: CodeType) -> Any:
     try:  # the older format does not depend on who else refers to a constant
         return rebuild.code, (marshal.dumps(code, 2 if pickler.comparing else marshal.version),)
     except ValueError:  # with constants that no compiler puts there
-        return _cp._code_reduce(code)
+        return _cloudpickle()._code_reduce(code)
 
 
 def _cell(_: ByValuePickler, cell: CellType) -> Any:

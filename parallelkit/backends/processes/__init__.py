@@ -33,7 +33,8 @@ def prepare(options: Options, func: Callable[..., Any] | None) -> ModuleType:
         from . import forkserver
 
         method = options.start_method or forkserver.DEFAULT
-        if forkserver.is_copy(method):
+        safe = forkserver.is_copy(method)
+        if safe:
             # It shares what is there before it is made; and what is looked at later is copied.
             with importing.for_ourselves():
                 from ...transport.script import script
@@ -44,7 +45,7 @@ def prepare(options: Options, func: Callable[..., Any] | None) -> ModuleType:
         wished = options.workers or nesting().cores
         stock = min(wished, MOST_STOCK) if wished > 0 and not options.initargs else 0
         preload = forkserver.Preload(options.preload, func)
-        forkserver.start(method, stock, preload)
+        forkserver.start(method, stock, preload, safe=safe)
     with importing.for_ourselves():
         from . import pool
 

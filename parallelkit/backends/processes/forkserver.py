@@ -125,8 +125,11 @@ class _Server:
                 if self._retired and not self._workers:
                     self.stop()
 
-    def start(self) -> None:
-        """Start it if it does not run; do not wait for it."""
+    def start(self, *, safe: bool = False) -> None:
+        """Start it if it does not run; do not wait for it.
+
+        It is `safe` to fork this process where `is_copy` has just said so.
+        """
         with self._lock:
             if self._is_lost():
                 self._lose()
@@ -151,18 +154,18 @@ class _Server:
             self._identity = identity(self._requests.fileno())
             with theirs:
                 try:
-                    self._process = self._forked(theirs) or _anew(theirs, self.preload.all())
+                    self._process = self._forked(theirs, safe) or _anew(theirs, self.preload.all())
                     self.preload.forget()
                 except BaseException:
                     self.disown()
                     raise
 
-    def _forked(self, theirs: socket.socket) -> _Child | None:
+    def _forked(self, theirs: socket.socket, safe: bool) -> _Child | None:
         """Fork it from this process, if it is safe to do so."""
         wanted = forced()
         if wanted == "new" or not self._may_be_forked:
             return None
-        why = forksafe.why_not(strictly=wanted is None)
+        why = forksafe.why_not(strictly=wanted is None, again=safe)
         if why is None:
             try:
                 child = _fork(theirs, self.preload.named or ())
@@ -439,14 +442,15 @@ class _Child:
         self.send_signal(signal.SIGKILL)
 
 
-def start(start_method: str, stock: int, preload: Preload) -> None:
+def start(start_method: str, stock: int, preload: Preload, *, safe: bool = False) -> None:
     """Start the server of a start method if there is none; do not wait for it.
 
-    It begins with `stock` workers, which those get that ask for some soon.
+    It begins with `stock` workers, which those get that ask for some soon. It is `safe` to fork
+    this process where `is_copy` has just said so.
     """
     server = _servers[start_method]
     server.preload = preload
-    server.start()
+    server.start(safe=safe)
     server.stock(stock)
 
 
