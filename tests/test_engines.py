@@ -7,6 +7,8 @@ import engines
 import pytest
 from running import run_script
 
+pytestmark = pytest.mark.timeout(360)  # engines take their time to start on a busy machine
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "anywhere.py"
 SCRIPT = """
 import os
@@ -77,7 +79,7 @@ def test_the_example_runs_anywhere(where):
     package = {"dask": "distributed", "ray": "ray"}.get(where)
     if package and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
-    ran = run_script([EXAMPLE, where, "--batches", "10"], files=False)
+    ran = run_script([EXAMPLE, where, "--batches", "10"], files=False, timeout=300)
     assert ran.out.startswith("pi is about 3.140920\n")
 
 
@@ -93,4 +95,4 @@ def test_an_executor_of(package, tmp_path):
         words = engines.under_mpi(2, words)
         if words is None:
             pytest.skip("there is no mpiexec")
-    assert run_script(words, files=False).out == PRINTED
+    assert run_script(words, files=False, timeout=300).out == PRINTED

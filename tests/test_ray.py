@@ -6,6 +6,7 @@ import signal
 import threading
 from pathlib import Path
 
+import engines
 import numpy as np
 import pytest
 from helpers import PlainError, fail_from, increment, mark, wait_for, wait_until
@@ -15,6 +16,8 @@ import parallelkit as pk
 
 ray = pytest.importorskip("ray")
 
+pytestmark = pytest.mark.timeout(360)  # engines take their time to start on a busy machine
+
 SETTING = "as it was"
 
 
@@ -22,7 +25,7 @@ SETTING = "as it was"
 def ray_pool():
     """A pool on a Ray of two CPUs that is there already; it is not ours, and stays when we are done."""
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    ray.init("local", num_cpus=2, **quiet)
+    engines.patiently(ray.init, "local", num_cpus=2, **quiet)
     yield lambda **options: pk.Pool(backend="ray", **options)
     pk.shutdown()
     assert ray.is_initialized()
@@ -140,6 +143,7 @@ def test_an_address_where_nobody_is(script):
     ran = script(
         'import parallelkit as pk\npk.Pool(backend="ray", address="127.0.0.1:9").map(abs, [1])',
         code=1,
+        timeout=300,
     )
     assert "no Ray cluster answers at 127.0.0.1:9" in ran.err
 
@@ -149,7 +153,7 @@ NODES = Path(__file__).parent / "scripts" / "ray_nodes.py"
 
 def test_nodes_come_and_go_and_the_head_is_lost():
     """A node that joins gets work, one that leaves costs none; without its head, Ray is told to be lost."""
-    ran = run_script([NODES], files=False)
+    ran = run_script([NODES], files=False, timeout=300)
     lines = [line for line in ran.out.splitlines() if line.startswith(("60 items", "the head"))]
     assert lines[0] == "60 items on 2 nodes"
     assert "the head of Ray does not answer" in lines[1]

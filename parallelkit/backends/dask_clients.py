@@ -190,11 +190,20 @@ def workers_of(client: Any) -> dict[str, int]:
 def demand(client: Any) -> float:
     """Seconds of work that must wait for each thread for a cluster to grow; 0.0 where it does not.
 
-    Only a client that was made for a cluster knows whether that is adaptive. Elsewhere nothing
-    waits: Dask would have chosen a worker for it already, and may be slow to choose another.
+    A client that was made for a cluster knows whether that is adaptive. One that has an address
+    alone does not: somebody else may have called ``adapt()`` there, so work waits as if one had.
     """
-    adaptive = getattr(getattr(client, "cluster", None), "_adaptive", None)
-    return 2.0 * float(getattr(adaptive, "target_duration", None) or 0.0)
+    if client in _ours:
+        return 0.0
+    target: Any = None
+    cluster = getattr(client, "cluster", None)
+    if cluster is None:
+        import dask
+
+        target = dask.utils.parse_timedelta(dask.config.get("distributed.adaptive.target-duration"))
+    else:
+        target = getattr(getattr(cluster, "_adaptive", None), "target_duration", None)
+    return 2.0 * float(target or 0.0)
 
 
 def check(client: Any, options: Options) -> None:

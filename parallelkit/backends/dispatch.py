@@ -35,6 +35,7 @@ __all__ = ["Dispatch", "Flight"]
 log = logging.getLogger("parallelkit")
 
 AHEAD = 0.5  # seconds; a longer chunk makes the gap between two of no account
+YOUNG = 2.0  # seconds; a call of unknown length that is older may have work for more workers
 MOST_WAITING = 64  # chunks for each slot, to have more workers started
 CHECK = 1.0  # seconds between looks at whether the engine is still there
 PARTS = 16  # that a suspect chunk is cut into
@@ -101,6 +102,7 @@ class Dispatch:
         self._suspects: deque[tuple[Chunk, int]] = deque()  # with the number of tries
         self._again: deque[tuple[Chunk, int]] = deque()
         self._ready: deque[Done] = deque()
+        self._begun = time.monotonic()
         self._looked = 0.0
         self._slots = 0
         self._none_since: float | None = None
@@ -163,12 +165,21 @@ class Dispatch:
             return 1
         if self._workers is not None and self._workers < self._slots:  # other slots would run it
             return 1
-        left = source.remaining
-        if self._cluster.demand and (left is None or left > slots):
+        if self._grows(slots):
             expected, nbytes = source.sizer.seconds, source.sizer.nbytes
             most = min(MOST_WAITING, LARGEST_BYTES // nbytes) if nbytes else MOST_WAITING
             return max(2, min(most, int(self._cluster.demand / expected) if expected else 0))
         return min(2, source.depth(slots, AHEAD * max(1.0, self._pace / 10)))
+
+    def _grows(self, slots: int) -> bool:
+        """Whether there is work for more workers, so that the engine is to see it wait."""
+        demand, left = self._cluster.demand, self._source.remaining
+        if not demand:
+            return False
+        if left is None:
+            return time.monotonic() - self._begun > YOUNG
+        cost = self._source.sizer.cost
+        return left > slots and (not cost or cost * left > demand / 2 * slots)
 
     def _next_suspect(self) -> Flight | None:
         chunk, tries = self._suspects[0]

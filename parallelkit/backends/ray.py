@@ -190,14 +190,7 @@ def _initialised(options: Options) -> Any:
             # An address that is not given is looked up as Ray does.
             address = options.address or os.environ.get("RAY_ADDRESS")
             try:
-                if address:
-                    knock(address, CONNECT)  # Ray itself tries for minutes
-                context = ray.init(
-                    address=address,
-                    include_dashboard=None if address else False,
-                    log_to_driver=False,
-                    logging_level="error",
-                )
+                context = _begun(ray, address)
             except Exception as error:  # of any class: Ray's own are bare ones
                 if by_a_handler(error):
                     raise
@@ -210,6 +203,21 @@ def _initialised(options: Options) -> Any:
         if _ended_for != os.getpid():
             _end_in_time()
         return ray
+
+
+def _begun(ray: Any, address: str | None) -> Any:
+    """Connect to the Ray at an address, or begin one here."""
+    quiet = {"log_to_driver": False, "logging_level": "error"}
+    if address:
+        knock(address, CONNECT)  # Ray itself tries for minutes
+        return ray.init(address=address, **quiet)
+    try:
+        return ray.init(include_dashboard=False, **quiet)
+    except Exception as error:
+        if "timed out" not in str(error) or by_a_handler(error):
+            raise
+        # Ray gives its own processes half a minute, which on a busy machine may be too little.
+        return ray.init(include_dashboard=False, **quiet)
 
 
 def _folder_of(context: Any) -> str | None:
