@@ -5,7 +5,8 @@
 # make test-oldest, test-newest
 #             types and the core's tests with the oldest packages that pyproject.toml admits, and
 #             under the newest Python with the newest packages (a minute or two each)
-# make test-forked   all tests, with fork servers forked from the caller wherever that is safe
+# make test-forked, test-anew
+#             all tests, with fork servers forked from the caller wherever that is safe, and with new ones alone
 # make fuzz   random programs and arrays beside what they must give, for ten minutes each (FUZZ=seconds)
 # make test-without   the contract and the faults as on systems that have less than Linux: with each
 #             of the ways that only Linux has switched off (WITHOUT="memfd proc": with these), and all
@@ -31,7 +32,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-forked test-without test-clusters test-library test-libraries test-notebook test-windows fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest test-forked test-anew test-without test-clusters test-library test-libraries test-notebook test-windows fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -68,6 +69,10 @@ test-newest:
 FORKED := PARALLELKIT_FORK_SERVER=forked
 test-forked: $(VENV)/.installed-test
 	$(FORKED) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests
+
+# As where none can be: also those of scripts, which else have copies.
+test-anew: $(VENV)/.installed-test
+	PARALLELKIT_FORK_SERVER=new $(BIN)/python -m pytest tests
 
 WITHOUT ?= affinity allocate epoll fds forking memfd parent-signal pidfd pipe-signal proc all
 FAULTS := $(patsubst %,tests/test_%.py,ageing crashes death exits fork_server storm timeouts)

@@ -257,11 +257,19 @@ except ChildProcessError:
     assert run_script(["-"], HEAD + source).out == "none\n"
 
 
-def test_a_copy_that_cannot_become_a_server_has_a_successor():
-    """An error while it lets go of what is the caller's ends the copy, and a new server is started."""
-    source = """
-import parallelkit.worker.snapshot as snapshot
-snapshot._forget_script = None
+UNFIT = {
+    "an error": "import parallelkit.worker.snapshot as snapshot; snapshot._forget_script = None",
+    "a thread": "os.register_at_fork(after_in_child=threading.Timer(600, print).start)",
+    "an end": "os.register_at_fork(after_in_child=lambda: os._exit(0))",
+}
+
+
+@pytest.mark.parametrize("reason", UNFIT)
+def test_a_copy_that_cannot_become_a_server_has_a_successor(reason):
+    """It met an error while it let go of what is the caller's, or a library's handler of forks spoils it."""
+    source = f"""
+import threading
+{UNFIT[reason]}
 print(json.dumps([pk.Pool(20).map(abs, [-1, 2]), server()]))
 """
     ran = run_script(["-"], HEAD + source)
@@ -271,6 +279,17 @@ print(json.dumps([pk.Pool(20).map(abs, [-1, 2]), server()]))
         "forked from this process",
         "started anew: a copy of this process could not become one",
     ]
+
+
+def test_a_library_of_databases_that_is_only_loaded():
+    """It keeps nothing yet; pairs of sockets, as of a loop or of our own workers, are nobody's database."""
+    source = """
+import asyncio, sqlite3
+loop = asyncio.new_event_loop()
+assert pk.Pool(2).map(abs, [-1, 2]) == [1, 2]
+loop.close()
+"""
+    forked(source)
 
 
 # ---- nothing of the caller is used twice ----------------------------------------------------------
@@ -368,6 +387,44 @@ def test_nothing_of_the_caller_is_used_twice(tmp_path):
     assert ran.err == ""
     log = (tmp_path / "log").read_text().split("\n")
     assert log.count("closed at exit") == 1
+
+
+def test_numbers_of_standard_output_that_are_those_of_something_else(tmp_path):
+    """Where the program has closed them, what it has opened since is its own, as for programs that it starts."""
+    source = """
+kept = os.dup(1)
+os.close(1)
+assert os.open("log", os.O_CREAT | os.O_WRONLY) == 1
+assert pk.Pool(1, backend="process").map(lambda x: [os.readlink("/proc/self/fd/1"), os.write(1, b"x")], [0]) == [["/dev/null", 1]]
+os.dup2(kept, 1)
+print(os.stat("log").st_size)
+"""
+    assert forked(source, cwd=tmp_path).values == [0]
+
+
+OF_OTHERS = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+def negated(x):
+    from joblib import Parallel, delayed
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        found = list(executor.map(abs, [-x]))
+    return found + Parallel(n_jobs=2, backend="loky")(delayed(abs)(y) for y in [-x])
+
+if __name__ == "__main__":
+    assert negated(3) == [3, 3]
+    from joblib.externals.loky import get_reusable_executor
+    get_reusable_executor().shutdown()  # whose threads speak against a fork
+    assert pk.Pool(2, backend="process").map(negated, [1]) == [[1, 1]]
+    assert server() == FORKED, server()
+"""
+
+
+def test_processes_of_others_that_the_caller_has_used(script):
+    """A fork server of multiprocessing's and joblib's own workers are the caller's; items start others."""
+    assert script(HEAD + OF_OTHERS).err == ""
 
 
 def test_what_multiprocessing_keeps_for_the_caller(tmp_path):

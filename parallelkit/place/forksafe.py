@@ -20,6 +20,7 @@ import stat
 import sys
 import threading
 import weakref
+from contextlib import suppress
 from typing import Any
 
 from . import system
@@ -167,12 +168,21 @@ def _open() -> str | None:
             continue
         if path.startswith(_DEVICES):
             return f"the program uses a device ({path})"
-        if tables and fd > 2 and (stat.S_ISREG(mode) or stat.S_ISSOCK(mode)):
+        if tables and fd > 2 and (stat.S_ISREG(mode) or (stat.S_ISSOCK(mode) and _is_named(fd))):
             return f"the program has {path} open, which may be a matter of {tables}"
     cuda = sys.modules.get("torch.cuda")
     if cuda is not None and getattr(cuda, "is_initialized", bool)():
         return "the program uses a device (torch.cuda is initialised)"
     return None
+
+
+def _is_named(fd: int) -> bool:
+    """Whether a socket is at an address; pairs, such as those of our workers and loops, are not."""
+    import socket  # the standard library's, which whoever has sockets has loaded
+
+    with suppress(OSError), socket.socket(fileno=os.dup(fd)) as own:
+        return own.family != socket.AF_UNIX or bool(own.getsockname() or own.getpeername())
+    return True
 
 
 def _locks() -> str | None:

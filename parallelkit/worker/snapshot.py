@@ -28,7 +28,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from .. import options
-from ..place import blas, system
+from ..place import blas, forksafe, system
 from . import bootstrap, forkserver, preload
 
 __all__ = ["serve"]
@@ -48,7 +48,10 @@ def serve(fd: int, names: Sequence[str]) -> NoReturn:
     """
     code = 1
     try:
-        if os.read(fd, 1):
+        if not os.read(fd, 1):
+            code = 0
+        # A library's own handler of forks may have started its thread anew, in here.
+        elif threading.active_count() == 1 and forksafe.why_not_after() is None:
             gc.freeze()  # nothing that is here is to be looked through, or to come to an end
             _forget_caller(fd)
             preload.load(names)
@@ -56,7 +59,6 @@ def serve(fd: int, names: Sequence[str]) -> NoReturn:
             blas.look()  # once, rather than in each worker
             gc.freeze()
             forkserver.serve(fd)
-        code = 0
     finally:
         os._exit(code)
 
@@ -111,14 +113,20 @@ def _forget_signals() -> None:
 
 
 def _forget_descriptors(keep: int) -> None:
-    """Have all that are open lead to the null device; their numbers stay taken."""
+    """Have all that are open lead to the null device; their numbers stay taken.
+
+    Standard output and error stay, where programs that the caller starts have them too. If it has
+    closed them, what it has opened since has their numbers.
+    """
     null = os.open(os.devnull, os.O_RDWR)
     for name in os.listdir(f"{system.PROC}/self/fd"):
         fd = int(name)
-        if fd not in (1, 2, keep, null):
-            with suppress(OSError):
-                os.fstat(fd)  # what listed them is closed by now
-                os.dup2(null, fd, inheritable=fd == 0)
+        if fd in (keep, null):
+            continue
+        with suppress(OSError):  # what listed them is closed by now
+            if fd not in (1, 2) or not os.get_inheritable(fd):
+                os.fstat(fd)
+                os.dup2(null, fd, inheritable=fd <= 2)
     os.close(null)
 
 

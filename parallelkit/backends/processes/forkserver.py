@@ -141,12 +141,12 @@ class _Server:
                     return
                 self._requests.close()
                 code = self._process.wait()
-                if code == FAILED:
-                    self._may_be_forked = False
-                    log.debug("%s: a copy of this process could not become one", ANEW)
-                elif code in (REFUSED, -signal.SIGALRM):
+                if code in (REFUSED, -signal.SIGALRM):
                     self.preload = Preload(())
                     log.debug("the fork server imports nothing: that has started threads, or hung")
+                elif self._then is not None and code != -signal.SIGKILL:  # which comes from outside
+                    self._may_be_forked = False
+                    log.debug("%s: a copy of this process could not become one", ANEW)
             self.disown()
             self._then, self._workers = None, 0
             self._limits = limits.ours()
