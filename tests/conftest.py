@@ -13,6 +13,7 @@ from pathlib import Path
 
 import engines
 import helpers
+import left_out
 import psutil
 import pytest
 from backends import BACKENDS, CONCURRENT, OTHER_START_METHODS, PROCESSES, START_METHODS
@@ -63,6 +64,15 @@ def pytest_generate_tests(metafunc):
         if getattr(metafunc.module, "ONE_START_METHOD", False):
             names = [name for name in names if name not in OTHER_START_METHODS]
         metafunc.parametrize(fixture, names, indirect=True)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip what this system has not, and tell why."""
+    reasons = left_out.reasons()
+    for item in items:
+        name = item.path.stem.removeprefix("test_"), getattr(item, "originalname", None)
+        if name in reasons:
+            item.add_marker(pytest.mark.skip(reason=reasons[name]))
 
 
 @pytest.fixture
@@ -139,7 +149,7 @@ def nothing_left(temp_folder):
     engines.end()
     helpers.wait_until(lambda: not _children(), f"the end of {_children()}")
     for thread in set(threading.enumerate()) - before:
-        if not thread.daemon:
+        if not thread.daemon and not thread.name.startswith("pytest_timeout"):
             thread.join(10)
             assert not thread.is_alive(), f"{thread} was left behind"
     for theirs in ("dask-scratch-space", "ray"):  # which they keep

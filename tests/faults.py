@@ -5,13 +5,12 @@
 
 import ctypes
 import os
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
-from helpers import PlainError, mark, wait_until
+from helpers import PlainError, crash, mark, wait_until
 
 import parallelkit as pk
 from parallelkit.place import system
@@ -24,7 +23,7 @@ HANG = 600.0  # seconds; whatever waits for that has hung
 
 def segfault():
     _quietly()
-    os.kill(os.getpid(), signal.SIGSEGV)
+    crash()
     threading.Event().wait(HANG)
 
 

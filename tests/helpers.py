@@ -3,6 +3,7 @@
 Nothing here sleeps to put things in order: items meet at, or wait for, files that a test makes.
 """
 
+import faulthandler
 import os
 import signal
 import sys
@@ -139,6 +140,22 @@ def ended(pids):
     return True
 
 
+KILL = int(getattr(signal, "SIGKILL", 9))  # Windows ends a process with any number as its exit code
+
+
+def kill(number):
+    """End a process, which can do nothing against it."""
+    os.kill(number, KILL)
+
+
+def crash():
+    """Look into memory where there is none: SIGSEGV, or an access violation as Windows calls it."""
+    faulthandler.disable()
+    if sys.platform == "win32":
+        faulthandler._read_null()
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
 # ---- failures ------------------------------------------------------------------------------------
 
 
@@ -223,6 +240,10 @@ def die(x, how):
     if x == 5:
         if how == "exit":
             os._exit(3)
+        elif how == "SIGKILL":
+            kill(os.getpid())
+        elif how == "SIGSEGV":
+            crash()
         os.kill(os.getpid(), getattr(signal, how))
         threading.Event().wait(600)
     return x * 10

@@ -11,6 +11,7 @@ from faults import BAD, WAYS, outcomes
 from helpers import PlainError, increment
 
 import parallelkit as pk
+from parallelkit.place import system
 
 ONE_START_METHOD = True
 
@@ -103,6 +104,10 @@ def test_a_fault_in_an_initializer(process_pool, folder, fault, way):
     broken.unlink()
     assert outcomes(own, way, increment, [-1, 0, 1]) == {0: 0, 1: 1, 2: 2}
 
+
+if system.WINDOWS:
+    INITIALIZERS["segfault"] = (pk.ParallelError, "access violation")
+    INITIALIZERS["abort"] = (pk.ParallelError, r"\b3\b")
 
 # ---- with the default policy ---------------------------------------------------------------------
 

@@ -177,12 +177,13 @@ def test_an_item_whose_worker_died_draws_the_same(process_pool, tmp_path):
 
 def dies_at_first(x, rng, folder):
     import os
-    import signal
+
+    from helpers import kill
 
     value, mark = rng.random(), folder / str(x)
     if x == 3 and not mark.exists():
         mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        kill(os.getpid())
     return x, value
 
 

@@ -9,6 +9,7 @@ import pytest
 from faults import square_slowly
 
 import parallelkit as pk
+from parallelkit.place import system
 
 ITEMS = 10_000
 SECONDS = 0.0002  # of computing for each item: a second or two in all, and so some dozen deaths
@@ -18,6 +19,8 @@ CALM = {
     "spawn": 0.25,
 }  # seconds from death to death; a start by spawn takes 0.2
 DEATHS = 40  # at most: on a machine that is busy otherwise, workers start slower than they die
+if system.WINDOWS:  # under Wine a start takes seconds
+    CALM["spawn"], DEATHS = 0.5, 6
 SQUARES = [x * x for x in range(ITEMS)]
 
 

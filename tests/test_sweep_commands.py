@@ -3,11 +3,9 @@
 import csv
 import io
 import os
-import pty
 import signal
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -275,6 +273,8 @@ def test_the_best_rows_are_shown(run):
 )
 def test_errors_are_one_line(run, arguments, code, said):
     """What is wrong is said without a traceback, and the exit code tells of what kind it is."""
+    if "--plot" in arguments:
+        pytest.importorskip("matplotlib")
     found, _, err = run(*arguments)
     assert found == code
     assert said in err.splitlines()[-1]
@@ -325,6 +325,9 @@ def test_a_pipe_that_closes_early(here, run):
 @pytest.mark.parametrize("plain", [False, True])
 def test_colours_on_a_terminal(here, run, plain):
     """On a terminal the head is bold and failures are counted by a bar, unless NO_COLOR is set."""
+    import pty
+    import termios
+
     home = str(Path(pk.__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": home, "TERM": "xterm"}
     env.pop("NO_COLOR", None)

@@ -186,6 +186,7 @@ def test_the_work_of_a_stream_starts_with_the_call():
 
 def test_curves_of_a_few_points_have_names():
     """By the parameters that differ, and the repeat."""
+    pytest.importorskip("matplotlib")
     sweep = pk.Sweep(repeats=2, backend="serial")
     axes = sweep.run(fixed, pk.grid(skill=[1, 2], epochs=[9])).plot_curves().axes[0]
     told = [text.get_text() for text in axes.get_legend().get_texts()]

@@ -97,7 +97,7 @@ def go_on(path):
 def test_every_damage_is_a_store_error(path, statement):
     """Reading tells what is wrong with a file; going on tells it, or does without: nothing else."""
     change(path, statement)
-    with pytest.raises(StoreError, match=re.escape(str(path))):
+    with pytest.raises(StoreError, match=re.escape(repr(str(path)))):
         look(path)
     with suppress(StoreError):
         go_on(path)

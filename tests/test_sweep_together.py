@@ -2,6 +2,7 @@
 
 import collections
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -228,7 +229,7 @@ def test_merge_tells_conflicts(tmp_path, command):
 
 
 def large(x):
-    return {"a": np.full(200_000, x % 2), "small": np.arange(x)}
+    return {"a": np.full(200_000, x % 2, np.int64), "small": np.arange(x)}
 
 
 def test_large_arrays_are_files(tmp_path):
@@ -272,6 +273,7 @@ def test_data_frames_are_files(tmp_path):
 
 def test_models_are_files_by_choice(tmp_path):
     """Models need pickle=True when they are stored and when they are loaded."""
+    pytest.importorskip("sklearn")
     from sklearn.linear_model import Ridge
 
     def fit(x):
@@ -291,6 +293,8 @@ def test_models_are_files_by_choice(tmp_path):
 
 def test_provenance(tmp_path, monkeypatch):
     """Each run tells its values, host, versions, commit and command."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
     (tmp_path / "its_script.py").write_text(
         "import numpy as np\n\ndef f(x, **more):\n    return np.abs(x)\n"
     )

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import StoreError
+from ..place.replacing import replace
 from .database import DAMAGES, clean
 
 __all__ = ["LARGE", "Artifact", "Files", "artifact", "folder_of", "is_frame", "is_model"]
@@ -148,12 +149,23 @@ class Files:
                 file = _Hashing(raw)
                 write(file)
             name = f"{file.digest.hexdigest()}.{kind}"
-            os.replace(draft, os.path.join(self._folder, name))
+            _move(draft, os.path.join(self._folder, name))
         except BaseException:
             if os.path.exists(draft):
                 os.unlink(draft)
             raise
         return name
+
+
+def _move(draft: str, path: str) -> None:
+    """Give a draft its name. A file of that name has the same content; mapped, Windows keeps it."""
+    try:
+        os.replace(draft, path)
+    except PermissionError:
+        if os.path.exists(path) and os.path.getsize(path) == os.path.getsize(draft):
+            os.unlink(draft)
+        else:
+            replace(draft, path)
 
 
 class _Hashing:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 
 from ..errors import StoreError
+from ..place.replacing import replace
 from .artifacts import folder_of
 from .database import Lock, meta_of, readable, translated, writable
 from .stored import FETCHED, Stored
@@ -61,7 +62,7 @@ def merge(paths: Sequence[str], target: str) -> Together:
             into.execute("PRAGMA journal_mode = DELETE")
         for path in paths:
             _copy_files(folder_of(path), folder_of(target))
-        os.replace(draft, target)
+        replace(draft, target)
     except BaseException:
         for file in (draft, f"{draft}-wal", f"{draft}-shm"):
             with suppress(OSError):

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from ..place.replacing import replace
 from .story import Call, Chunk, Item, Story
 from .story import Event as Moment
 
@@ -56,7 +57,7 @@ def write(story: Story, path: str, more: dict[str, Any]) -> None:
         with open(fd, "w", encoding="utf-8") as file:
             _dump(story, file, begin, end)
         os.chmod(part, 0o666 & ~_umask())
-        os.replace(part, os.path.realpath(path))
+        replace(part, os.path.realpath(path))
     except BaseException:
         os.unlink(part)
         raise

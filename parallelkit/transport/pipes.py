@@ -164,17 +164,22 @@ class Poll:
 
 
 class ProcessEnd(_Source):
-    """The end of a process, as a source; `owner` has the handle and is kept until then."""
+    """The end of a process, as a source; `owner` has the handle and is kept until then.
 
-    def __init__(self, handle: int, owner: object) -> None:
+    What comes `then` is done before anybody is told.
+    """
+
+    def __init__(self, handle: int, owner: object, then: Callable[[], None]) -> None:
         super().__init__(handle)
         self._owner = owner
         self._handle = handle
+        self._then = then
         self.ended = False
         threading.Thread(target=self._watch, name="parallelkit-end", daemon=True).start()
 
     def _watch(self) -> None:
         _winapi.WaitForSingleObject(self._handle, _INFINITE)
+        self._then()
         self.ended = True
         self.tell()
 

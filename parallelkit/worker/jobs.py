@@ -10,6 +10,7 @@ from ..place.windows import kernel
 __all__ = ["Job", "limit_memory"]
 
 _KILL_ON_CLOSE = 0x2000
+_MAY_BREAK_AWAY = 0x800  # who starts a process so means it to outlive the job
 _PROCESS_MEMORY = 0x100
 _EXTENDED = 9
 _THIS = -1  # the handle that every process has of itself
@@ -40,7 +41,7 @@ class Job:
         self._kernel.CreateJobObjectW.restype = c_void_p
         self._handle = self._kernel.CreateJobObjectW(None, None)
         limits = _Limits()
-        limits.flags = _PROCESS_MEMORY if memory else _KILL_ON_CLOSE
+        limits.flags = _PROCESS_MEMORY if memory else _KILL_ON_CLOSE | _MAY_BREAK_AWAY
         limits.process_memory = memory
         self._kernel.SetInformationJobObject(
             c_void_p(self._handle), _EXTENDED, ctypes.byref(limits), ctypes.sizeof(limits)

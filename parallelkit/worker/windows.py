@@ -7,6 +7,7 @@ import signal
 import sys
 from multiprocessing import connection
 
+from ..place.windows import kernel
 from ..transport.channel import Message
 from ..transport.pipes import PipeChannel
 from . import ending
@@ -14,6 +15,8 @@ from .process import serve
 from .protocol import Abort, decode
 
 __all__ = ["spawned"]
+
+_NO_WINDOWS = 0x1 | 0x2  # SEM_FAILCRITICALERRORS, SEM_NOGPFAULTERRORBOX
 
 
 def spawned() -> None:
@@ -25,6 +28,8 @@ def spawned() -> None:
     # What is pressed in the console is the parent's, who may have something against Ctrl-Break.
     for number in (signal.SIGINT, getattr(signal, "SIGBREAK", signal.SIGINT)):
         signal.signal(number, signal.SIG_IGN)
+    # Who waits for this worker tells of its crash; no window is to ask somebody who is not there.
+    kernel().SetErrorMode(_NO_WINDOWS)
     pipe = connection.PipeConnection(handle)  # type: ignore[attr-defined,unused-ignore]
     serve(PipeChannel(pipe, parent, _heed))
     ending.leave()

@@ -143,6 +143,15 @@ class Handle(WorkerState, Holder):
         self.outbox.close()
 
 
+# What Windows ends a process with when it has crashed.
+_CRASHES = {
+    0xC0000005: "an access violation",
+    0xC00000FD: "a stack overflow",
+    0xC0000374: "a damaged heap",
+    0xC0000409: "a failed check of the C runtime",
+}
+
+
 def obituary(pid: int, code: int | None) -> str:
     """How a worker ended, and what that may mean."""
     if code is not None and code < 0:
@@ -150,12 +159,14 @@ def obituary(pid: int, code: int | None) -> str:
             how = f"signal {signal.Signals(-code).name}"
         except ValueError:
             how = f"signal {-code}"
+    elif code in _CRASHES:
+        how = f"{_CRASHES[code]} (exit code {code:#x})"
     else:
         how = f"exit code {code}"
     advice = ""
     if code == -int(getattr(signal, "SIGKILL", 0)) != 0:
         advice = "; out of memory? (memory_limit= makes that a MemoryError of the item)"
-    elif code == -signal.SIGSEGV:
+    elif code == -signal.SIGSEGV or code in _CRASHES:
         advice = "; a crash in compiled code, or a recursion too deep for the C stack"
     elif code == 0:
         advice = "; os._exit, or an item that closed descriptors that are not its own?"

@@ -8,6 +8,7 @@ started outlives the worker, or this process, by whatever cause it ends.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import subprocess
@@ -81,8 +82,9 @@ class Started:
         started.returncode = 0  # its end is waited for here
         self.pid = started.pid
         self.sentinel = int(started._handle)  # type: ignore[attr-defined]
-        self.end = ProcessEnd(self.sentinel, started)
         self._job = Job()
+        # A worker that ends by itself leaves what its items have started.
+        self.end = ProcessEnd(self.sentinel, started, then=functools.partial(self._job.end, KILLED))
         try:
             self._job.take(self.sentinel)
             pipe = given(theirs.fileno(), self.sentinel)

@@ -55,6 +55,12 @@ class Process:
     def environ(self):
         return {}
 
+    def name(self):
+        for entry in _entries():
+            if entry.pid == self.pid:
+                return entry.name
+        raise NoSuchProcess(f"there is no process {self.pid}")
+
     def status(self):
         return "running"
 
@@ -109,17 +115,21 @@ class _Entry(ctypes.Structure):
 
 def _parents():
     """The parent of each process, by process id."""
+    return {entry.pid: entry.parent for entry in _entries()}
+
+
+def _entries():
     system = ctypes.WinDLL("kernel32", use_last_error=True)
     system.CreateToolhelp32Snapshot.restype = wintypes.HANDLE
     for function in (system.Process32FirstW, system.Process32NextW):
         function.argtypes = [wintypes.HANDLE, ctypes.POINTER(_Entry)]
     snapshot = wintypes.HANDLE(system.CreateToolhelp32Snapshot(2, 0))
     try:
-        entry, parents = _Entry(size=ctypes.sizeof(_Entry)), {}
+        entry, found = _Entry(size=ctypes.sizeof(_Entry)), []
         more = system.Process32FirstW(snapshot, entry)
         while more:
-            parents[entry.pid] = entry.parent
+            found.append(_Entry.from_buffer_copy(entry))
             more = system.Process32NextW(snapshot, entry)
-        return parents
+        return found
     finally:
         system.CloseHandle(snapshot)
