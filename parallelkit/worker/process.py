@@ -410,7 +410,11 @@ class Worker:
         columns.clear()
         columns.append(chunk.columns)
         task.traced = order.traced
+        in_segment = order.packet[1] > 0
         for reply in runtime.run(task, chunk, order.rank, watch, begin):
+            if in_segment and watch is None:  # so that the answer can tell that this is free again
+                columns.clear()
+                chunk.columns = ()
             self._answer(order.number, reply, leave=reply.final and not order.nested)
             if not reply.final:
                 self.running = order.call
