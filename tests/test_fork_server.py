@@ -150,7 +150,10 @@ def there(x):
     return [name in sys.modules for name in ("xml.sax.saxutils", "colorsys", "xml.dom.minidom")]
 
 options = {"start_method": "forkserver", **OPTIONS}
-pk.Pool(2, **options).map(first, [0, 1])
+if sys.argv[1:] == ["sweep"]:
+    pk.Sweep(workers=2, **options).run(first, pk.grid(x=[0, 1]))
+else:
+    pk.Pool(2, **options).map(first, [0, 1])
 print(json.dumps(pk.Pool(3, **options).map(there, [0])[0]))  # other workers, which have run nothing yet
 """
 
@@ -159,13 +162,15 @@ print(json.dumps(pk.Pool(3, **options).map(there, [0])[0]))  # other workers, wh
     ("options", "there"),
     [
         ({}, [True, True, False]),  # what the first function refers to
+        ("sweep", [True, True, False]),
         ({"preload": ()}, [False, False, False]),
         ({"preload": ("xml.dom.minidom", "no.such.module")}, [True, True, True]),
     ],
 )
 def test_what_is_imported_before_the_first_fork(options, there):
     """A new server imports what the first function needs and what `preload=` names, as far as it is there."""
-    ran = run_script(["-"], NEW.replace("OPTIONS", repr(options)))
+    arguments, options = (["-", options], {}) if options == "sweep" else (["-"], options)
+    ran = run_script(arguments, NEW.replace("OPTIONS", repr(options)))
     assert ran.values == [there]
 
 

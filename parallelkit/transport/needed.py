@@ -75,6 +75,9 @@ def _parts(obj: Any, found: dict[str, None]) -> Iterator[Any]:
         yield from vars(obj).values()
     elif not isinstance(obj, ModuleType):
         yield type(obj)
+        held = attribute(obj, "__dict__")
+        if isinstance(held, dict):  # of a callable object: among them what a sweep calls
+            yield from held.values()
 
 
 def _parts_of_function(func: FunctionType, found: dict[str, None]) -> Iterator[Any]:
