@@ -23,7 +23,7 @@ import weakref
 from contextlib import suppress
 from typing import Any
 
-from . import system
+from . import recording, system
 from .nesting import in_worker_process
 
 __all__ = ["LARGEST", "harmless", "memory", "why_not", "why_not_after"]
@@ -159,6 +159,7 @@ def _open() -> str | None:
     GPUs and their like, and files of libraries that keep tables of them.
     """
     tables = next((name for name in _WITH_TABLES if name in sys.modules), None)
+    ours = recording.descriptors() if recording.on else ()
     for name in os.listdir(f"{system.PROC}/self/fd"):
         fd = int(name)
         try:
@@ -168,7 +169,9 @@ def _open() -> str | None:
             continue
         if path.startswith(_DEVICES):
             return f"the program uses a device ({path})"
-        if tables and fd > 2 and (stat.S_ISREG(mode) or (stat.S_ISSOCK(mode) and _is_named(fd))):
+        if not tables or fd <= 2 or fd in ours:
+            continue
+        if stat.S_ISREG(mode) or (stat.S_ISSOCK(mode) and _is_named(fd)):
             return f"the program has {path} open, which may be a matter of {tables}"
     cuda = sys.modules.get("torch.cuda")
     if cuda is not None and getattr(cuda, "is_initialized", bool)():

@@ -31,6 +31,7 @@ __all__ = [
     "called",
     "collect",
     "current",
+    "descriptors",
     "end",
     "forget",
     "in_event_loop",
@@ -105,6 +106,12 @@ def end(folder: str, token: Token[tuple[str, ...]] | None) -> None:
         if opened is not None and opened[0] >= 0:
             os.close(opened[0])
     on = bool(_begun or _files or current.get())
+
+
+def descriptors() -> set[int]:
+    """Of the files that this process writes."""
+    with _lock:
+        return {descriptor for descriptor, _ in _files.values()}
 
 
 def forget() -> None:
