@@ -31,6 +31,7 @@ from parallelkit.worker.protocol import (
     NOBODY,
     SPARE_CORES,
     TAKEN_BACK,
+    WANTED_BACK,
     Grant,
 )
 
@@ -326,6 +327,15 @@ def test_no_helper_while_another_worker_still_has_its_core():
     assert office.scheduler.seek(lender, 1, outer.number) == []
     lender.words[BORROWED_CORES] = 0
     assert office.scheduler.turn() == [Post(lender, Grant(1))]
+
+
+def test_cores_for_good_are_for_helpers_while_they_are_sought():
+    """While an item seeks helpers, all workers are told to keep to their own cores, new ones too."""
+    office = Office(2)
+    lender, _ = seeking(office, office.call())
+    assert [worker.words[WANTED_BACK] for worker in office.workers] == [1, 1]
+    office.scheduler.settled(lender, 1)
+    assert [worker.words[WANTED_BACK] for worker in office.workers] == [0, 0]
 
 
 def test_calls_of_this_process_come_before_helping():

@@ -50,8 +50,8 @@ class SerialPool:
         # An input of unknown length is drawn by the caller, unless it is a queue.
         known = source.total is not None or source.endless
         grown = self._grown if known else None
-        cores = None if grown is None else room()
-        more = None if cores is None else partial(_more, cores)
+        cores = room()
+        more = None if cores is None or grown is None else partial(_more, cores)
         yield None
         while not source.finished:
             if source.aborted is not None:

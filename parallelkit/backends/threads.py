@@ -43,7 +43,7 @@ from typing import Any
 from ..options import Options
 from ..place import blas
 from ..place.importing import whole
-from ..place.nesting import borrow, fellows, for_good, process_cores, room
+from ..place.nesting import add_threads, fellows, process_cores, room
 from ..place.sigint import Shield
 from ..values.source import Chunk, Source
 from . import locked
@@ -220,7 +220,6 @@ class _Job:
         self._idle_ranks = list(reversed(ranks))
         self._staff = staff
         self._room = room
-        self._own = for_good() or 1  # cores that nobody wants back
         self._seen = ranks.stop  # how many might work when helpers were engaged
         self._setup = setup
         self._context = contextvars.copy_context()
@@ -300,19 +299,19 @@ class _Job:
 
     def step(self, rank: int) -> bool:
         """Run one chunk, if there is one."""
-        borrows = self._room is not None and rank >= self._own and not self._left_out(rank)
-        if borrows:  # before the look at whether it may
-            borrow(1)
+        if rank == 0 or self._room is None:
+            return self._step(rank)
+        if self._left_out(rank):
+            return self._step(rank, may=False)
+        add_threads(1)  # before the look at whether it may
         try:
-            return self._step(rank, borrows)
+            return self._step(rank)
         finally:
-            if borrows:
-                borrow(-1)
+            add_threads(-1)
 
-    def _step(self, rank: int, borrows: bool) -> bool:
+    def _step(self, rank: int, may: bool = True) -> bool:
         with self._lock:
-            mine = borrows or self._room is None or rank < self._own
-            none = self._stopped or not mine or self._left_out(rank) or self._to_be_handed_over()
+            none = self._stopped or not may or self._left_out(rank) or self._to_be_handed_over()
             # Until all have seen that cores are wanted back, fewer begin.
             none = none or (self._room is not None and len(self._running) >= self._room())
             chunk = None if none else self._source.take()

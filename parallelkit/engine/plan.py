@@ -96,7 +96,7 @@ def _places(level: int, workers: int, cores: int, busy: int) -> tuple[Nesting, .
     return tuple(Nesting(level, base + (rank % busy < extra) or 1) for rank in range(workers))
 
 
-def plan(  # noqa: C901, PLR0912 - the rule table
+def plan(  # noqa: C901 - the rule table
     options: Options, here: Nesting, takes_rng: bool = False
 ) -> Plan:
     """Decide for a call with `options` made at `here`.
@@ -132,11 +132,9 @@ def plan(  # noqa: C901, PLR0912 - the rule table
     if backend == "process" and workers == 1 and options.workers and not needs_process(options):
         log.debug("a call with one worker, for which nothing asks for a process, runs in place")
         backend = "serial"
-    if backend == "serial":
-        workers = 1
-    elif backend == "thread":
-        if workers == 1:
-            backend = "serial"
+    if backend in ("serial", "thread"):
+        if backend == "serial" or workers == 1:
+            backend, workers = "serial", 1
         if not options.workers:  # what it has beyond that, it asks for while it runs
             cores = min(cores, for_good() or cores)
     return Plan(backend, workers, here.level + 1, cores, options.workers is not None)

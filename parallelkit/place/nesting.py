@@ -23,8 +23,8 @@ from .records import NamedTuple
 
 __all__ = [
     "Nesting",
+    "add_threads",
     "be_guest",
-    "borrow",
     "enter",
     "fellows",
     "for_good",
@@ -33,7 +33,7 @@ __all__ = [
     "join",
     "nesting",
     "nesting_level",
-    "on_borrowed",
+    "on_threads",
     "pool_cores",
     "process_cores",
     "room",
@@ -68,7 +68,8 @@ _in_worker_process = False
 _guest: ContextVar[bool] = ContextVar("parallelkit_guest", default=False)
 _fellows = 0  # workers of the pool that this process is a worker of
 _pool_cores = 1  # what those have together
-_on_borrowed: Callable[[int], None] | None = None
+_on_threads: Callable[[int], None] | None = None
+_bound: Callable[[], int | None] | None = None  # most cores of this process at the moment
 
 
 def nesting() -> Nesting:
@@ -118,6 +119,8 @@ def room() -> Callable[[], int] | None:
 
 
 def _most(least: int, spare: Spare) -> int:
+    if least > 1 and _bound is not None:
+        least = min(least, _bound() or least)
     return max(least, spare())
 
 
@@ -162,16 +165,16 @@ def fellows() -> int:
     return _fellows
 
 
-def on_borrowed(tell: Callable[[int], None]) -> None:
-    """Have `tell` called by `borrow`."""
-    global _on_borrowed
-    _on_borrowed = tell
+def on_threads(tell: Callable[[int], None], bound: Callable[[], int | None]) -> None:
+    """Have `tell` called by `add_threads`, and `room` never say more than `bound`, but for None."""
+    global _on_threads, _bound
+    _on_threads, _bound = tell, bound
 
 
-def borrow(threads: int) -> None:
-    """Say that so many threads more, or fewer, run items on cores of idle workers."""
-    if _on_borrowed is not None:
-        _on_borrowed(threads)
+def add_threads(threads: int) -> None:
+    """Say that so many threads more, or fewer, run items beside that of the process's own item."""
+    if _on_threads is not None:
+        _on_threads(threads)
 
 
 def settle(place: Nesting, spare: Spare | None = None, cores: int = 1) -> None:
@@ -184,8 +187,8 @@ def settle(place: Nesting, spare: Spare | None = None, cores: int = 1) -> None:
 
 def _forget_threads() -> None:
     """After a fork: the child of a user's fork inside an item stands on its own again."""
-    global _fellows, _on_borrowed
-    _fellows, _on_borrowed = 0, None  # the parent's channel to them is not ours
+    global _fellows, _on_threads, _bound
+    _fellows, _on_threads, _bound = 0, None, None  # the parent's channel to them is not ours
     if not _in_worker_process:
         _here.set(None)
 

@@ -48,6 +48,7 @@ from .protocol import (
     SPARE_CORES,
     TAKEN_BACK,
     VERSION,
+    WANTED_BACK,
     Abort,
     Failed,
     Forget,
@@ -177,6 +178,7 @@ class Worker:
         self.number = 0  # of the chunk that is watched
         self.taking = threading.Lock()
         self.counting = threading.Lock()
+        self.helping = 0  # threads that run items beside that of the outer item
         self.link: Link | None = None
         self.item_limit: float | None = None  # seconds that the item that runs may take
         self.last = 0  # call whose chunk was the last to begin
@@ -241,7 +243,7 @@ class Worker:
         recording.forget()
         nesting.settle(nesting.Nesting(1, 1))
         nesting.join(settings["workers"])
-        nesting.on_borrowed(self._count_borrowed)
+        nesting.on_threads(self._count_threads, self._most_cores)
         randomness.settle()
         output.forward(self._tell, lambda: self.runtime.index)
         printing.attach(self._tell)
@@ -475,13 +477,19 @@ class Worker:
     def _spare(self) -> int:
         return self.words[SPARE_CORES]
 
-    def _count_borrowed(self, threads: int) -> None:
-        """Note how many threads run on cores of idle workers; tell when those are wanted back."""
+    def _count_threads(self, threads: int) -> None:
+        """Note on how many others' cores threads run; tell when those are wanted back."""
         with self.counting:
-            self.words[BORROWED_CORES] += threads
-        if threads < 0 and not self.words[SPARE_CORES]:  # after the lock: see the protocol
+            before = self.words[BORROWED_CORES]
+            self.helping += threads
+            now = self.words[BORROWED_CORES] = self.helping // _own_cores()
+        if now < before and self.words[WANTED_BACK]:  # after the lock: see the protocol
             with contextlib.suppress(Closed):
                 self.connection.send(Returned())
+
+    def _most_cores(self) -> int | None:
+        """How many cores threads here may have at the moment, whatever is theirs for good."""
+        return _own_cores() if self.words[WANTED_BACK] else None
 
     # --- answers -----------------------------------------------------------------------------
 
@@ -541,6 +549,11 @@ class Worker:
         finally:
             self.holding = False
         self.leave_if_aborted()
+
+
+def _own_cores() -> int:
+    """Part of the cores of the pool that is a worker's."""
+    return max(1, nesting.pool_cores() // max(1, nesting.fellows()))
 
 
 def _importing(frame: FrameType | None) -> bool:

@@ -42,7 +42,12 @@ VERSION = 2  # of all records below together; told by Hello
 CONTROL_BYTES = 64
 CHUNK_BEGUN, ITEM_OFFSET, ITEM_BEGUN = range(3)  # written by the worker
 SPARE_CORES = 3  # written by the parent: cores for calls that an item makes, beyond its share
-BORROWED_CORES = 6  # written by the worker: threads that run on such cores
+# Written by the worker: on the cores of how many others threads here run, whether as SPARE_CORES
+# says or because its item has them for good. Some of the cores of one count as all.
+BORROWED_CORES = 6
+# Written by the parent: whether other workers need their cores, also those that an item here has
+# for good. While it is set Returned tells when threads here run on fewer of them.
+WANTED_BACK = 7
 # A chunk that waits behind another one may be taken back. First each side writes, then it reads
 # what the other has written: one of them at least sees both. So it is with cores that are borrowed.
 LAST_BEGUN = 4  # written by the worker: the highest number of a chunk that it has begun

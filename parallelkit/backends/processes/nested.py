@@ -130,15 +130,13 @@ class NestedCalls:
     def all_run(self) -> bool:
         """Whether threads of other workers still run on the cores of those that do nothing.
 
-        That is for as long as the items last with which they were when their cores were wanted.
+        That is for as long as the items last with which they were when their cores were wanted. An
+        item that waits may go on at any moment, and counts as one that runs.
         """
         borrowed = sum(worker.words[BORROWED_CORES] for worker in self._workers)
         if not borrowed:
             return False
-        running = sum(
-            bool(worker.reserved or any(not t.waits for t in worker.assignments))
-            for worker in self._workers
-        )
+        running = sum(bool(worker.reserved or worker.assignments) for worker in self._workers)
         return running + borrowed >= len(self._workers)
 
 

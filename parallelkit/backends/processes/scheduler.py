@@ -35,11 +35,13 @@ from ...worker.protocol import (
     NOBODY,
     SPARE_CORES,
     TAKEN_BACK,
+    WANTED_BACK,
     WHOLE,
     bit,
 )
 from .nested import NestedCalls, is_below
 from .state import (
+    FENCE,
     Answer,
     Assignment,
     Call,
@@ -64,7 +66,6 @@ LONG = 0.01  # seconds that a worker may be at a chunk while others wait behind 
 HOLD = 0.02
 MOST_FUTILE = 100  # deaths in a row of workers that have begun nothing, by whatever kills them
 
-_FENCE = threading.Lock()  # by taking it, what was written before is seen by other processors
 _NOT_RUN = ParallelError("not run")
 _TIMED_OUT = TimeoutError("ran too long")
 
@@ -96,6 +97,7 @@ class Scheduler:
         self._futile = 0  # deaths since a worker answered or began something
         self._shared_out = False  # whether workers have cores of idle ones
         self._lent = False  # whether threads may still run on such cores
+        self._wanted = False  # whether WANTED_BACK is set
 
     # --- workers come and go ----------------------------------------------------------------------
 
@@ -103,6 +105,7 @@ class Scheduler:
         """A worker is there; it takes chunks at once, and runs them when it is ready."""
         with self.lock:
             self.workers.append(worker)
+            worker.words[WANTED_BACK] = self._wanted
             worker.since = time.monotonic()
             return self._turn()
 
@@ -238,9 +241,11 @@ class Scheduler:
             return False
         now = time.monotonic()
         patient = now - (call.held or now) < HOLD
-        if patient and self._nested.all_run():
-            call.held = call.held or now
-            return True
+        if patient and any(worker.words[BORROWED_CORES] for worker in self.workers):
+            self._want_back(True)
+            if self._nested.all_run():
+                call.held = call.held or now
+                return True
         # Where one call has waited for so long, it does not wait again, and no other does.
         self._lent = patient and any(worker.words[BORROWED_CORES] for worker in self.workers)
         return False
@@ -327,7 +332,7 @@ class Scheduler:
             if assignment.taken_back:
                 continue
             worker.words[TAKEN_BACK] |= bit(assignment.number)
-            with _FENCE:
+            with FENCE:
                 begun = worker.words[LAST_BEGUN] >= assignment.number
             if begun:  # and perhaps left out nevertheless: then it says so
                 assignment.taken_back = True
@@ -355,7 +360,10 @@ class Scheduler:
         if self._nested.open:
             if self._shared_out:
                 self._share_out()
+            self._want_back(True)
             return [*self._nested.grant()]
+        if self._wanted:
+            self._want_back(False)
         return []
 
     def exhausted(self, call: Call, exhausted: bool) -> None:
@@ -389,8 +397,17 @@ class Scheduler:
             base, extra = divmod(cores, len(busy))
             for rank, worker in enumerate(busy):
                 worker.words[SPARE_CORES] = base + (rank < extra)
-        with _FENCE:  # then only it is looked who still borrows
+        with FENCE:  # then only it is looked who still borrows
             pass
+
+    def _want_back(self, wanted: bool) -> None:
+        """Let workers keep to their own cores, or no longer."""
+        if wanted != self._wanted:
+            self._wanted = wanted
+            for worker in self.workers:
+                worker.words[WANTED_BACK] = wanted
+            with FENCE:  # then only it is looked who still has those of others
+                pass
 
     def withdraw(self, call: Call) -> tuple[list[tuple[WorkerState, Call]], list[Instruction]]:
         """A call ends: what still comes for it is dropped.

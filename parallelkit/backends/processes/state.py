@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .tasks import Prepared
 
 __all__ = [
+    "FENCE",
     "Abandon",
     "Answer",
     "Assignment",
@@ -43,6 +44,8 @@ __all__ = [
     "Wake",
     "WorkerState",
 ]
+
+FENCE = threading.Lock()  # by taking it, what was written before is seen by other processors
 
 
 class Expired(ParallelError):
