@@ -11,9 +11,13 @@ from benchmarks import cases, peers, report
 LEAD, LOSS, FAINT = "#2a6f97", "#c8553d", "#8a8f94"
 
 
-def draw(results, folder, name="benchmarks"):
-    """Write ``<name>.svg`` and ``<name>.png``; give their paths, none when there is nothing to compare."""
-    leads = results.leads()
+def draw(results, folder, name="benchmarks", others=()):
+    """Write ``<name>.svg`` and ``<name>.png``; give their paths, none when there is nothing to compare.
+
+    ``others``: ratio and name of the best peer, for cases that were measured at another time.
+    """
+    here = {case: (ratio, report.named(best)) for case, (ratio, best) in results.leads().items()}
+    leads = {case: lead for case in cases.ALL if (lead := here.get(case) or dict(others).get(case))}
     if not leads:
         return []
     import matplotlib as mpl
@@ -53,7 +57,7 @@ def _fill(axes, rows, leads, results):
         text = f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
         ahead = ratio >= 1
         axes.annotate(
-            f"{text}  {report.named(best)}",
+            f"{text}  {best}",
             (max(ratio, 1), height),
             xytext=(4, 0),
             textcoords="offset points",

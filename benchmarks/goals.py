@@ -63,20 +63,35 @@ def ahead(least, *names, among=bool):
     return judge
 
 
-def of_ideal(least, *names, variant=""):
-    """So much of the ideal schedule at least; of several cases, in the worst of them."""
+def of_ideal(least, *names, variant="", beside=None):
+    """So much of the ideal schedule at least; of several cases, in the worst of them.
+
+    Where somebody is named `beside` it, only cases count in which that library reaches as much.
+    """
 
     def judge(results):
         ours = [results.get(name, "parallelkit", variant) for name in names]
         if not all(ours):
             return None
-        worst = min(ours, key=lambda record: record.ideal / record.seconds)
-        share = worst.ideal / worst.seconds
+        if beside:
+            others = [results.get(name, beside) for name in names]
+            if not all(others):
+                return None
+            able = {record.case for record in others if _share(record) >= least}
+            ours = [record for record in ours if record.case in able]
+            if not ours:
+                return Verdict(f"{peers.ALL[beside].title} reaches it nowhere", True)
+        worst = min(ours, key=_share)
+        share = _share(worst)
         where = f", {worst.case}" if len(names) > 1 else ""
         limits = {record.case: record.ideal / least for record in ours}
         return Verdict(f"{100 * share:.1f} %{where}", share >= least, limits)
 
     return judge
+
+
+def _share(record):
+    return record.ideal / record.seconds
 
 
 def against(least, case, other, ours="", label=""):
@@ -223,9 +238,16 @@ GOALS = (
     Goal("`submit` to result, round trip", "the fastest of all", ahead(1, "round-trip")),
     Goal("import", "below `import concurrent.futures`", ahead(1, "import", among=only("executor"))),
     Goal(
-        "nested numpy tasks: 8 × 16, 2 × 64, 64 × 2, three levels, uneven",
-        "95 % of ideal",
-        of_ideal(0.95, "nested-8x16", "nested-2x64", "nested-64x2", "nested-deep", "nested-uneven"),
+        "even nested numpy tasks: 8 × 16, 2 × 64, 64 × 2, three levels",
+        "96 % of ideal, where multiprocessing.Pool reaches it",
+        of_ideal(
+            *(0.96, "nested-8x16", "nested-2x64", "nested-64x2", "nested-deep"), beside="pool"
+        ),
+    ),
+    Goal(
+        "uneven nested numpy tasks: 4 + 36, 8 × 4 + 36",
+        "90 % of ideal",
+        of_ideal(0.9, "nested-uneven", "nested-uneven-many"),
     ),
     Goal(
         'uneven nested tasks in pure Python, `nested="auto"`',
@@ -250,13 +272,16 @@ GOALS = (
 )
 
 
-def table(results):
-    """The goals in Markdown."""
+def table(results, before=None):
+    """The goals in Markdown; those that were not measured as in the table `before`, if there is one."""
     lines = ["| goal | asked | found | |", "|---|---|---|---|"]
     for goal in GOALS:
-        verdict = goal.verdict(results)
+        verdict, start = goal.verdict(results), f"| {goal.what} | {goal.asked} |"
         word = {True: "met", False: "**missed**", None: "–"}[verdict.met]
-        lines.append(f"| {goal.what} | {goal.asked} | {verdict.found} | {word} |")
+        if verdict.met is not None or before is None:
+            lines.append(f"{start} {verdict.found} | {word} |")
+        else:
+            lines += [line for line in before.splitlines() if line.startswith(start)]
     return "\n".join(lines)
 
 

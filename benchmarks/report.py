@@ -163,19 +163,29 @@ def preamble(results):
     return "\n\n".join(parts)
 
 
-def tables(results):
-    """All groups with their headings."""
-    parts = []
+def sections(results):
+    """All groups that were measured: heading and text."""
+    found = {}
     for group in cases.GROUPS:
         text = table(results, group)
         if text:
-            parts += [f"### {HEADINGS[group]}", text]
-            parts += [flatness(results)] if group == "overhead" else []
+            more = flatness(results) if group == "overhead" else ""
+            found[HEADINGS[group]] = "\n\n".join(filter(None, [text, more]))
     if results.faults:
         from benchmarks import faults
 
-        parts += ["### Faults", faults.table(results.faults)]
-    return "\n\n".join(filter(None, parts))
+        found["Faults"] = faults.table(results.faults)
+    return found
+
+
+def joined(texts):
+    """Sections with their headings, as Markdown."""
+    return "\n\n".join(f"### {heading}\n\n{text.strip()}" for heading, text in texts.items())
+
+
+def tables(results):
+    """All groups with their headings."""
+    return joined(sections(results))
 
 
 def markdown(results):

@@ -133,6 +133,12 @@ def _record(case, peer, seconds, variant="", **more):
     return results.Record(case, peer, variant, rounds=[seconds] * 3, forks=forks, **more)
 
 
+WHERE = {
+    "machine": {**results.machine(), "load_before": 0.0},
+    "versions": {"pathos": "1.0"},
+}
+
+
 @pytest.fixture
 def found():
     """A result that nobody measured: ours leads with lists and arrays, and loses with the warm call."""
@@ -152,8 +158,7 @@ def found():
             _record("threads", "parallelkit-threads", 0.01, items=20_000),
             _record("threads", "thread-executor", 0.1, items=20_000),
         ],
-        machine={**results.machine(), "load_before": 0.0},
-        versions={"pathos": "1.0"},
+        **WHERE,
         left_out=["Ray is left out: not installed (pip install ray)"],
     )
 
@@ -284,6 +289,27 @@ def test_pages(found, tmp_path):
     assert cases.ALL["list-1m"].heading("full") not in summary  # quick runs leave it out too
     with pytest.raises(ValueError, match="no region 'ceiling'"):
         docs.update(pages / "benchmarks.md", ceiling="")
+
+
+def test_pages_with_a_part(found, tmp_path):
+    """A run of some groups takes the place of these alone, in tables, goals and chart."""
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "benchmarks.md"
+    page.write_text((docs.DOCS / "benchmarks.md").read_text(encoding="utf-8"), encoding="utf-8")
+    found.write(tmp_path / "benchmarks.json")
+    docs.write(tmp_path, tmp_path)
+    ratio = _record("nested-uneven", "parallelkit", 0.065, ideal=0.06, items=40)
+    results.Results([ratio, _record("nested-uneven", "joblib", 0.13, ideal=0.06)], **WHERE).write(
+        tmp_path / "benchmarks.json"
+    )
+    docs.write(tmp_path, tmp_path, part=True)
+    after = page.read_text(encoding="utf-8")
+    assert "| 92.3 | 46.2 | 2.00 (joblib) |" in after.replace("**", "")
+    assert "2.00 (mpire, tuned)" in after
+    chart_ = (tmp_path / "benchmarks.svg").read_text(encoding="utf-8")
+    assert {"list-1m", "nested-uneven"} <= {name for name in cases.ALL if f">{name}<" in chart_}
+    assert docs.write(tmp_path, tmp_path, part=True) == ["benchmarks.md"]
+    assert page.read_text(encoding="utf-8") == after
 
 
 def test_command_refuses_what_it_does_not_know(capsys):
