@@ -366,7 +366,11 @@ class Table(Source):
         self.total = self._length = length
         self._columns = columns
         if length:
-            sizer.weigh(weight(tuple([column[0] for column in columns])))
+            nbytes = 0
+            for column in columns:
+                nbytes += weight(column[0])
+            if nbytes:
+                sizer.weigh(nbytes)
 
     def _draw(self, size: int) -> Chunk | None:
         begin = self.drawn

@@ -24,7 +24,7 @@ _attached: dict[str, _Printed] = {}
 
 def by_parent() -> tuple[bool, ...]:
     """Parent: whether what workers print to stdout, and stderr, must come by way of here."""
-    bars = bool(_bars())
+    bars = "tqdm.std" in sys.modules and bool(_bars())
     out, err = sys.stdout, sys.stderr
     return (
         out is not None and (bars or not _leads_to(out, 1)),
