@@ -17,9 +17,9 @@
 #             pytest-xdist, within joblib, scikit-learn, executors, asyncio and a server; its coverage, its types
 # make test-libraries   a real call of each library that takes a pool of ours
 # make test-notebook   examples/sweep.ipynb, run with nobody at the keyboard; its pictures in build/notebook
-# make test-windows
-#             tests on threads, in place, and the contract on processes, ways to start a program, and stores,
-#             under a Windows Python, which Wine runs (needs apt the first time)
+# make test-windows, test-windows-all
+#             the contract under a Windows Python, which Wine runs (needs apt the first time); and faults, sweeps,
+#             ways to start a program and all else that passes there, and the contract on 3.12 (an hour or two)
 # make bench  the benchmarks, side by side with the peers
 # make accept-futures, accept-multiprocessing, accept-pathos, accept-joblib, accept-sklearn
 #             the tests that others have written for what we stand in for
@@ -32,7 +32,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-forked test-anew test-without test-clusters test-library test-libraries test-notebook test-windows fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
+.PHONY: help demo test test-oldest test-newest test-forked test-anew test-without test-clusters test-library test-libraries test-notebook test-windows test-windows-all fuzz docs dist bench accept-joblib accept-sklearn lint types floors check format coverage clean
 .SECONDARY: # stamps are kept: what is installed is not installed again
 .DELETE_ON_ERROR:
 
@@ -73,6 +73,9 @@ test-forked: $(VENV)/.installed-test
 # As where none can be: also those of scripts, which else have copies.
 test-anew: $(VENV)/.installed-test
 	PARALLELKIT_FORK_SERVER=new $(BIN)/python -m pytest tests
+
+CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library limits nesting \
+    options progress seeds settings telling transport)
 
 WITHOUT ?= affinity allocate epoll fds forking memfd parent-signal pidfd pipe-signal proc all
 FAULTS := $(patsubst %,tests/test_%.py,ageing crashes death exits fork_server storm timeouts)
@@ -116,18 +119,24 @@ test-library: $(VENV)/.installed-dist
 test-libraries: $(VENV)/.installed-libraries
 	$(BIN)/python -m pytest tests/test_libraries.py
 
-# The short form of ten minutes. Under Wine the engines of others hang, and so does Python's own executor.
-WINDOWS ?= $(patsubst %,tests/test_%.py,blocks errors inputs lazy limits progress seeds)
-ON_PROCESSES := $(patsubst %,tests/test_%.py,arrays blocks errors facade inputs nesting progress timeouts)
+# Under Wine. The contract takes less than ten minutes of a machine that has nothing else to do.
 test-windows:
 	tests/windows/prepare .windows
-	tests/windows/run .windows -k "(thread or serial) and not executor" $(WINDOWS)
-	tests/windows/run .windows -k "process and not executor and not drops_results" $(ON_PROCESSES)
-	tests/windows/run .windows tests/test_windows.py
-	tests/windows/run .windows -k "not fork and not killed" tests/test_scripts.py tests/test_sweep_store.py
+	tests/windows/run .windows $(CONTRACT)
 
-CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library limits nesting \
-    options progress seeds settings telling transport)
+# Each file for itself, so that what hangs costs no other.
+ON_WINDOWS := $(CONTRACT) $(FAULTS) $(patsubst %,tests/test_%.py,budget executor fair first_calls idle lending packages \
+    scheduler scripts sizes sweep sweep_code sweep_commands sweep_pruning sweep_store sweep_strangers sweep_together \
+    windows worker_options)
+WITHOUT_NUMPY := $(patsubst %,tests/test_%.py,crashes death errors exits facade options progress scheduler scripts \
+    sweep_pruning telling windows)
+test-windows-all:
+	tests/windows/prepare .windows
+	tests/windows/prepare .windows-3.12 3.12
+	tests/windows/prepare .windows-3.13 3.13
+	failed=; for each in $(ON_WINDOWS:%=.windows:%) $(CONTRACT:%=.windows-3.12:%) $(WITHOUT_NUMPY:%=.windows-3.13:%); do \
+	    LIMIT=3600 tests/windows/run $${each%%:*} -q $${each#*:} || failed="$$failed $$each"; done; \
+	    echo "failed:$${failed:- nothing}"; [ -z "$$failed" ]
 
 FUZZ ?= 600
 fuzz: $(VENV)/.installed-test

@@ -29,11 +29,26 @@ ON_WINDOWS = {
     "sends Ctrl-C to one process; on Windows it goes to a console (test_windows.py)": {
         "sweep_commands": ["test_ctrl_c_on_the_command_line"],
     },
+    "asks for POSIX' limits of a process": {
+        "limits": ["test_the_limit_leaves_the_caller_alone"],
+    },
     "names a file as no file is named on Windows": {
         "sweep_together": ["test_a_name_with_a_star_is_a_name"],
     },
 }
 UNDER_WINE = {
+    "Wine does not heed the limit of memory that a job has": {
+        "limits": [
+            "test_an_allocation_past_the_limit",
+            "test_the_error_names_the_item",
+            "test_numpy_meets_the_limit",
+            "test_memory_in_small_pieces",
+            "test_what_comes_and_goes_meets_the_limit",
+        ],
+    },
+    "Python's own executor hangs in Wine": {
+        "functions": ["test_processes_that_an_item_starts_find_a_script_with_a_guard"],
+    },
     "joblib's own processes hang in Wine": {
         "exits": ["test_processes_of_joblib_in_items_end_with_the_program"],
     },

@@ -16,7 +16,7 @@ from parallelkit.place import system
 ONE_START_METHOD = True
 
 ITEMS = 5
-TIMEOUT = 0.2  # seconds, for what hangs
+TIMEOUT = 1.0 if system.WINDOWS else 0.2  # seconds, for what hangs
 
 DIES, OVERDUE, UNREAD = pk.WorkerDied, pk.TaskTimeout, pk.TransportError
 RIGHT = None  # the item's result, whatever happens besides

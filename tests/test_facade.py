@@ -9,6 +9,7 @@ from concurrent import futures
 
 import faults
 import pytest
+from backends import START_METHODS
 from helpers import (
     add,
     add_all,
@@ -300,14 +301,14 @@ def test_shutdown_ends_workers_and_the_next_call_starts_new_ones(process_pool):
 
 def test_a_call_that_begins_during_a_shutdown(folder):
     """Workers that another thread starts while shutdown waits for running items are left to its call."""
-    pk.Pool(2, start_method="forkserver").map(identity, [1])
+    pk.Pool(2, start_method=START_METHODS[0]).map(identity, [1])
     busy = threading.Thread(target=pk.Pool(2, backend="thread").map, args=(hold_here, [folder] * 2))
     busy.start()
     wait_until(lambda: len(os.listdir(folder)) == 2, "two threads at work")
     ending = threading.Thread(target=pk.shutdown)
     ending.start()
     wait_until(lambda: not faults.warm(), "the end of the workers")
-    task = pk.Pool(2, start_method="forkserver").submit(hold_here, folder)
+    task = pk.Pool(2, start_method=START_METHODS[0]).submit(hold_here, folder)
     wait_until(lambda: len(os.listdir(folder)) == 3, "a worker at work")
     mark(folder, "go")
     for thread in (busy, ending):

@@ -28,7 +28,11 @@ WRONG = {
     "workers as a fraction": ({"workers": 1.5}, TypeError, "workers"),
     "unknown backend": ({"backend": "proces"}, ValueError, "backend.*process"),
     "backend of no kind": ({"backend": 3}, (TypeError, ValueError), "backend"),
-    "unknown start method": ({"start_method": "forksever"}, ValueError, "start_method.*forkserver"),
+    "unknown start method": (
+        {"start_method": "forksever"},
+        ValueError,
+        f"start_method.*{START_METHODS[0]}",
+    ),
     "unknown option": ({"worker": 2}, TypeError, "worker.*did you mean 'workers'"),
     "another unknown option": (
         {"chunk_size": 2},

@@ -24,6 +24,7 @@ from multiprocessing import shared_memory
 import numpy as np
 import psutil
 import pytest
+from backends import START_METHODS
 from helpers import increment, wait_until
 from running import run_script
 
@@ -31,6 +32,7 @@ import parallelkit as pk
 from parallelkit import options
 from parallelkit.backends import processes
 from parallelkit.integrations import multiprocessing as drop_in
+from parallelkit.place import system
 
 # ---- settings of the caller ----------------------------------------------------------------------
 
@@ -74,10 +76,14 @@ def divided(x):
         return "raised"
 
 
+# A context variable from numpy 2 on.
+ERRSTATE = {"errstate": (lambda: np.errstate(all="raise"), divided)}
+# Windows' Python has no `time.tzset`.
+ZONE = {"zone": (in_tokyo, lambda x: time.strftime("%H %Z", time.localtime(x)))}
 SETTINGS = {
     "decimal": (lambda: decimal.localcontext(prec=50), lambda x: str(decimal.Decimal(x) / 3)),
-    "errstate": (lambda: np.errstate(all="raise"), divided),
-    "zone": (in_tokyo, lambda x: time.strftime("%H %Z", time.localtime(x))),
+    **({} if np.__version__ < "2" else ERRSTATE),
+    **({} if system.WINDOWS else ZONE),
     "recursion": (
         lambda: setting(sys.setrecursionlimit, 12345, sys.getrecursionlimit()),
         lambda _: sys.getrecursionlimit(),
@@ -325,7 +331,7 @@ def test_shared_memory_outlives_workers(process_pool):
     block.unlink()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="children are found by /proc")
+@pytest.mark.skipif(not system.LINUX, reason="children are found by /proc")
 def test_nothing_is_left_of_a_killed_caller(tmp_path):
     """What items have started ends when their caller is killed."""
     script = tmp_path / "script.py"
@@ -428,8 +434,8 @@ def count_by(x, **shared):
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
-@pytest.mark.parametrize("made_for", ["fork", "spawn"])
-@pytest.mark.parametrize("method", [None, "forkserver", "spawn", "fork"])
+@pytest.mark.parametrize("made_for", ["spawn"] if system.WINDOWS else ["fork", "spawn"])
+@pytest.mark.parametrize("method", [None, *START_METHODS])
 def test_what_contexts_of_multiprocessing_share(method, made_for):
     """What the fork context makes is in workers that may be forked, the others' in all; at once, in warm ones too."""
     context = multiprocessing.get_context(made_for)
@@ -500,8 +506,8 @@ def test_what_multiprocessing_shares_as_an_item(process_pool):
     assert process_pool().map(lambda lock: lock.acquire(block=False), [lock]) == [False]
     process_pool().map(lambda pipe: pipe.send("there"), [writer])
     assert reader.recv() == "there"
-    unnamed = multiprocessing.get_context("fork")
-    for name in ("Lock", "Event", "Queue", "SimpleQueue", "Condition"):
+    unnamed = context if system.WINDOWS else multiprocessing.get_context("fork")
+    for name in () if system.WINDOWS else ("Lock", "Event", "Queue", "SimpleQueue", "Condition"):
         with pytest.raises(pk.TransportError, match=r"initargs=\).*Manager") as caught:
             process_pool().map(repr, [getattr(unnamed, name)()])
         assert "\n" not in str(caught.value)
@@ -526,7 +532,6 @@ for pool in (pk.Pool(2, initializer=take, initargs=(lock,)), pk.Pool(2)):
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 def test_a_lock_that_is_a_global_of_the_script():
     """It is the same one in workers, as with multiprocessing.Pool, also where the initializer binds that name."""
     assert run_script(["-"], GLOBAL_LOCK).values == [20, 40]
@@ -550,7 +555,7 @@ with pk.Pool(2, start_method=METHOD, chunksize=1) as pool:
 """
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+@pytest.mark.parametrize("method", START_METHODS)
 def test_a_global_that_is_bound_anew_to_what_is_equal(method):
     """It takes the place of what a worker has filled, and is no longer what another name stands for."""
     source = REBOUND.replace("METHOD", repr(method))

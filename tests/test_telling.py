@@ -9,6 +9,7 @@ import sys
 import warnings
 
 import pytest
+from backends import START_METHODS
 from helpers import increment
 
 ONE_START_METHOD = True
@@ -145,7 +146,7 @@ def test_context_does_not_leak_back(thread_pool):
     assert USER.get() == "nobody"
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
+@pytest.mark.parametrize("start_method", START_METHODS)
 def test_prints_are_not_lost(command, start_method):
     """What items print appears on the parent's standard output, all of it, before the results."""
     source = (

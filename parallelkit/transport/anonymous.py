@@ -11,6 +11,7 @@ what: the system frees memory with its last map and its last descriptor, however
 ``write``               copy into memory whose pages are fresh, where that is best done without a
                         map (``WRITES``)
 ``close``               let go of a descriptor
+``duplicate``           another descriptor of the same
 ``identity``            what tells whether a descriptor is still what it was
 ``available``           bytes that can be had
 ======================  ===========================================================================
@@ -30,6 +31,7 @@ __all__ = [
     "available",
     "close",
     "create",
+    "duplicate",
     "identity",
     "map_as",
     "mapped",
@@ -47,6 +49,7 @@ WRITES: bool = _family.WRITES
 available: Callable[[], int] = _family.available
 close: Callable[[int], None] = _family.close
 create: Callable[[int, str | None, str], int] = _family.create
+duplicate: Callable[[int], int] = _family.duplicate
 identity: Callable[[int], object] = _family.identity
 reserve: Callable[[int, int], None] = _family.reserve
 write: Callable[[int, Any, int], None] = _family.write

@@ -10,7 +10,17 @@ from typing import Any
 from ..place import system
 from ..place.descriptors import identity
 
-__all__ = ["WRITES", "available", "close", "create", "identity", "mapped", "reserve", "write"]
+__all__ = [
+    "WRITES",
+    "available",
+    "close",
+    "create",
+    "duplicate",
+    "identity",
+    "mapped",
+    "reserve",
+    "write",
+]
 
 # Fresh pages come without being zeroed first that way, and memory that cannot be had is an OSError
 # instead of a SIGBUS later.
@@ -68,6 +78,11 @@ def write(fd: int, data: Any, at: int) -> None:
 def close(fd: int) -> None:
     """Let go of a descriptor."""
     os.close(fd)
+
+
+def duplicate(fd: int) -> int:
+    """Return another descriptor of the same."""
+    return os.dup(fd)
 
 
 def available() -> int:

@@ -27,6 +27,7 @@ __all__ = [
     "available",
     "close",
     "create",
+    "duplicate",
     "given",
     "identity",
     "mapped",
@@ -114,6 +115,11 @@ def write(fd: int, data: Any, at: int) -> None:
 def close(fd: int) -> None:
     """Let go of a handle."""
     _winapi.CloseHandle(int(fd))
+
+
+def duplicate(fd: int) -> int:
+    """Return a handle of its own, of whatever it is."""
+    return Descriptor(_copy(fd), getattr(fd, "name", None))
 
 
 def identity(fd: int) -> object:  # noqa: ARG001 - the face

@@ -3,7 +3,8 @@
 ::
 
     named      semaphores of the spawn and forkserver contexts  by name, as in multiprocessing
-    opened     pipes, and the memory of values and arrays       descriptors beside the message
+    opened     pipes, and the memory of values and arrays;      descriptors beside the message
+               on Windows semaphores and pipes
     inherited  semaphores of the fork context, without a name   by a token: who was forked after it
                                                                 was given has it in memory
 
@@ -24,6 +25,7 @@ from typing import Any
 from ..errors import INHERITED, StaysHere, TransportError
 from ..place import system
 from ..place.nesting import in_worker_process
+from . import anonymous
 
 __all__ = [
     "Descriptor",
@@ -74,8 +76,8 @@ def is_there() -> bool:
 
 def reduction(obj: Any, package: str) -> Any:
     """How `multiprocessing` takes something apart for a process that it starts."""
-    if system.WINDOWS:  # where it duplicates handles for one process at a time
-        raise StaysHere(INHERITED)
+    if system.WINDOWS:
+        return _reduction_of_handles(obj, package)
     extra = sys.modules[f"{package}.reduction"].ForkingPickler._extra_reducers  # noqa: SLF001
     kind = type(obj)
     with _starting(package):
@@ -84,6 +86,27 @@ def reduction(obj: Any, package: str) -> Any:
         if type(kind).__module__ == "_ctypes":
             return sys.modules[f"{package}.sharedctypes"].reduce_ctype(obj)
         return extra[kind](obj) if kind in extra else obj.__reduce_ex__(5)
+
+
+def _reduction_of_handles(obj: Any, package: str) -> Any:
+    """The same on Windows, where `multiprocessing` duplicates a handle for one process alone."""
+    name = type(obj).__name__
+    lock = getattr(obj, "_semlock", None)
+    if lock is not None:
+        return _semaphore, (type(obj), Handed(lock.handle), lock.kind, lock.maxvalue, lock.name)
+    if name == "PipeConnection":
+        rebuild = sys.modules[f"{package}.connection"].rebuild_pipe_connection
+        return rebuild, (Handed(obj.fileno()), obj.readable, obj.writable)
+    with _starting(package):
+        if type(type(obj)).__module__ == "_ctypes":
+            return sys.modules[f"{package}.sharedctypes"].reduce_ctype(obj)
+        return obj.__reduce_ex__(5)
+
+
+def _semaphore(kind: Any, handle: Descriptor, *rest: Any) -> Any:
+    made = kind.__new__(kind)
+    made.__setstate__((handle.detach(), *rest))
+    return made
 
 
 @contextmanager
@@ -134,12 +157,12 @@ class Descriptor:
     @classmethod
     def of(cls, fd: int) -> Descriptor:
         """One that stays open whatever becomes of `fd`."""
-        return cls(os.dup(fd), os.urandom(8).hex())
+        return cls(anonymous.duplicate(fd), os.urandom(8).hex())
 
     def __len__(self) -> int:
         return 0  # by which it is told from memory
 
-    def __del__(self, close: Any = os.close, finalizing: Any = sys.is_finalizing) -> None:
+    def __del__(self, close: Any = anonymous.close, finalizing: Any = sys.is_finalizing) -> None:
         if self.fd >= 0 and not finalizing():
             close(self.fd)
 
@@ -147,7 +170,7 @@ class Descriptor:
         """Return a descriptor that belongs to whoever asks."""
         if self.fd < 0:
             raise TransportError("a descriptor was lost on its way: too many files are open here")
-        return os.dup(self.fd)
+        return anonymous.duplicate(self.fd)
 
 
 _descriptors: weakref.WeakValueDictionary[str, Descriptor] = weakref.WeakValueDictionary()

@@ -43,8 +43,10 @@ class Job:
         limits = _Limits()
         limits.flags = _PROCESS_MEMORY if memory else _KILL_ON_CLOSE | _MAY_BREAK_AWAY
         limits.process_memory = memory
-        self._kernel.SetInformationJobObject(
-            c_void_p(self._handle), _EXTENDED, ctypes.byref(limits), ctypes.sizeof(limits)
+        self.limited = bool(
+            self._kernel.SetInformationJobObject(
+                c_void_p(self._handle), _EXTENDED, ctypes.byref(limits), ctypes.sizeof(limits)
+            )
         )
 
     def take(self, process: int = _THIS) -> bool:
@@ -65,5 +67,6 @@ class Job:
 
 def limit_memory(nbytes: int) -> None:
     """Let this process have no more memory than that."""
-    if not Job(nbytes).take():
+    job = Job(nbytes)
+    if not (job.limited and job.take()):
         raise OSError("memory_limit: Windows does not put this process into a job")

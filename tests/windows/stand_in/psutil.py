@@ -4,6 +4,7 @@ Processes are listed by the system's snapshot of them. A process has no command 
 ask for those fail with an AttributeError and are left out by tests/windows/run.
 """
 
+import contextlib
 import ctypes
 import os
 from ctypes import wintypes
@@ -55,22 +56,42 @@ class Process:
     def environ(self):
         return {}
 
-    def name(self):
+    def _entry(self):
         for entry in _entries():
             if entry.pid == self.pid:
-                return entry.name
+                return entry
         raise NoSuchProcess(f"there is no process {self.pid}")
+
+    def name(self):
+        return self._entry().name
+
+    def num_threads(self):
+        return self._entry().threads
+
+    def num_handles(self):
+        count = wintypes.DWORD()
+        with _handle(self.pid) as handle:
+            ctypes.windll.kernel32.GetProcessHandleCount(handle, ctypes.byref(count))
+        return count.value
 
     def status(self):
         return "running"
 
     def memory_info(self):
         figures = _Memory(size=ctypes.sizeof(_Memory))
-        query = 0x1000
-        handle = ctypes.windll.kernel32.OpenProcess(query, False, self.pid)
-        ctypes.windll.kernel32.K32GetProcessMemoryInfo(handle, ctypes.byref(figures), figures.size)
-        ctypes.windll.kernel32.CloseHandle(handle)
+        with _handle(self.pid) as handle:
+            ctypes.windll.kernel32.K32GetProcessMemoryInfo(
+                handle, ctypes.byref(figures), figures.size
+            )
         return figures
+
+
+@contextlib.contextmanager
+def _handle(pid):
+    query = 0x1000
+    handle = ctypes.windll.kernel32.OpenProcess(query, False, pid)
+    yield handle
+    ctypes.windll.kernel32.CloseHandle(handle)
 
 
 def pid_exists(pid):
