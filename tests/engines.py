@@ -51,17 +51,6 @@ def ray():
     return {"backend": "ray"}
 
 
-def patiently(start, *args, **keywords):
-    """Start a Ray, which gives up after half a minute, also where the machine is just busy."""
-    for _ in range(3):
-        try:
-            return start(*args, **keywords)
-        except Exception as error:
-            if "imed out" not in str(error):
-                raise
-    return start(*args, **keywords)
-
-
 def mpi():
     """Options of a pool on the other ranks: only where the tests themselves run as `-m mpi4py.futures`."""
     from mpi4py.futures import MPIPoolExecutor

@@ -6,13 +6,13 @@ import signal
 import threading
 from pathlib import Path
 
-import engines
 import numpy as np
 import pytest
 from helpers import PlainError, fail_from, increment, mark, wait_for, wait_until
 from running import run_script
 
 import parallelkit as pk
+from parallelkit.backends.ray_start import patience
 
 ray = pytest.importorskip("ray")
 
@@ -25,7 +25,8 @@ SETTING = "as it was"
 def ray_pool():
     """A pool on a Ray of two CPUs that is there already; it is not ours, and stays when we are done."""
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
-    engines.patiently(ray.init, "local", num_cpus=2, **quiet)
+    with patience(ray):
+        ray.init("local", num_cpus=2, **quiet)
     yield lambda **options: pk.Pool(backend="ray", **options)
     pk.shutdown()
     assert ray.is_initialized()
@@ -146,6 +147,24 @@ def test_an_address_where_nobody_is(script):
         timeout=300,
     )
     assert "no Ray cluster answers at 127.0.0.1:9" in ran.err
+
+
+SLOW = """
+import sys, time
+
+if any(word.endswith(("/agent.py", "/agent/main.py")) for word in sys.orig_argv):
+    time.sleep(17)  # a node of Ray waits for 15
+"""
+
+
+def test_a_busy_machine(script, tmp_path):
+    """Ray starts here also where its helpers are slower than it allows them to be."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    source = 'import parallelkit as pk\nprint(pk.Pool(backend="ray").map(abs, [1]))'
+    ran = script(
+        source, env={"PYTHONPATH": f"{Path(pk.__file__).parents[1]}:{tmp_path}"}, timeout=300
+    )
+    assert ran.out == "[1]\n"
 
 
 NODES = Path(__file__).parent / "scripts" / "ray_nodes.py"

@@ -90,7 +90,10 @@ class ExecutorCluster:
             return ParallelError(f"{self.name} has been shut down; give one that still runs")
         if isinstance(error, (EOFError, ConnectionError)):
             return AGAIN
-        return ParallelError(f"{self.name} could not run a chunk: {type(error).__name__}: {error}")
+        told = f"{self.name} could not run a chunk: {type(error).__name__}: {error}"
+        if "crashed" in told:  # executorlib's all that is told, also where workers lack a module
+            told += "; what its workers print tells why. Do they have parallelkit?"
+        return ParallelError(told)
 
 
 def _elsewhere(executor: Executor) -> bool:

@@ -25,6 +25,7 @@ from ..worker.versions import own_version
 from .cluster import AGAIN, PERHAPS, is_missing, outcome
 from .futures import FuturesPool
 from .ray_census import Census, knock
+from .ray_start import patience
 
 __all__ = ["RayCluster", "pool_for", "prepare", "reach", "shutdown"]
 
@@ -211,12 +212,7 @@ def _begun(ray: Any, address: str | None) -> Any:
     if address:
         knock(address, CONNECT)  # Ray itself tries for minutes
         return ray.init(address=address, **quiet)
-    try:
-        return ray.init(include_dashboard=False, **quiet)
-    except Exception as error:
-        if "timed out" not in str(error) or by_a_handler(error):
-            raise
-        # Ray gives its own processes half a minute, which on a busy machine may be too little.
+    with patience(ray):
         return ray.init(include_dashboard=False, **quiet)
 
 

@@ -1,7 +1,6 @@
 """A Ray of several nodes on this machine: one joins, one leaves, and in the end the head is lost."""
 
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from ray.cluster_utils import Cluster
 
 import parallelkit as pk
 from parallelkit.backends import ray_census
+from parallelkit.backends.ray_start import patience
 
 
 def node_of(x, folder):
@@ -27,25 +27,17 @@ def increment(x):
     return x + 1
 
 
-def patiently(start, *args, **keywords):
-    """Start a part of Ray, which gives up after 30 seconds, also where the machine is just busy."""
-    for _ in range(2):
-        try:
-            return start(*args, **keywords)
-        except Exception as error:
-            print(f"once more, after {error!r}", file=sys.stderr)
-    return start(*args, **keywords)
-
-
 if __name__ == "__main__":
     ray_census.GONE = 2.0
     head = {"num_cpus": 1, "include_dashboard": False}
-    cluster = patiently(Cluster, initialize_head=True, head_node_args=head)
+    with patience(ray):
+        cluster = Cluster(initialize_head=True, head_node_args=head)
     pool = pk.Pool(backend="ray", address=cluster.address, chunksize=1)
     folder = Path(tempfile.mkdtemp())
     nodes = pool.uimap(node_of, range(60), folder=folder)
     found = [next(nodes)]
-    other = patiently(cluster.add_node, num_cpus=2)
+    with patience(ray):
+        other = cluster.add_node(num_cpus=2)
     started = psutil.Process().children(recursive=True)
     while len(set(found)) < 2:
         found.append(next(nodes))
