@@ -38,12 +38,18 @@ class Failures:
     source : Source
         Where chunks go that are to be tried again.
     call : Call
+
+    Attributes
+    ----------
+    failed : int
+        How many items have failed for good.
     """
 
     def __init__(self, options: Options, source: Source, call: Call) -> None:
         self._options = options
         self._source = source
         self._call = call
+        self.failed = 0
 
     def settle(self, chunk: Chunk, outcome: Reply | Lost) -> list[Part]:
         """Results of the items of `chunk` that are settled; the others go back into the source.
@@ -122,6 +128,7 @@ class Failures:
         text: str,
         raised: Raised | None = None,
     ) -> Part:
+        self.failed += 1
         index = chunk.start + offset
         args, kwargs = self._call.arguments(chunk.args(offset))
         note(error, f"in item {index} of the input, called with {_told(args, kwargs)}")

@@ -89,14 +89,11 @@ class WithWorkers:
             return chunk
 
         def settled(chunk: Chunk, outcome: Reply | Lost) -> list[Part]:
+            parts = settle(chunk, outcome)
             with self._lock:
-                if isinstance(outcome, Lost):
-                    self._out -= 1
-                    self._failed += outcome.started and chunk.size == 1
-                else:
-                    self._out -= outcome.final
-                    self._failed += len(outcome.raised)
-            return settle(chunk, outcome)
+                self._out -= 1 if isinstance(outcome, Lost) else outcome.final
+                self._failed = failures.failed
+            return parts
 
         source.take, failures.settle = taken, settled  # type: ignore[method-assign]
 
