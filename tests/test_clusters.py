@@ -378,6 +378,16 @@ def test_a_sweep_with_a_pruner():
     assert [len(curve["values"]) for curve in table.curves()] == [9, 9, 1, 9]
 
 
+def test_a_pruner_that_fails_ends_the_sweep():
+    """Its error is raised to the caller, as where points can ask."""
+
+    def pruner(report):
+        raise LookupError("no history")
+
+    with pytest.raises(LookupError, match="no history"):
+        pk.Sweep(pruner=pruner, backend=InPlace()).run(train, pk.grid(skill=[1, 2]))
+
+
 class Renewed(InPlace):
     """An executor whose worker is another one after each 25 orders: it knows nothing of what was sent before."""
 

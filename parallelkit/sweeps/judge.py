@@ -135,13 +135,18 @@ class Arrived:
         self._point = params, repeat
         self._curve: Curve = []
         self._span = NO_SPAN
+        self.error: Exception | None = None  # of the pruner; raised by the sweep
 
     def __call__(self, step: float, value: float) -> bool:
         """Whether the point is to be given up."""
         self._curve.append((step, value))
         self._span = widened(self._span, value)
         told = Report(*self._point, step, value, self._curve, *self._span, self._place.reached)
-        return bool(self._pruner(told))
+        try:
+            return bool(self._pruner(told))
+        except Exception as error:  # noqa: BLE001 - a user's pruner
+            self.error = error
+            return True
 
 
 _lock = threading.Lock()

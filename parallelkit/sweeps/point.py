@@ -39,6 +39,7 @@ class Ran(NamedTuple):
     worker: int | None  # process id
     curve: Curve
     pruned: bool
+    broken: Exception | None = None  # what the pruner raised, where it came along
 
 
 class Item(NamedTuple):
@@ -107,7 +108,8 @@ class Measured:
             pruned = False
         elif pruned and value is None and curve:
             value = curve[-1][1]
-        return Ran(value, problem, seconds, started, os.getpid(), curve, pruned)
+        broken = None if item.judge is None else item.judge.error
+        return Ran(value, problem, seconds, started, os.getpid(), curve, pruned, broken)
 
 
 def called(

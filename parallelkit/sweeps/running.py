@@ -316,6 +316,8 @@ class Run:
         """Keep what came of a point."""
         if self._error is not None:
             raise self._error
+        if isinstance(outcome, Ran) and outcome.broken is not None:
+            raise outcome.broken
         if isinstance(outcome, Failure):
             if self._raising:
                 raise outcome.exception
