@@ -5,6 +5,7 @@ import itertools
 import re
 
 import pytest
+from backends import START_METHODS
 from helpers import add, divide, fail_on, identity, increment
 
 import parallelkit as pk
@@ -193,7 +194,7 @@ with pk.configure(progress=True, workers=2, **OPTIONS):
 """
 
 
-@pytest.mark.parametrize("backend", ["forkserver", "spawn", "fork", "thread", "serial"])
+@pytest.mark.parametrize("backend", [*START_METHODS, "thread", "serial"])
 def test_inner_calls_are_silent_unless_asked(script, backend):
     """A bar around nested calls shows the outer call only; an inner call with show=True shows its own too."""
     options = {"backend": backend} if backend in ("thread", "serial") else {"start_method": backend}
