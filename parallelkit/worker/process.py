@@ -214,7 +214,8 @@ class Worker:
                 self.connection.send(Retired())
                 return
 
-    def _greet(self) -> None:  # noqa: PLR0915 - in this order
+    def _greet(self) -> None:
+        """Settle as the parent says in its first message."""
         connection = self.connection
         connection.channel.wait()
         while not (arrived := connection.receive()):
@@ -249,25 +250,7 @@ class Worker:
         printing.attach(self._tell)
         printing.set_by_parent(Surroundings(*hello.environment).printing)
         try:
-            if hello.version != VERSION:
-                raise RuntimeError(
-                    f"the parent speaks version {hello.version} of the protocol, this worker "
-                    f"{VERSION}: both must import the same version of parallelkit"
-                )
-            if settings["devices"]:
-                for name, ones in settings["devices"]:
-                    os.environ[name] = ones[(parentage[0] - 1) % len(ones)]
-                environment.keep_own()
-            if settings["users"]:
-                environment.step_in()
-            packet = hello.initializer
-            users = pickling.loads(*connection.inbox.unpack(packet, copy=True))
-            initializer, initargs, self.finalizer = users
-            environment.keep_imported()
-            if initializer is not None:
-                initializer(*initargs)
-                environment.keep_own()
-                randomness.keep_own()
+            self._initialize(hello, parentage[0])
         except BaseException as error:  # noqa: BLE001 - told to the parent, who raises it
             self._send_error(Failed, 0, error)
             connection.channel.wait()  # until the parent hangs up; an end would be a respawn loop
@@ -276,6 +259,28 @@ class Worker:
         self.ready = True
         environment.step_out()
         connection.send(Ready())
+
+    def _initialize(self, hello: Hello, number: int) -> None:
+        """Give the worker with this number its devices, and run the user's initializer."""
+        settings, inbox = hello.settings, self.connection.inbox
+        if hello.version != VERSION:
+            raise RuntimeError(
+                f"the parent speaks version {hello.version} of the protocol, this worker "
+                f"{VERSION}: both must import the same version of parallelkit"
+            )
+        if settings["devices"]:
+            for name, ones in settings["devices"]:
+                os.environ[name] = ones[(number - 1) % len(ones)]
+            environment.keep_own()
+        if settings["users"]:
+            environment.step_in()
+        users = pickling.loads(*inbox.unpack(hello.initializer, copy=True))
+        initializer, initargs, self.finalizer = users
+        environment.keep_imported()
+        if initializer is not None:
+            initializer(*initargs)
+            environment.keep_own()
+            randomness.keep_own()
 
     def finalize(self) -> None:
         """Call the user's finalizer, at the end of a worker that has lived."""
@@ -310,7 +315,7 @@ class Worker:
             elif kind is NestedReply:
                 self.link.answered(message)
 
-    def _chunk(  # noqa: C901, PLR0912, PLR0915 - the one way of a chunk
+    def _chunk(  # noqa: C901, PLR0912 - the one way of a chunk
         self, order: Run, fresh: bool
     ) -> None:
         """Run a chunk and answer for it; `fresh` if it has come at this moment."""
@@ -321,20 +326,7 @@ class Worker:
         self.words[CHUNK_BEGUN] = order.number
         if order.number > self.words[LAST_BEGUN] and not order.nested:
             self.words[LAST_BEGUN] = order.number
-        environment.step_in()
-        environment.change(order.environment)
-        if order.call != self.last:
-            self.last = order.call
-            randomness.renew()
-        if order.over:
-            self.runtime.forget(order.over)
-        if (order.news is None or self._learn_script(order)) and order.state is not None:
-            self._learn(order)
-            fresh = False
-        if not fresh:
-            self.take()  # the call may have been given up since
-        with self.taking:  # whoever holds a lock has written what it wrote before
-            over = order.call in self.aborted or self.words[TAKEN_BACK] & bit(order.number)
+        over = self._take_in(order, fresh)
         task = self.runtime.tasks.get(order.task)
         columns: list[tuple[Any, ...]] = []
         try:
@@ -375,6 +367,23 @@ class Worker:
                 watch.end()
             if self.link is not None:  # calls that an item has made and left open
                 self.link.end_since(opened)
+
+    def _take_in(self, order: Run, fresh: bool) -> int:
+        """Take in what comes with a chunk; tell whether the chunk is wanted no more."""
+        environment.step_in()
+        environment.change(order.environment)
+        if order.call != self.last:
+            self.last = order.call
+            randomness.renew()
+        if order.over:
+            self.runtime.forget(order.over)
+        if (order.news is None or self._learn_script(order)) and order.state is not None:
+            self._learn(order)
+            fresh = False
+        if not fresh:
+            self.take()  # the call may have been given up since
+        with self.taking:  # whoever holds a lock has written what it wrote before
+            return order.call in self.aborted or self.words[TAKEN_BACK] & bit(order.number)
 
     def _learn_script(self, order: Run) -> bool:
         """Take in what the worker has not got of the script; whether it could."""
