@@ -14,7 +14,6 @@ from collections.abc import (
     Sequence,
 )
 from functools import partial
-from types import TracebackType
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -33,8 +32,7 @@ from .engine.plan import plan
 from .errors import ParallelError
 from .options import UNSET, Options, Resolver, Unset
 from .place.nesting import nesting
-from .values.call import Call, apply_call, apply_row
-from .values.keywords import refuse_options
+from .values.call import Call, apply_call, apply_row, refuse_options
 from .values.source import Source
 
 __all__ = ["Pool", "imap", "map", "parallel", "run", "starmap", "uimap"]
@@ -50,7 +48,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeVar as _TypeVar
 
-    from .background.futures import Desk
+    from .background.futures import SubmitQueues
     from .options import BackendName, OtherOptions, PoolOptions
     from .values.outcome import Failure
 
@@ -138,7 +136,8 @@ class Pool(Generic[E_co]):
         self._closed = False
         self._ended: ParallelError | None = None  # what calls get that were not done
         self._sources: weakref.WeakSet[Source] = weakref.WeakSet()
-        self._desk: Desk | None = None  # made by the first `submit`, which imports what it needs
+        # Made by the first `submit`, which imports what it needs.
+        self._queues: SubmitQueues | None = None
         self._lock = threading.RLock()
 
     @overload
@@ -358,18 +357,18 @@ class Pool(Generic[E_co]):
         self._check_open()
         if kwargs:
             refuse_options(kwargs, func)
-        if self._desk is None:
-            from .background.futures import Desk
+        if self._queues is None:
+            from .background.futures import SubmitQueues
 
             with self._lock:
-                if self._desk is None:  # another thread may have been first
-                    self._desk = Desk(self._resolve)
-        return self._desk.here().put(func, args, kwargs)
+                if self._queues is None:  # another thread may have been first
+                    self._queues = SubmitQueues(self._resolve)
+        return self._queues.here().put(func, args, kwargs)
 
     def close(self) -> None:
         """Take no more calls; wait for what was submitted. Workers stay warm for other pools."""
         self._closed = True
-        for stream in () if self._desk is None else self._desk.streams():
+        for stream in () if self._queues is None else self._queues.all():
             stream.join()
 
     def terminate(self) -> None:
@@ -380,19 +379,14 @@ class Pool(Generic[E_co]):
             sources = list(self._sources)
         for source in sources:
             source.abort(error)
-        for stream in () if self._desk is None else self._desk.streams():
+        for stream in () if self._queues is None else self._queues.all():
             stream.abort(error)
             stream.join()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.close()
         else:

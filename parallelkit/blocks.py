@@ -30,8 +30,7 @@ from .frames import is_frame, map_frames, refuse_others
 from .options import Options, Resolver
 from .place.nesting import nesting
 from .transport.shared import is_shared, new_array, ready_to_write, writes_through
-from .values.call import Call
-from .values.keywords import refuse_options
+from .values.call import Call, refuse_options
 from .values.seeds import needs_rng, takes_rng
 
 __all__ = ["map_blocks"]

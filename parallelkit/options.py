@@ -20,10 +20,10 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar, Token
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 from .place import host, nesting
+from .place.foreign import in_event_loop
 from .place.records import Frozen, NamedTuple
 from .place.sizes import in_bytes
 
@@ -600,17 +600,12 @@ class configure:  # noqa: N801 - reads as the function that it is used as
         if "seed" in self._options:
             calls = _Calls()
         layer = _Layer({**outside, **self._options}, around, [], calls)
-        if threading.current_thread() is threading.main_thread() and not _in_event_loop():
+        if threading.current_thread() is threading.main_thread() and not in_event_loop():
             _with_main.append(layer)
         self._entered.append((layer, _with_here.set(layer)))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # Several threads and tasks may be inside: the block that ends is that of this context.
         here = _with_here.get()
         which = next((e for e in reversed(self._entered) if e[0] is here), self._entered[-1])
@@ -621,12 +616,6 @@ class configure:  # noqa: N801 - reads as the function that it is used as
         except ValueError:  # entered in another context
             layer.ended.append(True)
         _with_main[:] = [entry for entry in _with_main if entry is not layer]
-
-
-def _in_event_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")
-    running = getattr(asyncio, "_get_running_loop", None)  # another thread may be importing it
-    return running is not None and running() is not None
 
 
 def _set_process(layers: list[_Set]) -> None:

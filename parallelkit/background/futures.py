@@ -2,9 +2,9 @@
 
 ::
 
-    submit ─► Desk ─► Submissions of this nesting level ─► the engine, in a thread of its own
-                            ▲                                        │
-    Future ─────────────────┴───────────── result, exception ◄───────┘
+    submit ─► SubmitQueues ─► Submissions of this nesting level ─► the engine, in a thread
+                                    ▲                                        │
+    Future ─────────────────────────┴───────────── result, exception ◄───────┘
 
 On processes that thread has little to do: who submits sends what there is a worker for, and who
 waits for a result takes in what comes, for others too. The thread does so where nobody waits.
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextvars
 import os
-import sys
 import threading
 import time
 import weakref
@@ -33,6 +32,7 @@ from ..engine.run import run_source
 from ..errors import ParallelError
 from ..options import Options, Resolver
 from ..place import recording
+from ..place.foreign import in_event_loop
 from ..place.nesting import nesting, nesting_level, process_cores
 from ..place.sigint import Shield
 from ..values.call import Call, apply_parts
@@ -40,7 +40,7 @@ from ..values.outcome import Failure, Lost, Reply
 from ..values.source import Chunk, Sizer, Source
 from .runner import begin
 
-__all__ = ["Desk", "Submissions", "Translate", "as_it_is", "in_thread"]
+__all__ = ["Submissions", "SubmitQueues", "Translate", "as_it_is", "in_thread"]
 
 SHORT = 0.004  # seconds of a call that a worker may have in advance
 Translate = Callable[[BaseException], BaseException]
@@ -52,11 +52,11 @@ def as_it_is(error: BaseException) -> BaseException:
     return error
 
 
-class Desk:
-    """Where a pool takes single calls: one stream of submissions for each nesting level.
+class SubmitQueues:
+    """Where a pool takes single calls: a queue for each nesting level.
 
-    So no call that an item submits waits behind that very item. When the desk is no longer
-    referred to, its streams end as soon as all that was submitted is done.
+    So no call that an item submits waits behind that very item. When they are no longer referred
+    to, they end as soon as all that was submitted is done.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Desk:
     translate : callable, optional
         Turns an error into the one that futures get.
     opened : callable, optional
-        Called with each stream that is begun.
+        Called with each queue that is begun.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Desk:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         # By level, and by the traces that are open: each has what was submitted meanwhile.
-        self._streams: dict[tuple[int, tuple[str, ...]], Submissions] = {}
+        self._by_level: dict[tuple[int, tuple[str, ...]], Submissions] = {}
 
     def here(self) -> Submissions:
         """Submissions for who calls from this nesting level; begun if there are none."""
@@ -93,17 +93,17 @@ class Desk:
         level = nesting_level()
         with self._lock:
             key = level, recording.targets() if recording.on else ()
-            stream = self._streams.get(key)
-            if stream is None or not stream.alive:
-                stream = self._streams[key] = Submissions(self._resolve.of_call(), self._translate)
-                weakref.finalize(self, stream.close_soon)
+            queue = self._by_level.get(key)
+            if queue is None or not queue.alive:
+                queue = self._by_level[key] = Submissions(self._resolve.of_call(), self._translate)
+                weakref.finalize(self, queue.close_soon)
                 if self._opened is not None:
-                    self._opened(stream)
-            return stream
+                    self._opened(queue)
+            return queue
 
-    def streams(self) -> list[Submissions]:
+    def all(self) -> list[Submissions]:
         """All that this process has begun."""
-        return list(self._streams.values()) if self._pid == os.getpid() else []
+        return list(self._by_level.values()) if self._pid == os.getpid() else []
 
 
 def in_thread(func: Callable[[], Any], *, limited: bool) -> Future[Any]:
@@ -259,7 +259,7 @@ class Submissions(Source):
     options : Options
         Of the pool, except that failures are set as exceptions, whatever ``on_error`` says.
     translate : callable
-        See :class:`Desk`.
+        See :class:`SubmitQueues`.
     """
 
     endless = True
@@ -303,7 +303,7 @@ class Submissions(Source):
             if not self._changed.is_set():
                 self._changed.set()
             # To pickle and send here saves a way, but an event loop has other things to do.
-            push = self.wake if _in_event_loop() else self.push or self.wake
+            push = self.wake if in_event_loop() else self.push or self.wake
             if push is not None:
                 push()
             if self._ended is not None:
@@ -473,12 +473,6 @@ class Submissions(Source):
             future.set_exception(self._translate(value.exception))
         else:
             future.set_result(value)
-
-
-def _in_event_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")
-    running = getattr(asyncio, "_get_running_loop", None)  # another thread may be importing it
-    return running is not None and running() is not None
 
 
 def _returning(options: Options) -> Options:

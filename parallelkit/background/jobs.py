@@ -31,7 +31,7 @@ from ..place.nesting import nesting
 from ..values.call import Call
 from ..values.outcome import Failure
 from ..values.source import Source
-from .futures import Desk, Translate, as_it_is
+from .futures import SubmitQueues, Translate, as_it_is
 from .runner import begin
 
 __all__ = ["ENGINE", "Job", "chunks_of", "run_chunk", "snapshot", "start"]
@@ -50,7 +50,7 @@ class Job:
     ----------
     ordered : bool
     translate : callable
-        Turns an error into the one to raise; see :class:`~parallelkit.background.futures.Desk`.
+        Turns an error into the one to raise; see `futures.SubmitQueues`.
     """
 
     def __init__(self, ordered: bool, translate: Translate) -> None:
@@ -216,14 +216,15 @@ def start(
     func: Callable[..., Any],
     iterables: Sequence[Iterable[Any]],
     options: Options,
-    desk: Desk,
+    queues: SubmitQueues,
     *,
     ordered: bool,
     translate: Translate = as_it_is,
 ) -> Job:
     """Begin to map `func` over `iterables`, up to the end of the shortest.
 
-    On threads, which a pool never has more of than its workers, chunks are single calls at `desk`.
+    On threads, which a pool never has more of than its workers, chunks are single calls that go
+    through `queues`.
     """
     job = Job(ordered, translate)
     planned = plan(options, nesting())
@@ -237,7 +238,7 @@ def start(
         job.begin(partial(_from_engine, job, parts))
     else:
         chunks = chunks_of(func, zip(*iterables, strict=False), options.chunksize or 1)
-        job.begin(partial(_from_desk, job, chunks, desk, AHEAD * planned.workers))
+        job.begin(partial(_from_queues, job, chunks, queues, AHEAD * planned.workers))
     return job
 
 
@@ -250,7 +251,9 @@ def _from_engine(job: Job, parts: Generator[Part, None, None]) -> None:
             del given
 
 
-def _from_desk(job: Job, chunks: Iterator[tuple[Any, ...]], desk: Desk, ahead: int) -> None:
+def _from_queues(
+    job: Job, chunks: Iterator[tuple[Any, ...]], queues: SubmitQueues, ahead: int
+) -> None:
     room = threading.Semaphore(ahead)
     try:
         for index, chunk in enumerate(chunks):
@@ -259,7 +262,7 @@ def _from_desk(job: Job, chunks: Iterator[tuple[Any, ...]], desk: Desk, ahead: i
                 room.release()
                 return
             try:
-                future = desk.here().put(run_chunk, chunk, {})
+                future = queues.here().put(run_chunk, chunk, {})
             except BaseException:
                 room.release()
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +24,6 @@ from .ordering import Part
 __all__ = ["Failures"]
 
 LONGEST_WAIT = 86_400.0  # seconds
-_jitter = random.Random()  # noqa: S311 - not the module's own, whose numbers are the user's
 
 
 class Failures:
@@ -114,8 +112,11 @@ class Failures:
         again = Chunk(item.start, item.size, item.columns, item.attempts + 1)
         wait = self._options.retry_wait * 2 ** min(item.attempts - 1, 30)
         if wait:
-            # Those that have failed together shall not come together again.
-            wait = min(wait * _jitter.uniform(1, 1.25), LONGEST_WAIT)
+            import random  # nobody needs it else
+
+            # Those that have failed together shall not come together again. The generator is not
+            # that of the module, whose numbers are the user's.
+            wait = min(wait * random.Random().uniform(1, 1.25), LONGEST_WAIT)  # noqa: S311
             self._source.put_back_later(wait, again)
         else:
             self._source.put_back(again)

@@ -41,20 +41,16 @@ class _Drawn(Source):
         self._lengths = lengths
         self._arity = len(iterables)
         self._ended = False  # whether the iterators have given all that they will
+        self._begin(iterables)
+
+    def _begin(self, iterables: Sequence[Iterable[Any]]) -> None:
+        raise NotImplementedError
 
 
 class Stream(_Drawn):
     """Inputs of which at least one is an iterator, drawn by a thread."""
 
-    def __init__(
-        self,
-        iterables: Sequence[Iterable[Any]],
-        lengths: Sequence[int | None],
-        sizer: Sizer,
-        lazy: bool,
-        strict: bool,
-    ) -> None:
-        super().__init__(iterables, lengths, sizer, lazy, strict)
+    def _begin(self, iterables: Sequence[Iterable[Any]]) -> None:
         self._rows: deque[Any] = deque()
         self._starved = True  # a pool found nothing and wants to be woken
         self._room = threading.Event()
@@ -62,7 +58,7 @@ class Stream(_Drawn):
         context = contextvars.copy_context()
         self._feeder = threading.Thread(
             target=context.run,
-            args=(self._feed, iterables, lengths),
+            args=(self._feed, iterables),
             name="parallelkit-feeder",
             daemon=True,
         )
@@ -104,11 +100,11 @@ class Stream(_Drawn):
     def _exhausted(self) -> bool:
         return self._ended and not self._rows
 
-    def _feed(self, iterables: Sequence[Iterable[Any]], lengths: Sequence[int | None]) -> None:
+    def _feed(self, iterables: Sequence[Iterable[Any]]) -> None:
         try:
             count = self._pull(_rows(iterables, self.total))
             if count is not None and self._strict:
-                _check_count(lengths, self.total, count)
+                _check_count(self._lengths, self.total, count)
         except BaseException as error:  # noqa: BLE001 - belongs to the caller, who raises it
             self.error = error
         finally:
@@ -165,15 +161,7 @@ class Stream(_Drawn):
 class Inline(_Drawn):
     """The same, drawn by whoever takes; for a pool that has nothing else to do meanwhile."""
 
-    def __init__(
-        self,
-        iterables: Sequence[Iterable[Any]],
-        lengths: Sequence[int | None],
-        sizer: Sizer,
-        lazy: bool,
-        strict: bool,
-    ) -> None:
-        super().__init__(iterables, lengths, sizer, lazy, strict)
+    def _begin(self, iterables: Sequence[Iterable[Any]]) -> None:
         self._rows = _rows(iterables, self.total)
 
     def _draw(self, size: int) -> Chunk | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .failures import Failures
     from .ordering import Part
 
-__all__ = ["Bar", "WithWorkers", "bar"]
+__all__ = ["Bar", "bar", "follow"]
 
 OFTEN = 0.1  # seconds between two looks of a bar at its workers, while no item is finished
 
@@ -62,10 +62,16 @@ def bar(progress: bool | str | Mapping[str, Any], total: int | None) -> Bar:
         kind = _tqdm()
     with_workers = keywords.pop("workers", False)
     opened: Bar = kind(**keywords)
-    return WithWorkers(opened) if with_workers else opened
+    return _WithWorkers(opened) if with_workers else opened
 
 
-class WithWorkers:
+def follow(bar: Bar, source: Source, failures: Failures, workers: int) -> None:
+    """Let a bar that tells of workers see what a call takes from its source, and what comes."""
+    if isinstance(bar, _WithWorkers):
+        bar.follow(source, failures, workers)
+
+
+class _WithWorkers:
     """A bar that also tells how many workers are busy, and what failed or was tried again."""
 
     def __init__(self, bar: Any) -> None:

@@ -34,9 +34,9 @@ from .failures import Failures
 from .inputs import source_of
 from .ordering import Part, gathered, in_order
 from .plan import Plan, needs_process, plan, without_processes
-from .progress import WithWorkers, bar
 
 if TYPE_CHECKING:
+    from .progress import Bar
     from .recorded import Recorded
 
 __all__ = ["Watch", "gather", "hold", "run_source", "shutdown", "stream"]
@@ -224,30 +224,38 @@ def _parts(
         if source.known_empty(patience):
             yield _BEGUN
             return
-        opened = bar(options.progress, source.total)
+        failures, bar = Failures(options, source, call), None
+        if options.progress is not False:
+            bar = _bar(options, source, failures, plan_.workers)
         try:
             outcomes = run_source(call, options, plan_, source, task)
             try:
-                failures = Failures(options, source, call)
-                if isinstance(opened, WithWorkers):
-                    opened.follow(source, failures, plan_.workers)
                 for outcome in outcomes:
                     if outcome is None:
                         yield _BEGUN
                         continue
                     for part in failures.settle(*outcome):
-                        if part.error is None:  # the item that ends the call does not count as done
-                            opened.update(part.items)
+                        if bar is not None and part.error is None:  # what ends it is not done
+                            bar.update(part.items)
                         yield part
             finally:
                 outcomes.close()
         finally:
-            opened.close()
+            if bar is not None:
+                bar.close()
     finally:
         source.end()
         cost = source.sizer.cost
         if cost and call.inner is not None:  # else each item is a call of its own
             _costs.learn(call.func, cost)
+
+
+def _bar(options: Options, source: Source, failures: Failures, workers: int) -> Bar:
+    from .progress import bar, follow  # nobody needs it else
+
+    opened = bar(options.progress, source.total)
+    follow(opened, source, failures, workers)
+    return opened
 
 
 def run_source(

@@ -14,7 +14,7 @@ from typing import Any
 
 import multiprocess
 
-from ..background.futures import Desk, in_thread
+from ..background.futures import SubmitQueues, in_thread
 from ..background.jobs import ENGINE, Job, chunks_of, run_chunk, snapshot, start
 from ..engine import run as engine
 from ..engine.plan import plan
@@ -133,7 +133,7 @@ class AsyncPool:
 
     def __init__(self, **options: Any) -> None:
         self._resolve = Resolver(options)
-        self._desk = Desk(self._resolve)
+        self._queues = SubmitQueues(self._resolve)
         self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
         self._sources: weakref.WeakSet[Any] = weakref.WeakSet()
         self._maps: set[Future[Any]] = set()
@@ -162,7 +162,7 @@ class AsyncPool:
             source.abort(error)
         for job in jobs:
             job.abort(error)
-        for stream in self._desk.streams():
+        for stream in self._queues.all():
             stream.abort(error)
         if self._held is not None:
             self._held.let_go()
@@ -174,7 +174,7 @@ class AsyncPool:
         wait(list(self._maps))
         for job in list(self._jobs):
             job.join()
-        for stream in self._desk.streams():
+        for stream in self._queues.all():
             stream.join()
         if self._held is not None and self._state == CLOSE:
             self._held.settle()
@@ -204,7 +204,7 @@ class AsyncPool:
     ) -> Future[Any]:
         """Begin one call."""
         self._check_running()
-        return self._desk.here().put(func, tuple(args), kwds or {})
+        return self._queues.here().put(func, tuple(args), kwds or {})
 
     def _mapping(
         self, func: Callable[..., Any], inputs: Sequence[Iterable[Any]], chunksize: int | None
@@ -223,7 +223,7 @@ class AsyncPool:
         shortest = min(map(len, columns), default=0)
         size = chunksize or max(1, -(-shortest // (4 * planned.workers)))
         chunks = chunks_of(func, zip(*columns, strict=False), size)
-        futures = [self._desk.here().put(run_chunk, chunk, {}) for chunk in chunks]
+        futures = [self._queues.here().put(run_chunk, chunk, {}) for chunk in chunks]
         return lambda: _values(_joined(futures))
 
     def _later(self, mapping: Callable[[], list[Any]]) -> Future[list[Any]]:
@@ -243,7 +243,7 @@ class AsyncPool:
         """Begin to map `func` over `inputs`, which are drawn at the pace of the workers."""
         self._check_running()
         options = self._resolve.of_call().but(chunksize=chunksize)
-        job = start(func, inputs, options, self._desk, ordered=ordered)
+        job = start(func, inputs, options, self._queues, ordered=ordered)
         with self._lock:
             self._jobs.add(job)
         if self._state == TERMINATE:

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from ..background.futures import Desk, Submissions
+from ..background.futures import Submissions, SubmitQueues
 from ..background.jobs import ENGINE, Job, snapshot, start
 from ..engine.plan import plan
 from ..errors import IN_INITIALIZER, StaysHere, WorkerDied
@@ -97,7 +97,7 @@ class PoolExecutor(Executor):
         named = {name: value for name, value in given.items() if value is not None}
         self._resolve = Resolver({**named, **options})
         self._health = _Health()
-        self._desk = Desk(self._resolve, self._health.translate, _open.add)
+        self._queues = SubmitQueues(self._resolve, self._health.translate, _open.add)
         self._jobs: weakref.WeakSet[Job] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._down = False
@@ -121,7 +121,7 @@ class PoolExecutor(Executor):
             raise TypeError(f"the function must be callable, not {fn!r}")
         with self._lock:
             self._check()
-            stream = self._desk.here()
+            stream = self._queues.here()
         return stream.put(fn, args, kwargs)
 
     def map(
@@ -188,7 +188,7 @@ class PoolExecutor(Executor):
             self._check()
         options = self._resolve.of_call().but(chunksize=chunksize)
         translate = self._health.translate
-        job = start(fn, columns, options, self._desk, ordered=True, translate=translate)
+        job = start(fn, columns, options, self._queues, ordered=True, translate=translate)
         self._jobs.add(job)
         _open.add(job)
         return _taken(job, deadline, timeout)
@@ -233,7 +233,7 @@ class PoolExecutor(Executor):
         """
         with self._lock:
             self._down = True
-        streams, jobs = self._desk.streams(), list(self._jobs)
+        streams, jobs = self._queues.all(), list(self._jobs)
         for stream in streams:
             if cancel_futures:
                 stream.cancel_queued()

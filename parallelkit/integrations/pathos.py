@@ -16,7 +16,6 @@ there, a dead worker costs one item and hangs nothing, and a pool may be used in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
 from typing import Any, ClassVar, Self
 
 from ..place.host import cpu_count
@@ -131,12 +130,7 @@ class _Pool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass  # as in pathos: results may be asked for later
 
     def __repr__(self) -> str:
@@ -272,12 +266,7 @@ class SerialPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         pass
 
     def __repr__(self) -> str:

@@ -19,7 +19,6 @@ import functools
 import os
 import sys
 import threading
-from types import TracebackType
 from typing import Any
 
 from . import system
@@ -117,12 +116,7 @@ class lent:  # noqa: N801 - reads as the block that it is
         if self._of_thread is not None:
             self._of_thread.enter(self, libraries)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         libraries = _libraries()
         with _lock:
             _of_process.leave(self, libraries)

@@ -15,7 +15,7 @@ from typing import Any
 from . import system
 from .host import cpu_count
 
-__all__ = ["granted", "green", "may_have_children", "process_of"]
+__all__ = ["granted", "green", "in_event_loop", "may_have_children", "process_of"]
 
 _RAY_WORKER = 1  # ray's WORKER_MODE; a driver has another one
 _COUNTED_FOR = 1.0  # seconds; pools start their workers one by one
@@ -147,6 +147,13 @@ def _command(pid: str) -> bytes:
             return re.sub(rb"\d+", b"", name.read() + file.read())
     except OSError:  # it has ended meanwhile
         return b""
+
+
+def in_event_loop() -> bool:
+    """Whether a coroutine runs in this thread; a thread's blocks are then not one's own."""
+    asyncio = sys.modules.get("asyncio")
+    running = getattr(asyncio, "_get_running_loop", None)  # another thread may be importing it
+    return running is not None and running() is not None
 
 
 def green() -> str | None:

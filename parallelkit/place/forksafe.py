@@ -26,9 +26,10 @@ from typing import Any
 from . import recording, system
 from .nesting import in_worker_process
 
-__all__ = ["LARGEST", "harmless", "memory", "why_not", "why_not_after"]
+__all__ = ["LARGEST", "REFUSED", "harmless", "memory", "why_not", "why_not_after"]
 
 LARGEST = 1 << 30  # bytes of its own that a process may have: the copy holds on to them
+REFUSED = 3  # exit code of a fork server in which other threads run
 DEEPEST = 150  # frames of calls; what items need for themselves comes on top
 
 harmless: weakref.WeakSet[threading.Thread] = weakref.WeakSet()  # ours: a fork may cut them off

@@ -13,13 +13,13 @@ import functools
 import itertools
 import marshal
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar, Token
 from typing import Any
 
+from .foreign import in_event_loop
 from .nesting import nesting
 from .records import NamedTuple
 
@@ -34,7 +34,6 @@ __all__ = [
     "descriptors",
     "end",
     "forget",
-    "in_event_loop",
     "note",
     "number",
     "read",
@@ -122,13 +121,6 @@ def forget() -> None:
     _with_main.clear()
     _with_here.set(())
     current.set(None)
-
-
-def in_event_loop() -> bool:
-    """Whether a coroutine runs in this thread; a thread's blocks are then not one's own."""
-    asyncio = sys.modules.get("asyncio")
-    running = getattr(asyncio, "_get_running_loop", None)  # another thread may be importing it
-    return running is not None and running() is not None
 
 
 def targets() -> tuple[str, ...]:

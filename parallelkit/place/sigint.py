@@ -11,7 +11,7 @@ import operator
 import signal
 import threading
 from collections.abc import Mapping
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 __all__ = ["UNSHIELDED", "Shield", "by_a_handler", "held_here"]
@@ -70,12 +70,7 @@ class Shield:
         except ValueError:  # in a subinterpreter, which is never interrupted
             self._before = _NONE
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             _signal.signal(number, handler)
         while self._late:
@@ -83,7 +78,7 @@ class Shield:
             try:
                 self._before[number](number, self._late.pop(number))
             except BaseException:
-                self.__exit__(None, None, None)  # the others are told all the same
+                self.__exit__()  # the others are told all the same
                 raise
 
     def _note(self, number: int, frame: FrameType | None) -> None:

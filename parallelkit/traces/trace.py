@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import time
 from contextvars import Token
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ..place import recording
@@ -81,12 +80,7 @@ class trace:  # noqa: N801 - used like a function, as `with` blocks are
         self._token = recording.begin(self._folder)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         folder = self._folder
         if folder is None or self._pid != os.getpid():
             return  # in a forked child the trace is its parent's

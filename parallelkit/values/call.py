@@ -1,17 +1,30 @@
-"""A call as a frozen value: what is to be run on what."""
+"""A call as a value: what is to be run on what; and keywords of it that are taken for options."""
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar
 
+from ..errors import outside
 from ..place.records import Frozen
 
-__all__ = ["Call", "Delayed", "apply_call", "apply_parts", "apply_row", "around", "delayed"]
+__all__ = [
+    "Call",
+    "Delayed",
+    "apply_call",
+    "apply_parts",
+    "apply_row",
+    "around",
+    "delayed",
+    "refuse_options",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_MISTAKEN = frozenset(("workers", "progress", "timeout", "store"))
+_warned: set[tuple[str | None, str, str]] = set()  # functions with **kwargs, and a keyword
 
 
 class Call:
@@ -161,3 +174,31 @@ def delayed(func: Callable[P, R]) -> Callable[P, Delayed[R]]:
         return Delayed(func, args, kwargs)
 
     return freeze
+
+
+def refuse_options(keywords: Iterable[str], func: Callable[..., Any]) -> None:
+    """Refuse keywords that are options, where the function does not take them."""
+    for name in _MISTAKEN.intersection(keywords):
+        _check(name, func)
+
+
+def _check(name: str, func: Callable[..., Any]) -> None:
+    import inspect
+
+    try:
+        # What is called itself: a decorator may take an option that it keeps from its function.
+        parameters = inspect.signature(func, follow_wrapped=False).parameters
+        known = {*parameters, *inspect.signature(func).parameters}
+    except Exception:  # noqa: BLE001 - some built-in functions do not tell, and some objects
+        return
+    if name in known:
+        return
+    where = "a sweep: pk.Sweep(store=...)" if name == "store" else f"the pool: pk.Pool({name}=...)"
+    told = f"keywords of a call belong to its function; options live on {where}"
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise TypeError(f"the function {func!r} takes no {name}=: {told}")
+    place = getattr(func, "__module__", None), getattr(func, "__qualname__", repr(func)), name
+    if place not in _warned:
+        _warned.add(place)
+        told = f"{told}. Where the function is meant, functools.partial(func, {name}=...) says so"
+        warnings.warn(f"{name}= goes to the function {func!r}: {told}", stacklevel=outside())

@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import operator
 import os
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -232,6 +231,8 @@ def _lacks_rng(func: Callable[..., Any], positional: int) -> bool:
 @contextmanager
 def kept() -> Iterator[None]:
     """Leave `random` and `numpy.random` as they were before."""
+    import random  # nobody needs it without a seed
+
     before, numpy_random = random.getstate(), _numpy_random()
     before_numpy = None if numpy_random is None else numpy_random.get_state()
     try:
@@ -250,6 +251,8 @@ def _numpy_random() -> Any:
 
 
 def _set_global(seed: Seed) -> None:
+    import random
+
     words = seed.sequence().generate_state(8)
     random.seed(words[:4].tobytes())
     whole("numpy.random").seed(words[4:])

@@ -18,7 +18,6 @@ from typing import Any
 from ..place import nesting
 from ..place.importing import whole
 from ..transport import byvalue
-from ..transport.refusals import is_refused
 
 __all__ = ["Carried", "carried", "enter"]
 
@@ -41,9 +40,15 @@ def carried() -> Carried:
             state = _COMPILED[name](value)
             if state is not None:
                 found.append((*name, state))
-        elif not is_refused(value):
+        elif not _is_refused(value):
             found.append((*name, value))
     return tuple(found)
+
+
+def _is_refused(value: object) -> bool:
+    from ..transport.refusals import is_refused  # nobody needs it where nothing is set
+
+    return is_refused(value)
 
 
 def enter(variables: Carried, *, apart: bool = False) -> None:
@@ -121,7 +126,7 @@ def _numpy_errors(_: Any) -> dict[str, Any] | None:
     if errors == _NUMPY_USUAL:
         return None
     call = numpy.geterrcall()
-    return errors if call is None or is_refused(call) else {**errors, "call": call}
+    return errors if call is None or _is_refused(call) else {**errors, "call": call}
 
 
 def _enter_numpy(errors: dict[str, Any]) -> None:

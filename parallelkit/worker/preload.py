@@ -15,9 +15,8 @@ from collections.abc import Sequence
 
 from ..place import forksafe, system
 
-__all__ = ["REFUSED", "load"]
+__all__ = ["load"]
 
-REFUSED = 3  # exit code of a server that has threads now
 PATIENCE = 60  # seconds after which it is ended: an import may wait for something
 _NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -44,4 +43,4 @@ def load(names: Sequence[str]) -> None:
     if not crowded and os.path.exists(system.PROC):
         crowded = forksafe.why_not_after() is not None
     if crowded:
-        os._exit(REFUSED)
+        os._exit(forksafe.REFUSED)

@@ -18,7 +18,6 @@ from ..errors import assign
 from ..place import blas, nesting
 from ..transport import mirror, pickling
 from ..transport.pickling import Pickled
-from ..transport.refusals import refusal
 from ..transport.shared import let_go
 from ..values.outcome import Raised, Reply
 from ..values.source import Chunk
@@ -176,6 +175,8 @@ class Runtime:
             except Interrupted:
                 raise
             except BaseException as error:  # noqa: BLE001
+                from ..transport.refusals import refusal
+
                 values[offset] = None
                 out_of_memory = isinstance(error, MemoryError)
                 why = error if out_of_memory else refusal("result", value, error)

@@ -21,7 +21,6 @@ from ..errors import StaysHere, formatted
 from ..place import nesting
 from ..place.attributes import attribute
 from ..place.nesting import Nesting
-from ..transport.refusals import check, refusal
 from ..values import seeds
 from ..values.outcome import Raised, Reply
 from ..values.source import LARGEST_BYTES, Chunk
@@ -278,6 +277,8 @@ class Task:
 
         Then it comes from elsewhere: a signal handler has raised it meanwhile.
         """
+        from ..transport.refusals import check, refusal
+
         inherited = not isinstance(error, StaysHere)
         for name, value in self.frozen.items():
             try:

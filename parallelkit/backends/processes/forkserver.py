@@ -35,7 +35,6 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ParallelError
 from ...place import forksafe, importing, limits, system
 from ...place.descriptors import identity, keep
-from ...worker.preload import REFUSED
 from . import launch
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ class _Server:
                     return
                 self._requests.close()
                 code = self._process.wait()
-                if code in (REFUSED, -signal.SIGALRM):
+                if code in (forksafe.REFUSED, -signal.SIGALRM):
                     self.preload = Preload(())
                     log.debug("the fork server imports nothing: that has started threads, or hung")
                 elif self._then is not None and code != -signal.SIGKILL:  # which comes from outside

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import os
+import sys
 import threading
 import time
 import weakref
@@ -27,14 +28,13 @@ from ...place.recording import record
 from ...place.sigint import Shield, held_here
 from ...transport import inheritance, pickling
 from ...transport.inheritance import Unforked
-from ...transport.refusals import is_refused, is_unforked, refusal
 from ...transport.script import script
 from ...values.outcome import Lost, Reply
 from ...values.source import Chunk, Source
 from ...worker.environment import current
 from ..base import Done, Setup, Task
 from ..serial import SerialPool
-from . import forkserver, warden
+from . import forkserver
 from .handle import Handle
 from .idle import Sleeper
 from .scheduler import LONG
@@ -391,6 +391,8 @@ class _Run:
             self.left, call.failed = True, error
             self._workers.reactor.poke(call)
             return False
+        from ...transport.refusals import is_refused, refusal
+
         refused = isinstance(error, Unforked) or is_refused(chunk.columns)
         if isinstance(error, KeyboardInterrupt) or not refused:
             source.put_back(chunk)
@@ -488,7 +490,7 @@ def _handed_out(
         elif next(reversed(_warm)) != key:  # it is the last used one now
             _warm[key] = _warm.pop(key)
         found.handed_out += 1  # until it has the call that it is wanted for
-        if found.patience != options.idle or (options.idle and not _sleeper.looks):
+        if found.patience != options.idle or (options.idle and _sleeper.thread is None):
             found.patience = options.idle
             _sleeper.begin()
     return found
@@ -505,6 +507,8 @@ def _default_for(options: Options) -> str:
     users = options.initializer, options.initargs, options.finalizer
     if users == (None, (), None) or not hasattr(os, "fork") or not inheritance.is_there():
         return method
+    from ...transport.refusals import is_unforked  # nobody needs it else
+
     key = id(options.initializer), *map(id, options.initargs), id(options.finalizer)
     if key not in _methods:
         if len(_methods) > MOST_METHODS:
@@ -555,7 +559,9 @@ def _end(ended: list[Workers]) -> None:
     with _lock:
         if not _warm:
             forkserver.shutdown()
-            warden.shutdown()
+            warden = sys.modules.get(f"{__package__}.warden")  # imported by who has need of it
+            if warden is not None and hasattr(warden, "shutdown"):
+                warden.shutdown()
 
 
 def end_idle(now: float | None = None) -> float | None:

@@ -35,7 +35,6 @@ from ...transport import anonymous, inheritance, pickling
 from ...transport.channel import Closed
 from ...transport.inheritance import Unforked
 from ...transport.pickling import Pickled
-from ...transport.refusals import refusal
 from ...transport.script import Sent, script
 from ...transport.segments import Missing, Packet
 from ...values.outcome import Lost
@@ -159,6 +158,8 @@ class Workers:
             self.require(script.prepare(hello.needs))
         except Exception as error:
             self._let_go()
+            from ...transport.refusals import refusal
+
             raise refusal("initializer, initargs or finalizer", users, error) from error
         self._hello, segment = self.tasks.outbox.pack(hello)
         self._hello_fds = [] if segment is None else [segment.fd]
