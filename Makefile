@@ -74,8 +74,8 @@ test-forked: $(VENV)/.installed-test
 test-anew: $(VENV)/.installed-test
 	PARALLELKIT_FORK_SERVER=new $(BIN)/python -m pytest tests
 
-CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library limits nesting \
-    options progress seeds settings telling transport)
+CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library nesting \
+    progress seeds settings telling transport options limits)
 
 WITHOUT ?= affinity allocate epoll fds forking memfd parent-signal pidfd pipe-signal proc all
 FAULTS := $(patsubst %,tests/test_%.py,ageing crashes death exits fork_server storm timeouts)

@@ -32,6 +32,9 @@ ON_WINDOWS = {
     "asks for POSIX' limits of a process": {
         "limits": ["test_the_limit_leaves_the_caller_alone"],
     },
+    "reads a message by a socket": {
+        "transport": ["test_a_call_that_ends_while_a_message_is_read"],
+    },
     "names a file as no file is named on Windows": {
         "sweep_together": ["test_a_name_with_a_star_is_a_name"],
     },
@@ -44,6 +47,7 @@ UNDER_WINE = {
             "test_numpy_meets_the_limit",
             "test_memory_in_small_pieces",
             "test_what_comes_and_goes_meets_the_limit",
+            "test_retry_on_too_little_memory",
         ],
     },
     "Python's own executor hangs in Wine": {

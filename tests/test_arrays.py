@@ -3,14 +3,13 @@
 import gc
 import os
 import pickle
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from helpers import ended, identity, kill, meet, wait_until
+from helpers import KILL, ended, identity, kill, meet, wait_until
 
 import parallelkit as pk
 from parallelkit.place import system
@@ -418,14 +417,14 @@ if __name__ == "__main__":
     results = pool.imap(work, range(10**6), table=table, block=np.ones(50_000), folder=sys.argv[1])
     for _ in range(20):
         next(results)
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), 9)
 """
 
 
 def test_a_killed_caller_leaves_nothing(script, folder, start_method, temp_folder):
     """When the caller is killed its workers end, and no file or named segment stays."""
     before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-    script(KILLED, folder, start_method, code=-signal.SIGKILL, files=False)
+    script(KILLED, folder, start_method, code=KILL if system.WINDOWS else -KILL, files=False)
     pids = [int(name) for name in os.listdir(folder)]
     assert pids
     assert ended(pids)

@@ -7,7 +7,7 @@ in a call of the function itself. Those cells are not tested.
 
 import faults
 import pytest
-from faults import BAD, WAYS, outcomes
+from faults import BAD, SHORT, WAYS, outcomes
 from helpers import PlainError, increment
 
 import parallelkit as pk
@@ -16,7 +16,6 @@ from parallelkit.place import system
 ONE_START_METHOD = True
 
 ITEMS = 5
-TIMEOUT = 1.0 if system.WINDOWS else 0.2  # seconds, for what hangs
 
 DIES, OVERDUE, UNREAD = pk.WorkerDied, pk.TaskTimeout, pk.TransportError
 RIGHT = None  # the item's result, whatever happens besides
@@ -57,7 +56,7 @@ def call(place, fault):
 
 
 def options(fault):
-    return {"on_error": "return", "timeout": TIMEOUT if fault == "hang" else None}
+    return {"on_error": "return", "timeout": SHORT if fault == "hang" else None}
 
 
 @pytest.mark.parametrize("way", WAYS)

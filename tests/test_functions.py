@@ -24,6 +24,8 @@ from backends import BACKENDS
 from helpers import consume, identity
 from running import run_script
 
+from parallelkit.place import system
+
 SCRIPTS = Path(__file__).parent / "scripts"
 CASES = [
     (path.stem, name)
@@ -434,4 +436,6 @@ def test_a_named_function_needs_no_cloudpickle():
         "import sys, parallelkit as pk\n"
         "print(pk.Pool(2).map(abs, [-1, 2]), 'cloudpickle' in sys.modules, 'pathos' in sys.modules)\n",
     )
-    assert ran.out == "[1, 2] False False\n"
+    assert ran.out.startswith("[1, 2] False ")
+    # pathos takes the workers over some time later, which may have come where a start takes long.
+    assert system.WINDOWS or ran.out.endswith(" False\n")

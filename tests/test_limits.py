@@ -129,7 +129,7 @@ def test_one_item_for_each_worker(process_pool):
 
 def test_failures_count_as_items(process_pool, folder):
     """Items that fail, hang or kill their worker do not put the count out."""
-    own = process_pool(tasks_per_worker=2, on_error="return", timeout=0.2, chunksize=6)
+    own = process_pool(tasks_per_worker=2, on_error="return", timeout=faults.SHORT, chunksize=6)
     results = own.map(hungry.mixed, range(12))
     kinds = [type(r.exception) if isinstance(r, pk.Failure) else r for r in results]
     expected = [0, PlainError, pk.WorkerDied, pk.TaskTimeout]
@@ -191,7 +191,7 @@ def test_retry_on_names_other_exceptions(pool, folder):
 @pytest.mark.parametrize("kind", [pk.TaskTimeout, TimeoutError, pk.ParallelError])
 def test_retry_on_a_timeout(process_pool, folder, kind):
     """A timeout is tried again where retry_on names it, by any of its names, and else not."""
-    own = process_pool(retries=1, retry_on=kind, on_error="return", timeout=0.2)
+    own = process_pool(retries=1, retry_on=kind, on_error="return", timeout=faults.SHORT)
     failure = own.map(faults.counted, range(4), folder=folder, bad=(BAD,))[BAD]
     assert type(failure.exception) is pk.TaskTimeout
     assert failure.attempts == 2
@@ -200,7 +200,7 @@ def test_retry_on_a_timeout(process_pool, folder, kind):
 
 def test_timeouts_are_not_retried_unasked(process_pool, folder):
     """`retries` alone is for workers that died."""
-    own = process_pool(retries=3, on_error="return", timeout=0.2)
+    own = process_pool(retries=3, on_error="return", timeout=faults.SHORT)
     assert own.map(faults.counted, range(4), folder=folder, bad=(BAD,))[BAD].attempts == 1
     assert tallies(folder)[f"item-{BAD}"] == 1
 

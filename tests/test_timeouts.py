@@ -8,13 +8,11 @@ import threading
 
 import faults
 import pytest
-from faults import WAYS, outcomes, tallies
+from faults import SHORT, WAYS, outcomes, tallies
 from helpers import ended, fail_then_hold, hold, hold_at, increment, wait_for, wait_until
 
 import parallelkit as pk
-from parallelkit.place import system
 
-SHORT = 1.0 if system.WINDOWS else 0.2  # seconds; only what hangs for good runs longer
 PLENTY = 30.0  # seconds; nothing here runs as long
 
 

@@ -123,3 +123,36 @@ def test_paths(command, tmp_path, shape):
     ran = command([shape.format(folder / "mäin.py")], cwd=folder)
     assert ran.err == ""
     assert ran.out.splitlines() == [ascii(["a plaçe 漢字"]), "[2, 4]", "[2, 3]"]
+
+
+SWEPT = """
+import os, pathlib, runpy, signal, sys, threading, time
+folder = pathlib.Path(sys.argv[1])
+os.chdir(folder)
+pathlib.Path("train.py").write_text('''
+import time
+def train(depth):
+    if depth == 7:
+        open("held", "w").close()
+        time.sleep(600)
+    return depth
+''')
+def press():
+    while not os.path.exists("held"):
+        time.sleep(0.01)
+    os.kill(0, signal.CTRL_C_EVENT)
+threading.Thread(target=press, daemon=True).start()
+sys.argv = ["", "sweep", "train.py:train", "depth=3,7", "--store", "run.db", "--workers", "1"]
+runpy.run_module("parallelkit", run_name="__main__")
+"""
+
+
+def test_the_key_ctrl_c_on_the_command_line(start, tmp_path):
+    """Exit code 130, what was finished in the store, one line that says so."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    program = start(SWEPT, creationflags=NEW_CONSOLE, **options)
+    said, _ = program.communicate(timeout=90)
+    assert program.returncode == 130
+    assert "interrupted with 1 point finished" in said
+    assert "Traceback" not in said
+    assert pk.open_sweep(tmp_path / "running" / "run.db")["depth"] == [3]
