@@ -41,7 +41,7 @@ class trace:  # noqa: N801 - used like a function, as `with` blocks are
     Raises
     ------
     OSError
-        At the begin of the block, where the file cannot be written.
+        At the beginning of the block, where the file cannot be written.
 
     Notes
     -----
