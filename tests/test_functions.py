@@ -43,7 +43,8 @@ def outcomes():
         options = BACKENDS[backend]
         told = json.dumps({"backend": backend} if callable(options) else options)
         words = [SCRIPTS / f"{stem}.py", told]
-        ran = run_script(engines.under_mpi(3, words) if backend == "mpi" else words)
+        words = engines.under_mpi(3, words) if backend == "mpi" else words
+        ran = run_script(words, timeout=300 if engines.WANTED else 90)
         assert ran.err == ""
         return dict(ran.values)
 

@@ -2,7 +2,8 @@
 
 A node of Ray gives its own helpers a quarter of a minute to tell their ports, and ends itself where
 they have not; who starts it waits for half a minute. Neither can be set (2.60). On a busy machine
-that is too little, and what has begun by then would be left behind.
+that is too little, and what has begun by then would be left behind. How long it tries to reach
+them can be set.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 __all__ = ["patience"]
 
 START = 120.0  # seconds for a node to start
+REGISTER = {"RAY_agent_register_timeout_ms": f"{START * 1000:.0f}"}  # for helpers to be there
 PORTS = (  # those that helpers choose, and the node waits for
     "metrics_export_port",
     "metrics_agent_port",
@@ -44,6 +46,7 @@ def patience(ray: Any, seconds: float = START) -> Iterator[None]:
             # As the helper leaves it there, once it is up: the node looks nowhere else for some.
             path = Path(told["session_dir"], f"{name}_{told['node_id']}")
             path.write_text(str(keywords[name]))
+        keywords["env_updates"] = REGISTER | (told.get("env_updates") or {})
         info = start(*args, **keywords)
         begun.append(getattr(info, "process", None))
         return info

@@ -3,9 +3,9 @@
 pickle makes an exception again by calling its class with ``args``, which need not be what the
 class takes. So one with an ``__init__`` or ``__new__`` of its own is taken apart, and put together
 without them. A part that cannot be pickled (a lock, an open reply) is left behind; what stands in
-its place says so when it is looked at. Fields that pickle, or tblib where Dask has it pickle
-exceptions, leaves out (the name of a `NameError`, the code of a `SystemExit`) go along, and so do
-the exceptions that it was raised from, or while they were handled.
+its place says so when it is looked at. Fields that pickle leaves out (the name of a `NameError`,
+the code of a `SystemExit`) go along, and so do the exceptions that it was raised from, or while
+they were handled.
 """
 
 from __future__ import annotations
@@ -37,19 +37,20 @@ def reduced(error: BaseException, is_small: Callable[[object], bool]) -> Any:
     kind = type(error)
     own = isinstance(kind.__init__, FunctionType) or isinstance(kind.__new__, FunctionType)
     its_way = any(_definer(kind, name) != "builtins" for name in _PICKLES)
-    reducer: Any = copyreg.dispatch_table.get(kind)
-    by_tblib = _is_tblib(reducer)
-    if its_way and not by_tblib:
-        return NotImplemented
+    # tblib would send its traceback and all that it was raised from once more.
+    by_tblib = _is_tblib(copyreg.dispatch_table.get(kind))
+    usual = error.__reduce_ex__(5) if by_tblib else NotImplemented
+    if its_way:
+        return usual
     fields = dict(_members(error))
     if isinstance(error, AttributeError) and not is_small(fields.get("obj")):
         fields.pop("obj", None)
-    if own and not its_way:
+    if own:
         state = dict(error.__dict__)
         return _rebuild, (kind, error.args, fields), state or None, None, None, _restore
-    if not fields or (isinstance(error, BaseExceptionGroup) and not by_tblib):
-        return reducer(error) if by_tblib else NotImplemented
-    parts: Any = reducer(error) if by_tblib else error.__reduce_ex__(5)
+    if not fields or isinstance(error, BaseExceptionGroup):
+        return usual
+    parts: Any = error.__reduce_ex__(5)
     rebuild, args, *rest = parts
     return (_completed, (rebuild, args, fields), *rest)
 
@@ -148,13 +149,8 @@ def _linked(
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """Exceptions that `error` was raised from, or while they were handled; `error` is the first.
-
-    It is the only one where tblib sends the others with it.
-    """
+    """Exceptions that `error` was raised from, or while they were handled; `error` is the first."""
     found = [error]
-    if _is_tblib(copyreg.dispatch_table.get(type(error))):
-        return found
     for one in found:
         for other in (one.__cause__, one.__context__):
             if other is None or type(other) is RemoteTraceback or len(found) == _LONGEST:
