@@ -264,7 +264,7 @@ except ChildProcessError:
 
 UNFIT = {
     "an error": "import parallelkit.worker.snapshot as snapshot; snapshot._forget_script = None",
-    "a thread": "os.register_at_fork(after_in_child=threading.Timer(600, print).start)",
+    "a thread": "os.register_at_fork(after_in_child=lambda: threading.Timer(600, print).start())",
     "an end": "os.register_at_fork(after_in_child=lambda: os._exit(0))",
 }
 

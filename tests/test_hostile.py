@@ -1,6 +1,7 @@
 """Hostile surroundings: few descriptors, no temporary folder, threads, OpenMP and forks."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -448,6 +449,9 @@ def test_flags_of_python(command, start_method, flags):
 
 @pytest.mark.skipif(
     not importlib.util.find_spec("_xxsubinterpreters"), reason="3.13 has another module"
+)
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12), reason="there the import of hashlib ends the process"
 )
 def test_in_a_subinterpreter(command):
     """There threads and the serial backend work, and an error says so where processes are asked for."""

@@ -148,7 +148,7 @@ sys.meta_path.insert(0, Finder())
 import parallelkit as pk
 pool = pk.Pool(2, backend=sys.argv[1])
 try:
-    pool.map(abs, [-1, -2])
+    pool.map(lambda x: -x, [-1, -2])
 except KeyboardInterrupt:
     print("interrupted")
 print(pool.map(abs, [-1, -2]))
