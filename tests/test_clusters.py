@@ -17,6 +17,7 @@ from helpers import add, identity, increment, mark, wait_until
 
 import parallelkit as pk
 from parallelkit.backends import cluster, executors, orders
+from parallelkit.backends.ray_start import patience
 from parallelkit.sweeps import judge
 from parallelkit.worker import versions
 
@@ -362,6 +363,61 @@ def test_workers_let_go_of_what_is_large(executor, folder, fails):
     found = pool.map(use, [1, 2, 0 if fails else 3, 4], thing=Telling(folder))
     gone = {f"gone {one[1]}" for one in found if not isinstance(one, pk.Failure)}
     wait_until(lambda: gone <= set(os.listdir(folder)), f"{gone}")
+
+
+class Helpers:
+    """What of Ray starts a node: one that is there when it is asked for the third time, or has ended by then."""
+
+    def __init__(self, ended):
+        self.asked, self.ended, self.ports = 0, ended, {}
+        self._private = self.services = self
+
+    def start_raylet(
+        self,
+        session_dir,
+        node_id,
+        metrics_agent_port=None,
+        runtime_env_agent_port=None,
+        dashboard_agent_listen_port=52365,
+        env_updates=None,
+    ):
+        given = metrics_agent_port, runtime_env_agent_port, dashboard_agent_listen_port
+        self.ports = {path.name: int(path.read_text()) for path in session_dir.iterdir()}
+        assert sorted(self.ports.values()) == sorted(given)
+        return self
+
+    @property
+    def process(self):
+        return self
+
+    def poll(self):
+        return 1 if self.ended and self.asked == 3 else None
+
+    def get_node(self):
+        self.asked += 1
+        if self.asked < 3 or self.ended:
+            raise RuntimeError("not there")
+        return "a node"
+
+
+def test_a_node_that_starts_slowly(tmp_path):
+    """It has its ports from the start, and is waited for while it runs."""
+    helpers = Helpers(ended=False)
+    with patience(helpers):
+        helpers.services.start_raylet(tmp_path, "17", dashboard_agent_listen_port=52365)
+        assert helpers.services.get_node() == "a node"
+    assert len(set(helpers.ports.values())) == 3
+    assert helpers.ports["dashboard_agent_listen_port_17"] == 52365
+    assert helpers.start_raylet.__self__ is helpers  # all is as it was
+
+
+def test_a_node_that_ends_at_its_start(tmp_path):
+    """That is told at once."""
+    helpers = Helpers(ended=True)
+    with patience(helpers), pytest.raises(RuntimeError, match="not there"):
+        helpers.services.start_raylet(tmp_path, "17")
+        helpers.services.get_node()
+    assert helpers.asked == 3
 
 
 def train(skill):

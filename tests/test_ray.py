@@ -149,24 +149,6 @@ def test_an_address_where_nobody_is(script):
     assert "no Ray cluster answers at 127.0.0.1:9" in ran.err
 
 
-SLOW = """
-import sys, time
-
-if any(word.endswith(("/agent.py", "/agent/main.py")) for word in sys.orig_argv):
-    time.sleep(17)  # a node of Ray waits for 15
-"""
-
-
-def test_a_busy_machine(script, tmp_path):
-    """Ray starts here also where its helpers are slower than it allows them to be."""
-    (tmp_path / "sitecustomize.py").write_text(SLOW)
-    source = 'import parallelkit as pk\nprint(pk.Pool(backend="ray").map(abs, [1]))'
-    ran = script(
-        source, env={"PYTHONPATH": f"{Path(pk.__file__).parents[1]}:{tmp_path}"}, timeout=300
-    )
-    assert ran.out == "[1]\n"
-
-
 NODES = Path(__file__).parent / "scripts" / "ray_nodes.py"
 
 

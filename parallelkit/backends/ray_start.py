@@ -40,13 +40,17 @@ def patience(ray: Any, seconds: float = START) -> Iterator[None]:
     end = time.monotonic() + seconds
 
     def start_raylet(*args: Any, **keywords: Any) -> Any:
-        told = inspect.signature(start).bind(*args, **keywords).arguments
-        for name, port in zip(PORTS, _free(len(PORTS)), strict=True):
-            keywords[name] = told.get(name) or port
-            # As the helper leaves it there, once it is up: the node looks nowhere else for some.
-            path = Path(told["session_dir"], f"{name}_{told['node_id']}")
-            path.write_text(str(keywords[name]))
-        keywords["env_updates"] = REGISTER | (told.get("env_updates") or {})
+        takes = inspect.signature(start)
+        told = takes.bind(*args, **keywords).arguments
+        if {"session_dir", "node_id"} <= told.keys():
+            names = [name for name in PORTS if name in takes.parameters]
+            for name, port in zip(names, _free(len(names)), strict=True):
+                keywords[name] = told.get(name) or port
+                # As the helper leaves it there, once it is up: for some the node looks nowhere else.
+                path = Path(told["session_dir"], f"{name}_{told['node_id']}")
+                path.write_text(str(keywords[name]))
+        if "env_updates" in takes.parameters:
+            keywords["env_updates"] = REGISTER | (told.get("env_updates") or {})
         info = start(*args, **keywords)
         begun.append(getattr(info, "process", None))
         return info
