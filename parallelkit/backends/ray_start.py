@@ -46,7 +46,7 @@ def patience(ray: Any, seconds: float = START) -> Iterator[None]:
             names = [name for name in PORTS if name in takes.parameters]
             for name, port in zip(names, _free(len(names)), strict=True):
                 keywords[name] = told.get(name) or port
-                # As the helper leaves it there, once it is up: for some the node looks nowhere else.
+                # As the helper leaves it there, once it is up: the node looks nowhere else
                 path = Path(told["session_dir"], f"{name}_{told['node_id']}")
                 path.write_text(str(keywords[name]))
         if "env_updates" in takes.parameters:
