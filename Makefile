@@ -89,10 +89,10 @@ CLUSTERS ?= loky,dask,ray,mpi
 comma := ,
 MPI := $(BIN)/mpiexec -n 3 $(BIN)/python -m mpi4py.futures -m pytest
 test-clusters: $(VENV)/.installed-clusters
-	$(BIN)/python -m pytest tests/test_clusters.py tests/test_dask.py tests/test_ray.py tests/test_engines.py
+	PATIENCE=300 $(BIN)/python -m pytest tests/test_clusters.py tests/test_dask.py tests/test_ray.py tests/test_engines.py
 	set -e; for engine in $(subst $(comma), ,$(CLUSTERS)); do \
 	    if [ $$engine = mpi ]; then run="$(MPI)"; else run="$(BIN)/python -m pytest"; fi; \
-	    CLUSTERS=$$engine $$run -o timeout=360 -k "$$engine] or $$engine-" $(CONTRACT); done
+	    PATIENCE=300 CLUSTERS=$$engine $$run -o timeout=360 -k "$$engine] or $$engine-" $(CONTRACT); done
 
 test-notebook: $(VENV)/.installed-notebook
 	mkdir -p build/notebook

@@ -11,7 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-PATIENCE = 60.0  # seconds after which a wait is a failure; far above anything that works
+# Seconds after which a wait is a failure; far above anything that works. (Engines take long to start.)
+PATIENCE = float(os.environ.get("PATIENCE", "60"))
 
 
 # ---- plain functions -----------------------------------------------------------------------------
