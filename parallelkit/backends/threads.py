@@ -234,14 +234,15 @@ class _Job:
 
     def engage(self) -> None:
         """Let all helpers look for chunks."""
-        if self._room is not None and self._room() != self._seen:
-            self._follow(self._room())
+        cores = None if self._room is None else self._room()
+        if cores is not None and cores != self._seen:
+            self._follow(cores)
         with self._lock:
             waiting: list[int] = []
             stopped = self._stopped or self._to_be_handed_over()
             while self._idle_ranks and not stopped and not self._source.finished:
                 rank = self._idle_ranks.pop()
-                if self._left_out(rank):
+                if cores is not None and rank >= cores:
                     waiting.append(rank)
                 else:
                     self._staff.put(partial(self._help, rank))
@@ -266,10 +267,6 @@ class _Job:
         if self._task.blas_threads is None:
             each = max(1, cores // (stop or 1))
             self._share.change(each, each)
-
-    def _left_out(self, rank: int) -> bool:
-        """Whether the core of this thread is somebody else's at the moment."""
-        return rank > 0 and self._room is not None and rank >= self._room()
 
     def _to_stop(self, rank: int) -> bool:
         """Whether a thread is to hand in what it has, between two items."""
@@ -299,21 +296,23 @@ class _Job:
 
     def step(self, rank: int) -> bool:
         """Run one chunk, if there is one."""
-        if rank == 0 or self._room is None:
-            return self._step(rank)
-        if self._left_out(rank):
-            return self._step(rank, may=False)
-        add_threads(1)  # before the look at whether it may
+        if self._room is None:
+            return self._step(rank, None)
+        cores = self._room()
+        if rank == 0 or rank >= cores:  # the core is somebody else's at the moment
+            return self._step(rank, cores)
+        add_threads(1)  # before the look that decides
         try:
-            return self._step(rank)
+            return self._step(rank, self._room())
         finally:
             add_threads(-1)
 
-    def _step(self, rank: int, may: bool = True) -> bool:
+    def _step(self, rank: int, cores: int | None) -> bool:
+        """Run one chunk, if there is one and the rank is among those that have `cores`."""
         with self._lock:
-            none = self._stopped or not may or self._left_out(rank) or self._to_be_handed_over()
-            # Until all have seen that cores are wanted back, fewer begin.
-            none = none or (self._room is not None and len(self._running) >= self._room())
+            none = self._stopped or self._to_be_handed_over()
+            if cores is not None:  # until all have seen that cores are wanted back, fewer begin
+                none = none or max(rank, len(self._running)) >= cores
             chunk = None if none else self._source.take()
             if chunk is None:
                 if rank in self._ranks:
@@ -324,8 +323,8 @@ class _Job:
             self._borrow()
             try:
                 threads = self._task.threads(rank)
-                if self._room is not None and self._task.blas_threads is None:
-                    threads = max(threads, self._spare(rank))
+                if cores is not None and self._task.blas_threads is None:
+                    threads = max(threads, self._spare(rank, cores))
                 blas.hold(threads)  # also what has been loaded since
                 done = self._run(chunk, rank)
             finally:
@@ -371,15 +370,17 @@ class _Job:
             self._source.sizer.weigh_results(len(reply.values), reply.nbytes)
         return chunk, reply._replace(nbytes=0)
 
-    def _spare(self, rank: int) -> int:
+    def _spare(self, rank: int, cores: int | None = None) -> int:
         """Cores of the thread `rank` when some of the others will get nothing to do any more."""
+        if cores is None:
+            cores = self._task.cores if self._room is None else self._room()
         with self._lock:
             if rank not in self._running:
                 return 0
-            cores, total = self._task.cores, self._source.total
-            if self._room is not None:
-                cores = self._room()
+            total = self._source.total
             if self._source.finished:
+                if len(self._running) == 1:
+                    return cores
                 base, extra = divmod(cores, len(self._running))
                 return base + (sorted(self._running).index(rank) < extra)
             if self._room is None or not total:
