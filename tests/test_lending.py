@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import divide, increment, meet, pid, record, wait_until
+from helpers import divide, increment, mark, meet, pid, record, wait_until
 
 import parallelkit as pk
 from parallelkit.backends import locked
@@ -304,6 +304,29 @@ def test_the_death_of_a_helper_costs_its_item(nested_pool, tmp_path):
     assert [r for r in results if not isinstance(r, pk.Failure)] == [
         i for i in range(8) if i != dead[0].index
     ]
+
+
+def impatient(x, folder):
+    """Two inner items that meet, each in a process, and then run for too long."""
+    if x:
+        return None
+    with pk.Pool(chunksize=1, timeout=0.5, on_error="return") as own:
+        failures = own.map(meets_and_stays, range(2), folder=folder)
+    mark(folder, "over")
+    return [type(failure.exception) for failure in failures]
+
+
+def meets_and_stays(i, folder):
+    meet(i, folder, 2)
+    wait_until(lambda: os.path.exists(os.path.join(folder, "over")), "to be given up")
+
+
+def test_a_time_limit_of_an_inner_call_holds_in_helpers(nested_pool, tmp_path):
+    """Items that take too long are given up, here and in the worker that helps; both are fit for the next call."""
+    own = nested_pool()
+    found = own.map(impatient, [0, 1], folder=str(tmp_path))[0]
+    assert found == [pk.TaskTimeout] * 2
+    assert own.map(increment, range(4)) == [1, 2, 3, 4]
 
 
 def doomed(x, folder):

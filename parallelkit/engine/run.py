@@ -295,7 +295,7 @@ def _task(call: Call, options: Options, plan_: Plan, total: int | None) -> Any:
         of_next_call() if options.seed is None else root(options.seed),
         options.seed is not None and TABLE[plan_.backend].alone,
     )
-    if plan_.backend in ("thread", "serial"):
+    if plan_.backend in ("thread", "serial", "outer"):
         task.patience = options.timeout
     return task
 

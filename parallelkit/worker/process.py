@@ -401,6 +401,9 @@ class Worker:
         assert order.state is not None
         try:
             self.runtime.learn(order.task, *self.connection.unpack_task(order.state))
+            if order.nested:  # no process is ended, since other items may wait in it
+                task = self.runtime.tasks[order.task]
+                task.patience = task.timeout
         except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything
             self._send_error(Failed, order.task, error)
 

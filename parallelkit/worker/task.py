@@ -116,7 +116,7 @@ class Task:
         self.alone = alone
         self.variables = variables
         self.traced: Traced | None = None  # not of the state: it is another one for each call
-        self.patience: float | None = None  # likewise: `timeout` where items run in threads
+        self.patience: float | None = None  # likewise: `timeout` where no process is ended
         self.alters = False  # whether items have been seen to set context variables
 
     @classmethod
