@@ -13,4 +13,6 @@ PROCESSES = {f"process-{m}": {"backend": "process", "start_method": m} for m in 
 ELSEWHERE = {name: ENGINES[name] for name in WANTED or (() if WINE else ("executor",))}
 CONCURRENT = {**PROCESSES, "thread": {"backend": "thread"}, **ELSEWHERE}
 BACKENDS = {**CONCURRENT, "serial": {"backend": "serial"}}
+# One that pickles items and has a thread draw them, and one that does neither.
+EITHER = {name: BACKENDS[name] for name in (*WANTED, next(iter(PROCESSES)), "serial")}
 OTHER_START_METHODS = list(PROCESSES)[1:]  # for cases that do not depend on it

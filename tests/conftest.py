@@ -16,7 +16,7 @@ import helpers
 import left_out
 import psutil
 import pytest
-from backends import BACKENDS, CONCURRENT, OTHER_START_METHODS, PROCESSES, START_METHODS
+from backends import BACKENDS, CONCURRENT, EITHER, OTHER_START_METHODS, PROCESSES, START_METHODS
 from hypothesis import settings
 from running import run_script
 
@@ -58,7 +58,12 @@ def pytest_generate_tests(metafunc):
 
     A module whose cases have nothing to do with how processes start says ONE_START_METHOD = True.
     """
-    here = {"pool": BACKENDS, "concurrent_pool": CONCURRENT, "process_pool": PROCESSES}
+    here = {
+        "pool": BACKENDS,
+        "concurrent_pool": CONCURRENT,
+        "process_pool": PROCESSES,
+        "either_pool": EITHER,
+    }
     for fixture in here.keys() & set(metafunc.fixturenames):
         names = list(here[fixture])
         if getattr(metafunc.module, "ONE_START_METHOD", False):
@@ -86,6 +91,13 @@ def pool(request):
 def concurrent_pool(request):
     """Pools that run two items at a time."""
     with _factory(CONCURRENT[request.param]) as make:
+        yield make
+
+
+@pytest.fixture
+def either_pool(request):
+    """Pools of two kinds: items are pickled, or stay what they are."""
+    with _factory(BACKENDS[request.param]) as make:
         yield make
 
 

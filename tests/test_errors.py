@@ -51,18 +51,18 @@ CALLS = {
 
 
 @pytest.mark.parametrize("way", [*CALLS, "submit"])
-def test_the_own_error_of_the_item_is_raised(pool, way):
+def test_the_own_error_of_the_item_is_raised(either_pool, way):
     """Whatever the way of calling, the error has the type and the arguments that the function gave it."""
     call = CALLS.get(way, by_submit)
     with pytest.raises(ZeroDivisionError, match="by zero"):
-        call(pool(), divide, [1, 2, 0, 4])
+        call(either_pool(), divide, [1, 2, 0, 4])
 
 
 @pytest.mark.parametrize("way", CALLS)
-def test_one_note_names_index_and_arguments(pool, way):
+def test_one_note_names_index_and_arguments(either_pool, way):
     """A single note tells which item failed, and with what."""
     with pytest.raises(ZeroDivisionError) as caught:
-        CALLS[way](pool(), divide, [701, 702, 703, 0, 705])
+        CALLS[way](either_pool(), divide, [701, 702, 703, 0, 705])
     (note,) = caught.value.__notes__
     assert re.search(r"\b3\b", note)
     assert re.search(r"\b0\b", note)
@@ -252,7 +252,7 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_unusual_errors_keep_their_class(pool, name):
+def test_unusual_errors_keep_their_class(either_pool, name):
     """`except` and `retry_on` meet an error whose parts cannot be sent, or whose constructor is its own."""
     made = UNUSUAL[name]()
 
@@ -265,8 +265,8 @@ def test_unusual_errors_keep_their_class(pool, name):
         return "done"
 
     with tempfile.TemporaryDirectory() as folder:
-        (failure,) = pool(on_error="return").map(fail, [1], path=f"{folder}/one", name=name)
-        retried = pool(retries=2, retry_on=(type(made),)).map(
+        (failure,) = either_pool(on_error="return").map(fail, [1], path=f"{folder}/one", name=name)
+        retried = either_pool(retries=2, retry_on=(type(made),)).map(
             fail, [1], path=f"{folder}/two", name=name
         )
     error = failure.exception
@@ -310,9 +310,11 @@ def test_a_class_that_cannot_be_sent(process_pool):
 
 @pytest.mark.parametrize("chunksize", [1, 5, None])
 @pytest.mark.parametrize("way", CALLS)
-def test_failures_take_their_places(pool, way, chunksize):
+def test_failures_take_their_places(either_pool, way, chunksize):
     """on_error="return": a Failure stands where the result would."""
-    results = CALLS[way](pool(on_error="return", chunksize=chunksize), divide, [1, 0, 3, 0, 5, 6])
+    results = CALLS[way](
+        either_pool(on_error="return", chunksize=chunksize), divide, [1, 0, 3, 0, 5, 6]
+    )
     failures = {r.index: r for r in results if isinstance(r, pk.Failure)}
     assert sorted(failures) == [1, 3]
     assert sorted(r for r in results if not isinstance(r, pk.Failure)) == [2, 2, 4, 12]
@@ -341,9 +343,9 @@ def test_a_failure_of_a_keyword_row(pool):
 
 
 @pytest.mark.parametrize("way", CALLS)
-def test_failures_are_skipped(pool, way):
+def test_failures_are_skipped(either_pool, way):
     """on_error="skip": the results without the failures, in order where there is one."""
-    results = CALLS[way](pool(on_error="skip"), divide, [1, 0, 3, 0, 6])
+    results = CALLS[way](either_pool(on_error="skip"), divide, [1, 0, 3, 0, 6])
     assert sorted(results) == [2, 4, 12]
     if way != "uimap":
         assert results == [12, 4, 2]
@@ -422,12 +424,12 @@ def fail_oddly(_):
 
 
 @pytest.mark.parametrize("way", [*CALLS, "submit"])
-def test_callables_and_errors_whose_attributes_raise(pool, way):
+def test_callables_and_errors_whose_attributes_raise(either_pool, way):
     """What is looked for on the user's objects may be missing in any way."""
     call = CALLS.get(way, by_submit)
-    assert sorted(call(pool(), Odd(), [1, 2])) == [2, 3]
+    assert sorted(call(either_pool(), Odd(), [1, 2])) == [2, 3]
     with pytest.raises(OddError):
-        call(pool(), fail_oddly, [1, 2])
+        call(either_pool(), fail_oddly, [1, 2])
 
 
 class StruckAfter(list):

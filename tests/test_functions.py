@@ -126,10 +126,10 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("kind", FUNCTIONS)
-def test_function_of_a_module(pool, kind):
+def test_function_of_a_module(either_pool, kind):
     """Every kind of callable gives what it gives in a loop."""
     function = FUNCTIONS[kind]
-    assert pool().map(function, range(12)) == [function(x) for x in range(12)]
+    assert either_pool().map(function, range(12)) == [function(x) for x in range(12)]
 
 
 class Odd:
@@ -213,10 +213,10 @@ VALUES = {
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_value_there_and_back(pool, kind):
+def test_value_there_and_back(either_pool, kind):
     """A value comes back equal and of the same type."""
     value = VALUES[kind]
-    results = pool().map(identity, [value] * 3)
+    results = either_pool().map(identity, [value] * 3)
     assert results == [value] * 3
     assert {type(r) for r in results} == {type(value)}
 

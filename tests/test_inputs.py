@@ -89,23 +89,23 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("kind", INPUTS)
-def test_items_are_those_of_the_builtin_map(pool, kind):
+def test_items_are_those_of_the_builtin_map(either_pool, kind):
     """Whatever can be iterated gives the same items, of the same types, as with the builtin map."""
-    make = INPUTS[kind]
+    make, own = INPUTS[kind], either_pool()
     expected = list(map(describe, make()))
-    assert pool().map(describe, make()) == expected
-    assert list(pool().imap(describe, make())) == expected
-    assert sorted(pool().uimap(describe, make())) == sorted(expected)
+    assert own.map(describe, make()) == expected
+    assert list(own.imap(describe, make())) == expected
+    assert sorted(own.uimap(describe, make())) == sorted(expected)
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
-def test_arrays_are_iterated_along_their_first_axis(pool, kind):
+def test_arrays_are_iterated_along_their_first_axis(either_pool, kind):
     """A numpy array gives the items that iterating over it gives: type, dtype, shape and values."""
     values = ARRAYS[kind]()
     expected = list(map(describe, values))
-    assert pool().map(describe, values) == expected
-    assert pool(chunksize=1).map(describe, values) == expected
-    assert list(pool().imap(describe, values)) == expected
+    assert either_pool().map(describe, values) == expected
+    assert either_pool(chunksize=1).map(describe, values) == expected
+    assert list(either_pool().imap(describe, values)) == expected
 
 
 def test_arrays_beside_other_inputs(pool):
@@ -142,13 +142,13 @@ def test_many_small_items(pool):
 
 
 @pytest.mark.parametrize("empty", [list, lambda: range(0), lambda: iter([]), lambda: np.empty(0)])
-@pytest.mark.parametrize("name", ["map", "imap", "uimap", "starmap", "run"])
-def test_an_empty_input_gives_nothing(pool, name, empty):
+def test_an_empty_input_gives_nothing(either_pool, empty):
     """No items: an empty list or an iterator at its end."""
-    method = getattr(pool(), name)
-    results = method(empty()) if name == "run" else method(identity, empty())
-    assert list(results) == []
-    assert isinstance(results, list) == (name in ("map", "starmap", "run"))
+    own = either_pool()
+    assert own.map(identity, empty()) == own.starmap(identity, empty()) == own.run(empty()) == []
+    for results in (own.imap(identity, empty()), own.uimap(identity, empty())):
+        assert iter(results) is results
+        assert list(results) == []
 
 
 def test_an_empty_input_starts_no_worker(start_method):
@@ -164,15 +164,23 @@ def test_an_empty_input_starts_no_worker(start_method):
 # ---- bad inputs ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["map", "imap", "uimap", "amap"])
-def test_uneven_lengths_are_named(pool, folder, name):
+# The caller alone looks at inputs: what runs the items makes no difference.
+NAMES = ["map", "imap", "uimap", "amap"]
+
+
+def call_in_place(name, *args):
+    results = getattr(pk.Pool(backend="serial"), name)(*args)
+    return list(results.result(60) if name in ("amap", "submit") else results)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_uneven_lengths_are_named(folder, name):
     """Sized inputs of different lengths are a ValueError that names each length, before anything runs."""
     with pytest.raises(ValueError, match=r"(?s)(?=.*\b3\b)(?=.*\b7\b)(?=.*\b11\b)") as caught:
-        results = getattr(pool(), name)(add_all, range(3), [0] * 7, np.zeros(11))
-        list(results.result(60) if name == "amap" else results)
+        call_in_place(name, add_all, range(3), [0] * 7, np.zeros(11))
     assert "length" in str(caught.value)
     with pytest.raises(ValueError, match="length"):
-        list(pool().imap(record, range(3), [folder] * 4))
+        call_in_place(name, record, range(3), [folder] * 4)
     assert os.listdir(folder) == []
 
 
@@ -188,11 +196,11 @@ def test_lenient_pools_cut_at_the_shortest(pool):
 @pytest.mark.parametrize(
     "endless", [itertools.count, lambda: itertools.repeat(0), lambda: iter(int, 1)]
 )
-def test_an_iterator_may_be_longer(pool, endless):
+def test_an_iterator_may_be_longer(either_pool, endless):
     """An endless iterator beside a sized input is cut at the size."""
     expected = list(map(add, range(25), endless()))
-    assert pool().map(add, range(25), endless()) == expected
-    assert list(pool().imap(add, range(25), endless())) == expected
+    assert either_pool().map(add, range(25), endless()) == expected
+    assert list(either_pool().imap(add, range(25), endless())) == expected
 
 
 def test_a_list_that_is_shortened_meanwhile():
@@ -223,28 +231,25 @@ def test_imap_gives_what_came_before_the_end_of_a_short_iterator(pool):
 @pytest.mark.parametrize(
     "constant", [5, None, 2.5, object(), np.float64(3), np.array(3)], ids=lambda c: type(c).__name__
 )
-@pytest.mark.parametrize("name", ["map", "imap", "uimap", "amap"])
-def test_a_constant_is_told_to_be_a_keyword(pool, name, constant):
+def test_a_constant_is_told_to_be_a_keyword(constant):
     """An input that cannot be iterated is a TypeError that says to pass constants by keyword."""
-    with pytest.raises(TypeError, match="keyword"):
-        results = getattr(pool(), name)(add, [1, 2], constant)
-        list(results.result(60) if name == "amap" else results)
+    for name in NAMES:
+        with pytest.raises(TypeError, match="keyword"):
+            call_in_place(name, add, [1, 2], constant)
 
 
-@pytest.mark.parametrize("name", ["map", "imap", "uimap", "amap"])
-def test_no_input_at_all(pool, name):
+@pytest.mark.parametrize("name", NAMES)
+def test_no_input_at_all(name):
     """A call without any iterable is a TypeError."""
     with pytest.raises(TypeError):
-        results = getattr(pool(), name)(identity)
-        list(results.result(60) if name == "amap" else results)
+        call_in_place(name, identity)
 
 
-@pytest.mark.parametrize("name", ["map", "imap", "uimap", "starmap", "amap", "submit"])
-def test_a_function_must_be_callable(pool, name):
+@pytest.mark.parametrize("name", [*NAMES, "starmap", "submit"])
+def test_a_function_must_be_callable(name):
     """What is not callable is a TypeError of the call, and not of an item."""
     with pytest.raises(TypeError, match="callable") as caught:
-        results = getattr(pool(), name)("identity", [1])
-        list(results.result(60) if name in ("amap", "submit") else results)
+        call_in_place(name, "identity", [1])
     assert not getattr(caught.value, "__notes__", [])
 
 
@@ -255,10 +260,10 @@ def test_delayed_needs_a_callable():
 
 
 @pytest.mark.parametrize("rows", [[1, 2], [(1,), 2], [None]], ids=repr)
-def test_rows_must_be_tuples_or_dicts(pool, rows):
+def test_rows_must_be_tuples_or_dicts(either_pool, rows):
     """A row of starmap that is neither positional nor keyword arguments is a TypeError."""
     with pytest.raises(TypeError):
-        pool().starmap(identity, rows)
+        either_pool().starmap(identity, rows)
 
 
 def test_wrong_arguments_are_the_error_of_the_item(pool):

@@ -45,9 +45,9 @@ CALLS = {
 
 @pytest.mark.parametrize("chunksize", [1, 10, None])
 @pytest.mark.parametrize("way", CALLS)
-def test_items_are_counted(pool, bar, way, chunksize):
+def test_items_are_counted(either_pool, bar, way, chunksize):
     """The bar ends at the number of items, out of that number, however they were chunked."""
-    CALLS[way](pool(progress=bar, chunksize=chunksize), range(35))
+    CALLS[way](either_pool(progress=bar, chunksize=chunksize), range(35))
     assert "35/35" in text(bar)
     assert max(counts(bar)) == 35
     assert closed(bar)
