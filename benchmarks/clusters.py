@@ -23,6 +23,7 @@ import psutil
 
 import parallelkit as pk
 from parallelkit.backends import executors
+from parallelkit.backends.ray_start import patience
 from parallelkit.transport import pickling
 from parallelkit.worker.parcel import Parcel
 
@@ -104,9 +105,9 @@ def ray():
     import ray
     from ray.util.multiprocessing import Pool
 
-    ray.init(
-        "local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error"
-    )
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    with patience(ray):
+        ray.init("local", num_cpus=2, **quiet)
     pool = Pool(2)
 
     def frozen(f, xs, t):
