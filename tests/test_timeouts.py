@@ -148,7 +148,7 @@ def test_an_interrupted_sleep_is_no_way_out(process_pool):
 SLOW = """
 import os, time
 if os.getpid() != HOME:
-    time.sleep(0.8)  # as long as it takes to load something large
+    time.sleep(LONG)  # as long as it takes to load something large
 class Thing:
     value = 3
 def double(x):
@@ -160,10 +160,12 @@ def double(x):
 def test_imports_are_not_the_items_time(process_pool, tmp_path, monkeypatch, what):
     """A module that a worker has to import first, for the function or an argument, may take longer than an item."""
     name = f"slow_{what}_{process_pool.start_method}"
-    (tmp_path / f"{name}.py").write_text(SLOW.replace("HOME", str(os.getpid())))
+    (tmp_path / f"{name}.py").write_text(
+        SLOW.replace("HOME", str(os.getpid())).replace("LONG", str(4 * SHORT))
+    )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    own = process_pool(timeout=0.3, chunksize=2)
+    own = process_pool(timeout=SHORT, chunksize=2)
     module = importlib.import_module(name)
     if what == "function":
         assert own.map(module.double, range(8)) == [2 * x for x in range(8)]
