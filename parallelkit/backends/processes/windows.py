@@ -13,6 +13,7 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing import spawn
 from multiprocessing.connection import wait
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 _NEW_PROCESS_GROUP, _NO_WINDOW = 0x200, 0x8000000
+_INVALID_HANDLE = 6
 KILLED = 1  # exit code of what was ended
 
 
@@ -70,15 +72,7 @@ class Started:
             # A venv's launcher starts another process, which would be the worker.
             environment["__PYVENV_LAUNCHER__"] = python
             python = base
-        self._process = started = subprocess.Popen(  # noqa: S603 - our own command
-            [python, *flags, "-c", guarded],
-            stdin=subprocess.PIPE,
-            stdout=_passed_on(_winapi.STD_OUTPUT_HANDLE),
-            stderr=_passed_on(_winapi.STD_ERROR_HANDLE),
-            env=environment,
-            cwd=sys.exec_prefix,  # nobody can remove a folder in which a process stands
-            creationflags=_flags(),
-        )
+        self._process = started = _program([python, *flags, "-c", guarded], environment)
         started.returncode = 0  # its end is waited for here
         self.pid = started.pid
         self.sentinel = int(started._handle)  # type: ignore[attr-defined]
@@ -162,9 +156,32 @@ def _end(process: int) -> None:
         pass  # it has ended
 
 
-def _passed_on(number: int) -> int | None:
+def _program(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a program, whose output is that of this process.
+
+    Another thread may redirect that at this moment, or it was closed behind Python's back.
+    """
+    for pause in (0.01, 0.1, None):
+        try:
+            return subprocess.Popen(  # noqa: S603 - our own command
+                command,
+                stdin=subprocess.PIPE,
+                stdout=_passed_on(_winapi.STD_OUTPUT_HANDLE, pause is None),
+                stderr=_passed_on(_winapi.STD_ERROR_HANDLE, pause is None),
+                env=environment,
+                cwd=sys.exec_prefix,  # nobody can remove a folder in which a process stands
+                creationflags=_flags(),
+            )
+        except OSError as error:
+            if pause is None or getattr(error, "winerror", 0) != _INVALID_HANDLE:
+                raise
+            time.sleep(pause)
+    raise AssertionError
+
+
+def _passed_on(number: int, is_lost: bool) -> int | None:
     """Which output a worker has: that of this process, or where it has none, nowhere."""
-    return None if _winapi.GetStdHandle(number) else subprocess.DEVNULL
+    return None if _winapi.GetStdHandle(number) and not is_lost else subprocess.DEVNULL
 
 
 def _flags() -> int:
