@@ -55,7 +55,7 @@ ALL = {
         start.Import,
         start.FirstCall,
         start.FirstLibrary,
-        *(case for case in (start.FirstSampler,) if case.available()),
+        *(case for case in start.SAMPLERS if case.available()),
         start.FirstOpenMP,
     )
 }

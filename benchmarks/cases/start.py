@@ -121,15 +121,18 @@ class Cold(Case):
         assert result == str(list(range(1, 9))), "wrong results"
 
 
-#: A first call of each library, within a script that has imported what its function needs.
+#: A first call of each library, within a script that has imported what its function needs. The pool is kept: one that is
+#: dropped ends its workers there and then.
 CALLS = {
     "parallelkit": """
     import parallelkit as pk
-    found = pk.Pool(workers={workers}{chosen}).map(task, inputs)
+    pool = pk.Pool(workers={workers}{chosen})
+    found = pool.map(task, inputs)
 """,
     "pool": """
     import multiprocessing
-    found = multiprocessing.get_context({method!r}).Pool({workers}).map(task, inputs)
+    pool = multiprocessing.get_context({method!r}).Pool({workers})
+    found = pool.map(task, inputs)
 """,
     "executor": """
     import multiprocessing
@@ -193,6 +196,7 @@ class FirstLibrary(FirstCall):
 class FirstSampler(FirstCall):
     name = "first-call-sampler"
     title = "first call of a script: a function of zeus, imported by the script"
+    package = "zeus"
     head = "import numpy\nimport zeus"
     task = (
         "chain = numpy.arange(600.0).reshape(50, 4, 3) % 7\n"
@@ -201,7 +205,34 @@ class FirstSampler(FirstCall):
 
     @classmethod
     def available(cls):
-        return importlib.util.find_spec("zeus") is not None
+        return importlib.util.find_spec(cls.package) is not None
+
+
+class FirstEmcee(FirstSampler):
+    name = "first-call-emcee"
+    title = "first call of a script: a function of emcee, imported by the script"
+    package = "emcee"
+    head = "import numpy\nimport emcee"
+    task = (
+        "chain = numpy.arange(600.0) % 7\n"
+        "def task(x):\n    return round(float(emcee.autocorr.function_1d(x * chain)[7]), 6)"
+    )
+
+
+class FirstPyABC(FirstSampler):
+    """Of many megabytes of packages, and so not in the extra ``bench``: measured where it is installed."""
+
+    name = "first-call-pyabc"
+    title = "first call of a script: a function of pyABC, imported by the script"
+    package = "pyabc"
+    head = "import pyabc"
+    task = (
+        "prior = pyabc.Distribution(a=pyabc.RV('uniform', 0, 1))\n"
+        "def task(x):\n    return float(prior.pdf({'a': abs(x) / 4}))"
+    )
+
+
+SAMPLERS = FirstSampler, FirstEmcee, FirstPyABC
 
 
 class AtRest(FirstLibrary):
