@@ -229,6 +229,51 @@ def test_joblib_in_our_workers(start_method, monkeypatch):
         assert pool.map(theirs.joblib_inside, [3, 4]) == [(1, [0, 1, 4]), (1, [0, 1, 4, 9])]
 
 
+USED_BEFORE = """
+import multiprocessing, os, psutil, sys
+from concurrent.futures import ProcessPoolExecutor
+from joblib import Parallel, delayed
+import parallelkit as pk
+
+def by_joblib(x):
+    return Parallel(2)(delayed(abs)(-i) for i in range(x))
+
+def by_a_fork_server(x):
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:
+        return pool.map(abs, range(-x, 0))
+
+def by_an_executor(x):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as pool:
+        parents = {psutil.Process(p.pid).ppid() for p in multiprocessing.active_children()}
+        return parents - {os.getpid()}, list(pool.map(abs, range(-x, 0)))
+
+def later(x, queue):
+    queue.put(x)
+
+if __name__ == "__main__":
+    ways = by_joblib, by_a_fork_server, by_an_executor
+    queue = multiprocessing.Queue()
+    queue.put("before")
+    open_one = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+    open_one.submit(abs, 1).result()
+    expected = [way(2) for way in ways[:2]]
+    with pk.Pool(1, start_method=sys.argv[1]) as pool:
+        assert [pool.map(way, [2])[0] for way in ways[:2]] == expected
+        print(pool.map(by_an_executor, [2]))
+        if sys.argv[1] == "fork":
+            pool.map(later, ["after"], queue=queue)
+            assert [queue.get(), queue.get()] == ["before", "after"]
+    open_one.shutdown()
+"""
+
+
+def test_what_the_caller_has_used_before(script, start_method):
+    """Pools, servers and children of the caller are not taken for the worker's own, however that is started."""
+    pytest.importorskip("joblib")
+    ran = script(USED_BEFORE, start_method, files=False)
+    assert ran.out == "[(set(), [2, 1])]\n"
+
+
 def test_joblib_in_our_threads():
     """joblib within an item on threads counts the share, and outside of it all cores again."""
     joblib = pytest.importorskip("joblib")

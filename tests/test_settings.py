@@ -310,6 +310,50 @@ def test_records_have_the_fields_names_and_classes_of_the_caller(pool, caplog):
     assert records[0].args == (1,)
 
 
+def nested(x):
+    logging.getLogger("tests.nested").debug("item")
+    return pk.map(abs, [x, x])
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_what_is_noted_of_calls_in_items(pool, caplog, asked):
+    """Who has all loggers tell hears nothing of each call of an item; who asks this one for it does."""
+    with caplog.at_level("DEBUG"), caplog.at_level("DEBUG" if asked else 0, "parallelkit"):
+        pool().map(nested, [1, 2])
+    told = [r.name for r in caplog.records if getattr(r, "item", None) is not None]
+    if pool.pickles:
+        assert set(told) == {"tests.nested", *(["parallelkit"] if asked else [])}
+    else:
+        inner = [r for r in caplog.records if "below level 0" in r.getMessage()]
+        assert bool(inner) is asked
+
+
+OF_AN_EXECUTOR = """
+import logging, multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+import parallelkit as pk
+
+def kinds(_):
+    loud.Loud
+    return [type(logging.getLogger(name)).__name__ for name in ("old", "new")]
+
+if __name__ == "__main__":
+    import loud
+    logging.setLoggerClass(loud.Loud)
+    logging.getLogger("old")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        print(pk.Pool(1, backend=executor).map(kinds, [0]))
+"""
+
+
+def test_loggers_in_an_executor_are_of_a_class_that_comes_with_the_function(tmp_path):
+    """Its module is imported by what is learnt, after the loggers were set up."""
+    (tmp_path / "loud.py").write_text("import logging\nclass Loud(logging.Logger): pass\n")
+    (tmp_path / "main.py").write_text(OF_AN_EXECUTOR)
+    ran = run_script(["-B", tmp_path / "main.py"])
+    assert ran.out == "[['Loud', 'Loud']]\n"
+
+
 # ---- what is the caller's ------------------------------------------------------------------------
 
 

@@ -30,7 +30,14 @@ from ..backends import TABLE, reach
 from ..options import Options
 from ..place import host
 from ..place.foreign import may_have_children
-from ..place.nesting import Nesting, fellows, for_good, foreign_worker, pool_cores
+from ..place.nesting import (
+    Nesting,
+    fellows,
+    for_good,
+    foreign_worker,
+    nesting_level,
+    pool_cores,
+)
 
 __all__ = ["Plan", "needs_process", "plan", "without_processes"]
 
@@ -38,6 +45,17 @@ log = logging.getLogger("parallelkit")
 _ELSEWHERE = frozenset(name for name, backend in TABLE.items() if backend.elsewhere)
 _denied = False  # whether processes have been refused to this one
 _told: set[str] = set()  # warnings that this process has given
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Whether to tell what was decided: of calls in items, which may be many, if asked for it.
+
+    Who debugs a program has all loggers tell; who debugs its calls sets the level of this one.
+    """
+    return record.levelno >= logging.WARNING or log.level != logging.NOTSET or not nesting_level()
+
+
+log.addFilter(_is_wanted)
 
 
 class Plan:

@@ -65,6 +65,7 @@ __all__ = [
     "is_named",
     "is_reachable",
     "looks_around",
+    "member_attributes",
     "registered",
     "submodules",
 ]
@@ -916,6 +917,20 @@ def _members(cls: Any, attributes: dict[str, Any]) -> list[tuple[Any, ...]]:
             state["__listed__"] = False
         members.append((name, maker, args, state))
     return members
+
+
+def member_attributes(cls: Any) -> dict[tuple[str, str], Any]:
+    """What has been given to members of an Enum, by the names of the member and of that."""
+    return {
+        (name, key): value
+        for name, member in cls._member_map_.items()
+        if len(vars(member)) > 3 and member._name_ == name
+        for key, value in vars(member).items()
+        if key not in _OF_EACH_MEMBER
+    }
+
+
+_OF_EACH_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
 
 
 def registered(cls: Any) -> list[type]:

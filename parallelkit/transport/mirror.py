@@ -29,6 +29,8 @@ from typing import Any
 __all__ = [
     "MAIN",
     "Mirror",
+    "Script",
+    "class_of_module",
     "current",
     "find_spec",
     "leave",
@@ -103,7 +105,7 @@ class Tokens:
 tokens = Tokens()
 
 
-class _Script(ModuleType):
+class Script(ModuleType):
     """The mirror of `__main__`, which has the script's file.
 
     Who starts processes inside an item would have them run the script again: not one that has no
@@ -111,14 +113,23 @@ class _Script(ModuleType):
     """
 
     @property
-    def __file__(self) -> str:  # type: ignore[override]
+    def __file__(self) -> Any:
         file = self.__dict__.get("__file__")
         asks = str(sys._getframe(1).f_globals.get("__name__"))  # noqa: SLF001
         if file is None or (
             asks.endswith(".spawn") and not (asks in _RUN_AGAIN and _is_guarded(str(file)))
         ):
             raise AttributeError(f"module {self.__name__!r} has no attribute '__file__'")
-        return str(file)
+        return file
+
+    @__file__.setter
+    def __file__(self, file: str) -> None:
+        self.__dict__["__file__"] = file
+
+    @__file__.deleter
+    def __file__(self) -> None:
+        if self.__dict__.pop("__file__", None) is None:
+            raise AttributeError("__file__")
 
 
 _RUN_AGAIN = frozenset({"multiprocessing.spawn", "multiprocess.spawn"})  # others send by value
@@ -171,7 +182,7 @@ class Mirror:
         """Globals of the module `name`; made if nothing of it has come yet."""
         space = self.spaces.get(key)
         if space is None:
-            module = _Script(name) if key == MAIN else ModuleType(name)
+            module = Script(name) if key == MAIN else ModuleType(name)
             space = self.spaces[key] = module.__dict__
             # The C pickler imports by way of the builtins of the globals that it finds.
             space["__builtins__"] = builtins
@@ -304,6 +315,15 @@ def module_of(key: str, name: str) -> ModuleType:
         module = ModuleType(name)
         module.__dict__.update(space)
     return module
+
+
+def class_of_module(space: dict[str, Any]) -> type[ModuleType]:
+    """Class of the module that has these globals, which somebody may have made their own."""
+    module = sys.modules.get(str(space.get("__name__")))
+    if getattr(module, "__dict__", None) is not space:
+        module = unlisted.get(space_key(space))
+    kind = type(module)
+    return kind if issubclass(kind, ModuleType) else ModuleType
 
 
 def namespace(key: str, name: str) -> dict[str, Any]:

@@ -16,15 +16,19 @@ import threading
 import typing
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import CellType, CodeType, FunctionType, ModuleType, new_class, resolve_bases
 from typing import Any, Self
 
-from .mirror import current, module_of, namespace, show_source, tokens
+from . import parts
+from .mirror import MAIN, Script, current, module_of, namespace, show_source, tokens
 
 __all__ = [
     "KeptReference",
     "cached",
     "change",
+    "change_function",
+    "change_members",
     "code",
     "empty_cell",
     "fill_weakly",
@@ -41,7 +45,9 @@ __all__ = [
     "set_alias",
     "set_cell",
     "set_class",
+    "set_class_of_module",
     "set_function",
+    "share",
     "single_dispatch",
 ]
 
@@ -302,6 +308,16 @@ def change(
         obj.register(subclass)
 
 
+def change_members(
+    cls: Any, given: Mapping[tuple[str, str], Any], gone: Iterable[tuple[str, str]]
+) -> None:
+    """Change what was given to members of an Enum as it was given to the originals."""
+    for (name, key), value in given.items():
+        vars(cls._member_map_[name])[key] = value
+    for name, key in gone:
+        vars(cls._member_map_[name]).pop(key, None)
+
+
 def change_function(func: FunctionType, attributes: Mapping[str, Any], gone: Iterable[str]) -> None:
     """Change what was given to a function as it was given to its original."""
     func.__dict__.update(attributes)
@@ -414,6 +430,24 @@ def bind_same(
 ) -> None:
     """Bind a global to what another one is bound to."""
     namespace(key, module)[name] = namespace(other_key, other_module)[other_name]
+
+
+def share(root: Any, path: parts.Path, other: Any, other_path: parts.Path) -> None:
+    """Let a part of what has come be what stands for the same object of the caller here."""
+    with suppress(Exception):  # items have put something else there
+        there = parts.part(other, other_path)
+        if type(parts.part(root, path)) is type(there):
+            parts.place(root, path, there)
+
+
+def set_class_of_module(key: str, kind: type[ModuleType]) -> None:
+    """Let a module be of the class that it has in the script."""
+    module = module_of(key, key)
+    own = Script if key == MAIN else ModuleType  # which knows what it has as its file
+    if kind is ModuleType or own is ModuleType:
+        module.__class__ = own if kind is ModuleType else kind
+    else:
+        module.__class__ = type(kind.__name__, (kind, own), {"__module__": kind.__module__})
 
 
 def unbind(key: str, module: str, names: Iterable[str]) -> None:

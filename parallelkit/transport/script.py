@@ -35,14 +35,14 @@ from types import (
     CodeType,
     FunctionType,
     GetSetDescriptorType,
-    MappingProxyType,
     MemberDescriptorType,
     ModuleType,
 )
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from ..errors import StaysHere
-from . import autoreload, inheritance, pickling, rebuild
+from ..place.records import NamedTuple
+from . import autoreload, inheritance, parts, pickling, rebuild
 from .byvalue import (
     NOT_ATTRIBUTES,
     ByValuePickler,
@@ -53,10 +53,11 @@ from .byvalue import (
     is_compiled,
     is_named,
     is_reachable,
+    member_attributes,
     registered,
     submodules,
 )
-from .mirror import MAIN, namespace, space_key, tokens
+from .mirror import MAIN, class_of_module, namespace, space_key, tokens
 
 __all__ = ["Prepared", "Script", "Sent", "Unsendable", "script"]
 
@@ -67,6 +68,7 @@ LARGE = 1 << 20  # bytes of a buffer from which on its checksum is kept, and not
 ABSENT = type("Absent", (), {"__repr__": lambda _: "<not bound>"})()
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), range})
 _versions = itertools.count(1)
+Name = TypeVar("Name")
 
 
 class Unsendable(Exception):
@@ -345,6 +347,15 @@ class Unit:
         """Whether all of it is sent to who has the version `since`."""
         return True
 
+    def root(self, since: int) -> tuple[Any, Collection[str] | None] | None:  # noqa: ARG002
+        """Below what its parts are found, by names (all, if None), of what is sent; see `parts`."""
+        return None
+
+    @property
+    def place(self) -> Any:
+        """The same root, for a pickle."""
+        return None
+
     def survey(self, value: Any, listed: bool = False) -> None:
         """Find out what it refers to."""
         _, pickler = _looked_at(value, {self: True}, listed)
@@ -403,6 +414,13 @@ class GlobalUnit(Unit):
             return [(rebuild.unbind, self.key, self.module, (self.name,))]
         return [(rebuild.bind, self.key, self.module, {self.name: value})]
 
+    def root(self, since: int) -> tuple[Any, Collection[str] | None] | None:  # noqa: ARG002
+        return None if self.mark.fixed else (self.space, (self.name,))
+
+    @property
+    def place(self) -> Any:
+        return _Entry(namespace, self.key, self.module)
+
     def bound_as(self, other: GlobalUnit) -> tuple[Any, ...]:
         """What binds `other`, the same object, where this one is bound."""
         mine = self.key, self.module, self.name
@@ -418,25 +436,25 @@ def _order(value: Any) -> int:
     return 2 if isinstance(value, type) else 3
 
 
-class Changes:
+class Changes(Generic[Name]):
     """Versions in which attributes were changed, by name."""
 
     def __init__(self) -> None:
-        self._made: dict[str, int] = {}
-        self._gone: dict[str, int] = {}
+        self._made: dict[Name, int] = {}
+        self._gone: dict[Name, int] = {}
 
-    def made(self, name: str, version: int) -> None:
+    def made(self, name: Name, version: int) -> None:
         """Take note of another value."""
         self._made[name] = version
         self._gone.pop(name, None)
 
-    def undone(self, names: Iterable[str], version: int) -> None:
+    def undone(self, names: Iterable[Name], version: int) -> None:
         """Take note of names that are there no more."""
         for name in names:
             self._made.pop(name, None)
             self._gone[name] = version
 
-    def after(self, version: int) -> tuple[list[str], list[str]]:
+    def after(self, version: int) -> tuple[list[Name], list[Name]]:
         """Names that were changed since, and those that are gone."""
         made = [name for name, changed in self._made.items() if changed > version]
         return made, [name for name, changed in self._gone.items() if changed > version]
@@ -452,7 +470,7 @@ class FunctionUnit(Unit):
         self.token = tokens.given(func)
         self.mark: FunctionMark | None = None
         self.body = 0  # the version in which more than attributes was changed
-        self.changes = Changes()
+        self.changes: Changes[str] = Changes()
 
     def refresh(self, script: Script) -> bool:
         before = self.mark
@@ -489,6 +507,13 @@ class FunctionUnit(Unit):
         attributes = {name: self.func.__dict__[name] for name in changed}
         return [(rebuild.change_function, self.func, attributes, gone)]
 
+    def root(self, since: int) -> tuple[Any, Collection[str] | None]:
+        return self.func, None if self.is_whole(since) else self.changes.after(since)[0]
+
+    @property
+    def place(self) -> Any:
+        return self.func
+
 
 class ClassUnit(Unit):
     """A class that workers cannot import."""
@@ -500,15 +525,24 @@ class ClassUnit(Unit):
         self.token = tokens.given(cls)
         self.marks: dict[str, Mark] = {}
         self.bases: Any = None
-        self.changes = Changes()
+        self.changes: Changes[str] = Changes()
         self.statement: CodeType | None = None  # by which it is made, where nothing else will do
         self.registered: list[type] = []
         self.registry: object = None  # another one when some class was registered somewhere
+        self.members: list[str] | None = None  # of an Enum
+        self.body = 0  # the version in which it got these
+        self.given: dict[tuple[str, str], Mark] = {}  # what its members have been given
+        self.gifts: Changes[tuple[str, str]] = Changes()
 
     def refresh(self, script: Script) -> bool:
         cls, marks = self.cls, self.marks
         content = cls.__dict__
-        if cls.__bases__ is self.bases and len(content) == len(marks) and not self._registers():
+        if (
+            cls.__bases__ is self.bases
+            and len(content) == len(marks)
+            and not self._registers()
+            and not (self.members is not None and self._gives(script))
+        ):
             for name, value in content.items():
                 mark = marks.get(name)
                 if mark is None or not (
@@ -531,6 +565,17 @@ class ClassUnit(Unit):
             return False
         self.registry = abc.get_cache_token()
         return self.registered != registered(self.cls)
+
+    def _gives(self, script: Script) -> bool:
+        """Whether members of an Enum have been given something, or have lost it."""
+        given, marks = member_attributes(self.cls), self.given
+        if given.keys() != marks.keys() or self.members != list(self._member_map()):
+            return True
+        return not all(mark.same(given[name], script) for name, mark in marks.items())
+
+    def _member_map(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.cls.__dict__.get("_member_map_", {})
+        return found
 
     def _look(self, script: Script) -> None:
         cls, before = self.cls, self.marks
@@ -559,10 +604,12 @@ class ClassUnit(Unit):
                 self.changes.made(name, version)
                 own = name in NOT_ATTRIBUTES or (name.startswith("_") and name.endswith("_"))
                 by_identity = own and not isinstance(value, FunctionType)
+                by_identity = by_identity or name in self._member_map()
                 by_identity = by_identity or self.statement is not None
                 mark = Mark(value) if by_identity else script.mark(value, seen)
             marks[name] = mark
         self.changes.undone(before.keys() - marks.keys(), version)
+        self._look_at_members(script, version)
         before_it, self.registered = self.registered, registered(cls)
         if self.registered != before_it:
             self.changes.made("_abc_impl", version)
@@ -571,8 +618,24 @@ class ClassUnit(Unit):
         self.registry = abc.get_cache_token()
         self.marks, self.bases = marks, cls.__bases__
 
+    def _look_at_members(self, script: Script, version: int) -> None:
+        if not isinstance(self.cls, enum.EnumMeta):
+            return
+        members = list(self._member_map())
+        if members != self.members:
+            self.members, self.body = members, version
+        before, given = self.given, {}
+        for name, value in member_attributes(self.cls).items():
+            mark = before.get(name)
+            if mark is None or not mark.same(value, script):
+                self.gifts.made(name, version)
+                mark = script.mark(value, {})
+            given[name] = mark
+        self.gifts.undone(before.keys() - given.keys(), version)
+        self.given = given
+
     def is_whole(self, since: int) -> bool:
-        return not since or self.statement is not None or isinstance(self.cls, enum.EnumMeta)
+        return not since or self.statement is not None or since < self.body
 
     def entries(self, since: int) -> list[tuple[Any, ...]]:
         if self.is_whole(since):
@@ -583,17 +646,39 @@ class ClassUnit(Unit):
         if "__bases__" in changed:
             attributes["__bases__"] = self.cls.__bases__
         told = self.registered if "_abc_impl" in changed else []
-        return [(rebuild.change, self.cls, attributes, gone, told)]
+        entries: list[tuple[Any, ...]] = [(rebuild.change, self.cls, attributes, gone, told)]
+        changed_of_members, gone_of_members = self.gifts.after(since)
+        if changed_of_members or gone_of_members:
+            given = member_attributes(self.cls)
+            gifts = {name: given[name] for name in changed_of_members}
+            entries.append((rebuild.change_members, self.cls, gifts, gone_of_members))
+        return entries
+
+    def root(self, since: int) -> tuple[Any, Collection[str] | None]:
+        return self.cls, None if self.is_whole(since) else self.changes.after(since)[0]
+
+    @property
+    def place(self) -> Any:
+        return self.cls
 
 
 class Surroundings(Unit):
-    """All of a module, for who has it as a whole, or asks for names that are made as it runs."""
+    """All of a module, for who has it as a whole, or asks for names that are made as it runs.
+
+    What is sent of it is its class, where that is another one than the usual.
+    """
+
+    order = 3
 
     def __init__(self, space: dict[str, Any]) -> None:
         self.space = space
         self.main = space.get("__name__") == MAIN
+        self.kind: type[ModuleType] = ModuleType
 
     def refresh(self, script: Script) -> bool:
+        kind = class_of_module(self.space)
+        if kind is not self.kind:
+            self.kind, self.version = kind, next(_versions)
         unit = script.global_unit
         names = [name for name in list(self.space) if not name.startswith("__")]
         own = {"__doc__", "__file__"} & self.space.keys()
@@ -602,6 +687,8 @@ class Surroundings(Unit):
         names += [name for name in own if name.startswith("__")]
         found = dict.fromkeys(self.needs)  # those too that are not bound any more
         found.update(dict.fromkeys([unit(self.space, name) for name in names]))
+        if not is_reachable(self.kind):
+            found[script.unit(self.kind)] = None
         needs = tuple(found)
         if needs == self.needs:
             return False
@@ -609,7 +696,7 @@ class Surroundings(Unit):
         return True
 
     def entries(self, since: int) -> list[tuple[Any, ...]]:  # noqa: ARG002
-        return []
+        return [(rebuild.set_class_of_module, space_key(self.space), self.kind)]
 
 
 class InheritedUnit(Unit):
@@ -703,6 +790,18 @@ class Sent:
         self.plans.clear()
         self.versions.update(self._before)
         self._before = {}
+
+
+class Same(NamedTuple):
+    """What of that which is sent a receiver has as an object already."""
+
+    names: Mapping[GlobalUnit, GlobalUnit]  # globals, by another name
+    parts: list[tuple[Unit, parts.Path, Unit, parts.Path]]  # which, where; and where it is found
+
+    def key(self) -> tuple[Any, ...]:
+        """Another one for what is not the same."""
+        pairs = tuple((id(unit), id(other)) for unit, other in self.names.items())
+        return pairs, repr([(id(a), b, id(c), d) for a, b, c, d in self.parts])
 
 
 class Prepared:
@@ -1013,7 +1112,9 @@ class Script:
             gone = self._gone_since(sent)
             if not missing and not gone:
                 return None
-            same = self._same_objects(missing, lambda unit: versions.get(unit) == unit.version)
+            same = None
+            if versions:
+                same = self._same_objects(missing, lambda unit: versions.get(unit) == unit.version)
             pickled = self._pickled_news(missing, gone, same)
             sent.took(missing)
             return pickled
@@ -1032,7 +1133,9 @@ class Script:
                 for unit in plan.units:
                     if unit.version and unit.version not in held:
                         missing[unit] = 0
-            same = self._same_objects(missing, lambda unit: unit.version in held)
+            same = None
+            if held:
+                same = self._same_objects(missing, lambda unit: unit.version in held)
             versions = frozenset(unit.version for unit in missing)
             there = {unit.token for unit in self._local.values()}  # lost, and used again
             gone = tuple(token for token in self._gone if token not in there)
@@ -1047,38 +1150,81 @@ class Script:
             del sent.versions[unit]
         return gone
 
-    def _same_objects(
-        self, missing: dict[Unit, int], has: Callable[[Unit], bool]
-    ) -> dict[GlobalUnit, GlobalUnit]:
-        """Globals that are being sent, by another name under which the receiver has that object.
+    def _same_objects(self, missing: dict[Unit, int], has: Callable[[Unit], bool]) -> Same:
+        """Of what is being sent, what the receiver has that object of, or a part of it.
 
-        Where the caller has changed that object since, it goes along under both names.
+        Where the caller has changed that object since, all goes along that it belongs to.
         """
+        names: dict[GlobalUnit, GlobalUnit] = {}
         wanted: dict[int, list[GlobalUnit]] = {}
         for unit in missing:
             if type(unit) is GlobalUnit and not unit.mark.fixed:
                 wanted.setdefault(unit.identity, []).append(unit)
-        if not wanted:
-            return {}
-        same: dict[GlobalUnit, GlobalUnit] = {}
-        for other in list(self._globals.values()):
-            if other.identity not in wanted or other in missing or not has(other):
-                continue
-            if id(other.space.get(other.name, ABSENT)) == other.identity:
-                if other.refresh(self):
-                    missing[other] = 0
-                else:
-                    same.update(dict.fromkeys(wanted[other.identity], other))
-        return same
+        if wanted:
+            for other in list(self._globals.values()):
+                if other.identity not in wanted or other in missing or not has(other):
+                    continue
+                found = id(other.space.get(other.name, ABSENT))
+                if found == other.identity and self._add_if_changed(other, missing, has):
+                    names.update(dict.fromkeys(wanted[other.identity], other))
+        return Same(names, self._same_parts(missing, names, has))
 
-    def _pickled_news(
+    def _same_parts(
         self,
         missing: dict[Unit, int],
-        gone: tuple[str, ...],
-        same: Mapping[GlobalUnit, GlobalUnit] = MappingProxyType({}),
+        names: Mapping[GlobalUnit, GlobalUnit],
+        has: Callable[[Unit], bool],
+    ) -> list[tuple[Unit, parts.Path, Unit, parts.Path]]:
+        """Parts of what is being sent that the receiver has as parts of something else."""
+        found: dict[int, list[tuple[Unit, parts.Path]]] = {}
+        for unit, since in missing.items():
+            root = unit.root(since)
+            if root is not None and unit not in names:
+                for number, paths in parts.shared_outside(*root).items():
+                    found.setdefault(number, []).extend((unit, path) for path in paths)
+        shared: list[tuple[Unit, parts.Path, Unit, parts.Path]] = []
+        count = len(missing)
+        for other in self._all_units() if found else ():
+            root = other.root(0)
+            if root is None or other in missing or not other.version or not has(other):
+                continue
+            there = parts.find(*root, found)
+            if there and self._add_if_changed(other, missing, has):
+                for number, path in there.items():
+                    shared += [(*one, other, path) for one in found.pop(number)]
+        if len(missing) > count:  # what was added has parts too
+            return self._same_parts(missing, names, has)
+        return sorted(shared, key=lambda one: len(one[1]))
+
+    def _all_units(self) -> list[Unit]:
+        return [*self._globals.values(), *self._named.values(), *self._local.values()]
+
+    def _add_if_changed(
+        self, unit: Unit, missing: dict[Unit, int], has: Callable[[Unit], bool]
+    ) -> bool:
+        """Let what has changed since its last look be sent too; whether it has not."""
+        added: dict[Unit, int] = {}
+        try:
+            if not unit.refresh(self):
+                return True
+            todo = [unit]
+            while todo:
+                one = todo.pop()
+                if one.version and one not in missing and one not in added and not has(one):
+                    added[one] = 0
+                    for needed in one.needs:
+                        needed.refresh(self)
+                        todo.append(needed)
+        except Unsendable:  # it is told when a call needs it
+            return False
+        missing.update(added)
+        return False
+
+    def _pickled_news(
+        self, missing: dict[Unit, int], gone: tuple[str, ...], same: Same | None = None
     ) -> Any:
         units = tuple((id(unit), unit.version, since) for unit, since in missing.items())
-        key = units, gone, tuple((id(unit), id(other)) for unit, other in same.items())
+        key = units, gone, None if same is None else same.key()
         pickled = self._news.get(key)
         if pickled is None:
             entries = news_entries(missing, gone, same)
@@ -1127,22 +1273,20 @@ def second(_: Any, obj: Any) -> Any:
 
 
 def news_entries(
-    missing: dict[Unit, int],
-    gone: tuple[str, ...],
-    same: Mapping[GlobalUnit, GlobalUnit] = MappingProxyType({}),
+    missing: dict[Unit, int], gone: tuple[str, ...], same: Same | None = None
 ) -> tuple[Any, ...]:
-    """What is done at the receiver, in order.
-
-    `same` are globals that it has under another name already.
-    """
+    """What is done at the receiver, in order."""
     entries = [_Entry(rebuild.begin)]
     if gone:
         entries.append(_Entry(rebuild.forget, gone))
+    names = {} if same is None else same.names
     for unit in sorted(missing, key=lambda unit: unit.order):
-        if type(unit) is GlobalUnit and unit in same:
-            entries.append(_Entry(*same[unit].bound_as(unit)))
+        if type(unit) is GlobalUnit and unit in names:
+            entries.append(_Entry(*names[unit].bound_as(unit)))
         else:
             entries += [_Entry(*entry) for entry in unit.entries(missing[unit])]
+    for unit, path, other, other_path in () if same is None else same.parts:
+        entries.append(_Entry(rebuild.share, unit.place, path, other.place, other_path))
     return (*entries, _Entry(rebuild.end))
 
 

@@ -119,6 +119,7 @@ class Guest:
     def lacks(self, order: Order, news: Any, state: Any) -> bool:
         """Take in what came with an order; whether something is missing all the same."""
         missing = set() if self.own else set(order.needs) - self.held
+        known = order.key in self.sizes
         if missing:
             if news is None:
                 return True
@@ -128,13 +129,15 @@ class Guest:
             with _stage.script_of(self):
                 self.context.run(self.runtime.learn_script, parcel.data, _buffers(parcel))
             self.held |= versions
-        if order.key not in self.sizes:
+        if not known:
             if state is None:
                 return True
             with _stage.script_of(self):
                 self.context.run(self.runtime.learn, order.key, state.data, _buffers(state))
             self.sizes[order.key] = state.nbytes
             self._forget()
+        if (missing or not known) and not self.own:
+            _stage.imported()
         self.sizes.move_to_end(order.key)
         return False
 

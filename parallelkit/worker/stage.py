@@ -131,6 +131,7 @@ class Stage:
         self._running = 0
         self._guest: Guest | None = None
         self._settings = b""
+        self._logger_classes: dict[str, Any] = {}
         self._undo: list[Callable[[], object]] = []
 
     @contextmanager
@@ -174,9 +175,15 @@ class Stage:
         if self._guest is not None:
             self._guest.mirror.enter()
 
+    def imported(self) -> None:
+        """Let loggers be of classes whose modules have come since with what was learnt."""
+        if self._logger_classes:
+            output.set_logger_classes(self._logger_classes)
+
     def _set(self, guest: Guest, told: bytes) -> None:
         self._guest, self._settings = guest, told
         undo, own = self._undo, Settings(*pickling.loads(told))
+        self._logger_classes = own.logger_classes
         main = sys.modules.get(mirror.MAIN)
         undo.append(lambda: put_main(main))
         undo.append(mirror.leave)

@@ -82,6 +82,27 @@ def enums():
     assert pk.map(len, [Colour] * 2) == [2, 2]
 
 
+@case
+def what_enums_and_their_members_are_given():
+    def given(_):
+        return (
+            *(getattr(Colour, "shade", None), getattr(Colour.RED, "note", None)),
+            *(getattr(Level.LOW, "note", None), len(Colour)),
+        )
+
+    def check_given():
+        assert pk.map(given, ITEMS) == [given(0)] * len(ITEMS)
+
+    check_given()
+    Colour.RED.note = ["warm"]
+    check_given()
+    Colour.RED.note.append("bright")
+    Colour.shade, Level.LOW.note = 1, "low"
+    check_given()
+    del Colour.shade, Colour.RED.note
+    check_given()
+
+
 Plain = collections.namedtuple("Plain", "left right")  # noqa: PYI024 (the point of the case)
 
 

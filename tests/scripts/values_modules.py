@@ -62,6 +62,60 @@ def modules_there_and_back():
     )
 
 
+class Lazy(types.ModuleType):
+    """A module that makes what it is asked for."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return f"{name} {self.mark}"
+
+    def __call__(self, x):
+        return x + 1
+
+    @property
+    def all(self):
+        return sorted(n for n in vars(self) if not n.startswith("_"))
+
+
+lazy, of_nobody = Lazy("lazy"), Lazy("of_nobody")
+sys.modules["lazy"] = lazy
+lazy.mark, of_nobody.mark = 1, 2
+
+
+@case
+def modules_of_a_class_of_their_own():
+    def ask(x):
+        import lazy as again
+
+        return again.name, again(x), again.all, type(again) is Lazy, again is lazy
+
+    assert pk.map(ask, ITEMS) == [ask(x) for x in ITEMS]
+    lazy.mark = 3
+    assert pk.map(ask, ITEMS) == [ask(x) for x in ITEMS]
+    assert pk.map(lambda m: (m.name, m(1), type(m) is Lazy), [of_nobody]) == [("name 2", 2, True)]
+    assert pk.map(lambda _: of_nobody, [0])[0] is of_nobody
+    __main__.__class__ = Lazy
+    assert pk.map(lambda _: (__main__(1), __main__.LIMIT), [0]) == [(2, LIMIT)]
+    __main__.__class__ = types.ModuleType
+    assert pk.map(lambda _: callable(__main__), [0]) == [False]
+
+
+def with_a_file(_):
+    file = __main__.__file__
+    __main__.__file__ = "another"
+    found = [__main__.__file__, __file__]
+    del __main__.__file__
+    found.append(hasattr(__main__, "__file__"))
+    __main__.__file__ = file
+    return found, __file__ == file
+
+
+@case
+def the_file_of_the_script_may_be_set():
+    assert pk.map(with_a_file, [0]) == [with_a_file(0)]
+
+
 @case
 def a_module_from_a_file_outside_the_path():
     file = Path(os.environ["TMPDIR"], "outside.py")

@@ -1,7 +1,9 @@
 """Weak references and containers, two names of one object, and context variables, as globals of ``__main__``; no guard."""
 
 import contextvars
+import dataclasses
 import gc
+import sys
 import weakref
 
 from bookkeeping import MARK
@@ -120,6 +122,87 @@ def two_names_of_one_object():
     kept = second
     check(lambda _: list(kept))
     check(one)
+
+
+PART, KEEP, BASE = [1], {"a": []}, {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    part: object
+
+
+class Slotted:
+    __slots__ = ("part",)
+
+
+LEFT, RIGHT = {"part": PART, "n": 0}, {"part": [PART, 0]}
+PAIR = (KEEP, 1)
+HOLDER, SLOTTED = Holder(KEEP), Slotted()
+SLOTTED.part = KEEP
+OF_BASE = {"base": 0}
+
+
+class Owner:
+    part = KEEP
+
+
+def with_default(part=KEEP):
+    return part
+
+
+@case
+def parts_that_two_globals_share():
+    def shared(_):
+        return LEFT["part"] is RIGHT["part"][0], len(LEFT["part"]), LEFT["n"], RIGHT["part"][1]
+
+    check(shared)
+    LEFT["n"] = 1
+    check(shared)
+    RIGHT["part"] = [PART, 2]
+    check(shared)
+    PART.append(2)
+    check(shared)
+    check(lambda _: (PART is LEFT["part"], PART is RIGHT["part"][0], len(PART)))
+    RIGHT["part"][1] = 3
+    PART.append(3)
+    check(lambda _: LEFT["part"][-1])  # of the other one nothing is asked
+    check(shared)
+    OF_BASE["base"] = BASE
+    check(lambda _: OF_BASE["base"] is BASE)
+
+
+@case
+def parts_within_tuples_objects_functions_and_classes():
+    global PAIR, HOLDER, SLOTTED
+
+    def one(_):
+        parts = PAIR[0], HOLDER.part, SLOTTED.part, Owner.part, with_default()
+        return [part is KEEP for part in parts], list(KEEP), KEEP["a"] is parts[0]["a"]
+
+    check(one)
+    PAIR, HOLDER, SLOTTED = (KEEP, 2), Holder(KEEP), Slotted()
+    SLOTTED.part = KEEP
+    check(one)
+    Owner.other, Owner.part = 1, Owner.part
+    with_default.__defaults__ = (KEEP,)
+    check(one)
+    KEEP["b"] = 1
+    check(one)
+
+
+FILLED, BESIDE = {"cache": {}}, {"n": 0}
+BESIDE["cache"] = FILLED["cache"]
+
+
+@case
+def what_items_have_put_into_a_part_stays():
+    if not any(ours in sys.argv[1] for ours in ("process", "thread", "serial")):
+        return  # where an item runs, others decide
+    with pk.Pool(1) as pool:
+        pool.map(lambda x: FILLED["cache"].update(x=x), [1])
+        BESIDE["n"] = 1
+        assert pool.map(lambda _: dict(BESIDE["cache"]), [1]) == [{"x": 1}]
 
 
 run_cases()

@@ -32,6 +32,7 @@ from pathos.multiprocessing import ProcessPool
 from ...errors import ParallelError
 from ...place import forksafe, limits
 from ...place.descriptors import identity
+from ...worker import leftovers
 from ...worker.bootstrap import live
 from ...worker.ending import PATIENCE, forget_exit_handlers
 from . import family, launch
@@ -276,6 +277,7 @@ class _Process(mp_process.BaseProcess):  # type: ignore[misc]
         assert self._ours is not None
         self._ours.close()
         forget_exit_handlers()
+        leftovers.forget_in_worker()
         self._config["daemon"] = False  # pathos', of its own workers; items may start processes
         live(socket.socket(fileno=self.theirs.detach()), self.end, self.life)
 
