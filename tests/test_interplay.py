@@ -232,11 +232,11 @@ def test_joblib_in_our_workers(start_method, monkeypatch):
 USED_BEFORE = """
 import multiprocessing, os, psutil, sys
 from concurrent.futures import ProcessPoolExecutor
-from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 import parallelkit as pk
 
-def by_joblib(x):
-    return Parallel(2)(delayed(abs)(-i) for i in range(x))
+def by_loky(x):
+    return list(get_reusable_executor(1).map(abs, range(-x, 0)))
 
 def by_a_fork_server(x):
     with multiprocessing.get_context("forkserver").Pool(1) as pool:
@@ -251,7 +251,7 @@ def later(x, queue):
     queue.put(x)
 
 if __name__ == "__main__":
-    ways = by_joblib, by_a_fork_server, by_an_executor
+    ways = by_loky, by_a_fork_server, by_an_executor
     queue = multiprocessing.Queue()
     queue.put("before")
     open_one = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))

@@ -123,7 +123,7 @@ class Script(ModuleType):
         return file
 
     @__file__.setter
-    def __file__(self, file: str) -> None:
+    def __file__(self, file: str | None) -> None:
         self.__dict__["__file__"] = file
 
     @__file__.deleter
