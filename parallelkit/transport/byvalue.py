@@ -30,6 +30,7 @@ import inspect
 import io
 import linecache
 import marshal
+import operator
 import os
 import pickle
 import re
@@ -39,7 +40,7 @@ import types
 import typing
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context, ContextVar, Token
 from types import CellType, CodeType, FunctionType, ModuleType
@@ -183,6 +184,8 @@ class ByValuePickler(pickle.Pickler):
             return NotImplemented  # the next one of its type may be shared
         if isinstance(obj, ModuleType):
             return self._module(obj)
+        if isinstance(kind, enum.EnumMeta) and kind._member_map_.get(obj._name_) is obj:
+            return rebuild.member, (kind, obj._name_)  # its value need not be equal to a copy
         if kind in _FOR_CLOUDPICKLE or kind.__module__ in _MODULES_FOR_CLOUDPICKLE:
             self._reducers.update(_cloudpickle().Pickler._dispatch_table)
         if kind in self.dispatch_table or _never_by_dill(kind):
@@ -214,6 +217,9 @@ class ByValuePickler(pickle.Pickler):
             return _builtin(cls)
         if is_reachable(cls):
             return NotImplemented
+        made_of = cls.__dict__.get("__pydantic_generic_metadata__") or {}
+        if made_of.get("origin") is not None:  # it is kept by that, and so found again
+            return operator.getitem, (made_of["origin"], made_of["args"])
         token = self._named(cls)
         if token is not None:
             return rebuild.find, (token, cls.__qualname__)
@@ -225,12 +231,12 @@ class ByValuePickler(pickle.Pickler):
 
     def _class_statement(self, cls: type, statement: CodeType) -> Any:
         """Have a class made by its statement; what that looks up as it runs goes along."""
-        space = sys.modules[cls.__module__].__dict__
+        space = _home(cls).__dict__
         self._need_globals(space, global_names(statement))
         names = [n for n in names_of_statement(statement) if n in space and space[n] is not cls]
         args = (
-            *(tokens.given(cls), space_key(space), cls.__module__),
-            *(statement, cls.__name__, {name: space[name] for name in names}),
+            *(tokens.given(cls), space_key(space), space["__name__"]),
+            *(statement, _bound_as(cls, space), {name: space[name] for name in names}),
         )
         return rebuild.run_statement, args
 
@@ -277,7 +283,7 @@ class ByValuePickler(pickle.Pickler):
         """Names in annotations that are strings: who looks for hints evaluates them."""
         if isinstance(annotations, Mapping) and current() is None:
             space = getattr(sys.modules.get(module), "__dict__", None)
-            if space is not None:
+            if space is not None and not imported_with(space):
                 for value in annotations.values():
                     if isinstance(value, str):
                         self._need_globals(space, re.findall(r"[^\W\d]\w*", value))
@@ -315,14 +321,19 @@ class ByValuePickler(pickle.Pickler):
         space = func.__globals__
         module = space.get("__name__")
         code = func.__code__
-        self._need_globals(space, global_names(code))
-        if mirror is None:
-            self._need_more(code, space)
-        annotations = func.__annotations__
-        if annotations:
-            self._names_of_annotations(annotations, func.__module__)
+        if imported_with(space):
+            key = ""
+            self._need_handmade(code)
+        else:
+            key = space_key(space)
+            self._need_globals(space, global_names(code))
+            if mirror is None:
+                self._need_more(code, space)
+                self._need_handmade(code)
+            if func.__annotations__:
+                self._names_of_annotations(func.__annotations__, func.__module__)
         args = (
-            *(name, space_key(space), module if isinstance(module, str) else "?"),
+            *(name, key, module if isinstance(module, str) else "?"),
             *(code, func.__name__, func.__closure__),
         )
         attributes = {key: getattr(func, key) for key in _FUNCTION_STATE}
@@ -339,7 +350,10 @@ class ByValuePickler(pickle.Pickler):
             self._need_globals(space, ("__file__",))
         if looks_around(code):
             self.needs[self.knowledge.surroundings(space)] = None
-        for imported in handmade(code):
+
+    def _need_handmade(self, code: CodeType) -> None:
+        """Need modules that code imports, and that nobody else could."""
+        for imported in handmade(code) if current() is None else ():
             around = sys.modules[imported].__dict__
             self.needs[self.knowledge.surroundings(around)] = None
 
@@ -624,6 +638,14 @@ def _is_registered(module: ModuleType) -> bool:
     return bool(cloudpickle._is_registered_pickle_by_value(module))
 
 
+def imported_with(space: Mapping[str, Any]) -> bool:
+    """Whether these are the globals of a module that the other side imports, and has as its own."""
+    name = space.get("__name__")
+    if not isinstance(name, str) or not importable(name):
+        return False
+    return sys.modules[name].__dict__ is space
+
+
 def _is_found(name: str, spec: Any) -> bool:
     """Whether an import of `name` finds the file that is loaded."""
     found = find_spec(name)
@@ -858,8 +880,11 @@ def is_compiled(metaclass: type) -> bool:
 
 
 def class_statement(cls: type) -> CodeType | None:
-    """Code of the statement that made a class of a module, where its source is there."""
-    module = sys.modules.get(cls.__module__)
+    """Code of the statement that made a class of a module, where its source is there.
+
+    It is a class statement, or an assignment of what a library has made for that name.
+    """
+    module = _home(cls)
     file = getattr(module, "__file__", None)
     files = [file] if isinstance(file, str) else []
     functions = [value for value in cls.__dict__.values() if isinstance(value, FunctionType)]
@@ -869,11 +894,7 @@ def class_statement(cls: type) -> CodeType | None:
             tree = ast.parse("".join(linecache.getlines(file)))
         except (SyntaxError, ValueError):
             continue
-        found = [
-            node
-            for node in tree.body
-            if isinstance(node, ast.ClassDef) and node.name == cls.__qualname__
-        ]
+        found = [node for node in _statements(tree.body) if _makes(node, cls, module)]
         if found:
             future = getattr(module, "annotations", None) is __future__.annotations
             flags = __future__.annotations.compiler_flag if future else 0
@@ -881,6 +902,27 @@ def class_statement(cls: type) -> CodeType | None:
             code: CodeType = compile(whole, file, "exec", flags=flags, dont_inherit=True)
             return code
     return None
+
+
+def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements that a module runs itself, those of ``if``, ``try`` and ``with`` included."""
+    for statement in body:
+        yield statement
+        if isinstance(statement, (ast.If, ast.Try, ast.With, ast.ExceptHandler)):
+            for part in ("body", "handlers", "orelse", "finalbody"):
+                yield from _statements(getattr(statement, part, ()))
+
+
+def _makes(statement: ast.stmt, cls: type, module: Any) -> bool:
+    """Whether it is the statement of a class, or binds what a call has made (``Base = f()``)."""
+    if isinstance(statement, ast.ClassDef):
+        return statement.name == cls.__qualname__
+    return (
+        isinstance(statement, ast.Assign)
+        and isinstance(statement.value, ast.Call)
+        and isinstance(statement.targets[0], ast.Name)
+        and getattr(module, "__dict__", {}).get(statement.targets[0].id) is cls
+    )
 
 
 def names_of_statement(code: CodeType) -> list[str]:
@@ -931,6 +973,20 @@ def member_attributes(cls: Any) -> dict[tuple[str, str], Any]:
 
 
 _OF_EACH_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
+
+
+def _home(cls: type) -> Any:
+    """Module of a class; the script, where that has got it of a library by a call."""
+    main: Any = sys.modules[MAIN]
+    if cls.__module__ != MAIN and any(value is cls for value in list(vars(main).values())):
+        return main
+    return sys.modules.get(cls.__module__)
+
+
+def _bound_as(cls: type, space: Mapping[str, Any]) -> str:
+    """Name of a class in its module, which need not be its own."""
+    names = [name for name, value in list(space.items()) if value is cls]
+    return cls.__name__ if cls.__name__ in names or not names else names[0]
 
 
 def registered(cls: Any) -> list[type]:

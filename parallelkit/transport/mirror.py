@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import builtins
 import functools
+import importlib
 import itertools
 import linecache
 import os
@@ -23,6 +24,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -194,6 +196,10 @@ class Mirror:
     def _install(self, module: ModuleType) -> None:
         """Let a module be found by its name, where nothing else is."""
         name = module.__name__
+        parent = name.rpartition(".")[0]
+        if parent and parent not in sys.modules and find_spec(parent.partition(".")[0]):
+            with suppress(Exception):  # whatever a package may raise
+                importlib.import_module(parent)
         there = sys.modules.get(name)
         if name == MAIN or getattr(there, _OURS, False) or find_spec(name) is None:
             module.__dict__.setdefault(_OURS, True)

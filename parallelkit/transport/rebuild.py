@@ -39,6 +39,7 @@ __all__ = [
     "make_alias",
     "make_class",
     "make_function",
+    "member",
     "method",
     "module",
     "run_statement",
@@ -84,6 +85,11 @@ def method(cls: type, name: str) -> Any:
     return cls.__dict__[name]
 
 
+def member(cls: Any, name: str) -> Any:
+    """Member of an Enum."""
+    return cls._member_map_[name]
+
+
 # --- functions -----------------------------------------------------------------------------------
 
 
@@ -111,7 +117,10 @@ def make_function(
     name: str,
     closure: tuple[CellType, ...] | None,
 ) -> FunctionType:
-    """Make a function on the globals of its module; one that is there is changed in place."""
+    """Make a function on the globals of its module; one that is there is changed in place.
+
+    Without a `key` the module is imported, here as there.
+    """
     known = None if token is None else tokens.find(token)
     if known is not None and len(known.__closure__ or ()) == len(closure or ()):
         for old, new in zip(known.__closure__ or (), closure or (), strict=True):
@@ -122,7 +131,8 @@ def make_function(
         if known.__code__ is not body and known.__code__ != body:
             known.__code__ = body
         return typing.cast(FunctionType, _kept(token, known))
-    func = FunctionType(body, namespace(key, module), name, None, closure)
+    space = namespace(key, module) if key else importlib.import_module(module).__dict__
+    func = FunctionType(body, space, name, None, closure)
     return typing.cast(FunctionType, _kept(token, func))
 
 

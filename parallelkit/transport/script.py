@@ -501,9 +501,10 @@ class FunctionUnit(Unit):
         return since < self.body
 
     def entries(self, since: int) -> list[tuple[Any, ...]]:
-        if self.is_whole(since):
-            return [(rebuild.learn, self.func)]
         changed, gone = self.changes.after(since)
+        if self.is_whole(since):  # who gets it may have had it before, as it was
+            whole: list[tuple[Any, ...]] = [(rebuild.learn, self.func)]
+            return [*whole, (rebuild.change_function, self.func, {}, gone)] if gone else whole
         attributes = {name: self.func.__dict__[name] for name in changed}
         return [(rebuild.change_function, self.func, attributes, gone)]
 
@@ -638,16 +639,21 @@ class ClassUnit(Unit):
         return not since or self.statement is not None or since < self.body
 
     def entries(self, since: int) -> list[tuple[Any, ...]]:
-        if self.is_whole(since):
-            return [(rebuild.learn, self.cls)]
         changed, gone = self.changes.after(since)
+        changed_of_members, gone_of_members = self.gifts.after(since)
+        if self.is_whole(since):  # who gets it may have had it before, as it was
+            entries: list[tuple[Any, ...]] = [(rebuild.learn, self.cls)]
+            if gone:
+                entries.append((rebuild.change, self.cls, {}, gone, []))
+            if gone_of_members:
+                entries.append((rebuild.change_members, self.cls, {}, gone_of_members))
+            return entries
         content = class_attributes(self.cls)
         attributes = {name: content[name] for name in changed if name in content}
         if "__bases__" in changed:
             attributes["__bases__"] = self.cls.__bases__
         told = self.registered if "_abc_impl" in changed else []
-        entries: list[tuple[Any, ...]] = [(rebuild.change, self.cls, attributes, gone, told)]
-        changed_of_members, gone_of_members = self.gifts.after(since)
+        entries = [(rebuild.change, self.cls, attributes, gone, told)]
         if changed_of_members or gone_of_members:
             given = member_attributes(self.cls)
             gifts = {name: given[name] for name in changed_of_members}
