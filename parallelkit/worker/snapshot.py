@@ -28,14 +28,9 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from .. import options
-<<<<<<< HEAD
 from ..place import blas, forksafe, system
-from . import bootstrap, forkserver, preload
-=======
-from ..place import blas, system
 from . import bootstrap, forkserver, leftovers, preload
 from .leftovers import kept
->>>>>>> 126f152 (Parts that two globals share stay shared, whichever is sent; what Enums' members are given, classes of modules and __file__ hold; forked workers let go of the caller's pools, fork server and trackers; loggers of an executor's worker, and what is noted of calls in items)
 
 __all__ = ["serve"]
 
