@@ -283,7 +283,7 @@ class ByValuePickler(pickle.Pickler):
         """Names in annotations that are strings: who looks for hints evaluates them."""
         if isinstance(annotations, Mapping) and current() is None:
             space = getattr(sys.modules.get(module), "__dict__", None)
-            if space is not None and not imported_with(space):
+            if space is not None:
                 for value in annotations.values():
                     if isinstance(value, str):
                         self._need_globals(space, re.findall(r"[^\W\d]\w*", value))
@@ -321,19 +321,14 @@ class ByValuePickler(pickle.Pickler):
         space = func.__globals__
         module = space.get("__name__")
         code = func.__code__
-        if imported_with(space):
-            key = ""
+        self._need_globals(space, global_names(code))
+        if mirror is None:
+            self._need_more(code, space)
             self._need_handmade(code)
-        else:
-            key = space_key(space)
-            self._need_globals(space, global_names(code))
-            if mirror is None:
-                self._need_more(code, space)
-                self._need_handmade(code)
-            if func.__annotations__:
-                self._names_of_annotations(func.__annotations__, func.__module__)
+        if func.__annotations__:
+            self._names_of_annotations(func.__annotations__, func.__module__)
         args = (
-            *(name, key, module if isinstance(module, str) else "?"),
+            *(name, space_key(space), module if isinstance(module, str) else "?"),
             *(code, func.__name__, func.__closure__),
         )
         attributes = {key: getattr(func, key) for key in _FUNCTION_STATE}
@@ -638,14 +633,6 @@ def _is_registered(module: ModuleType) -> bool:
     return bool(cloudpickle._is_registered_pickle_by_value(module))
 
 
-def imported_with(space: Mapping[str, Any]) -> bool:
-    """Whether these are the globals of a module that the other side imports, and has as its own."""
-    name = space.get("__name__")
-    if not isinstance(name, str) or not importable(name):
-        return False
-    return sys.modules[name].__dict__ is space
-
-
 def _is_found(name: str, spec: Any) -> bool:
     """Whether an import of `name` finds the file that is loaded."""
     found = find_spec(name)
@@ -916,7 +903,9 @@ def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 def _makes(statement: ast.stmt, cls: type, module: Any) -> bool:
     """Whether it is the statement of a class, or binds what a call has made (``Base = f()``)."""
     if isinstance(statement, ast.ClassDef):
-        return statement.name == cls.__qualname__
+        return statement.name == cls.__qualname__ and cls.__module__ == getattr(
+            module, "__name__", cls.__module__
+        )
     return (
         isinstance(statement, ast.Assign)
         and isinstance(statement.value, ast.Call)

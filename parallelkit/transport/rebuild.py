@@ -117,10 +117,7 @@ def make_function(
     name: str,
     closure: tuple[CellType, ...] | None,
 ) -> FunctionType:
-    """Make a function on the globals of its module; one that is there is changed in place.
-
-    Without a `key` the module is imported, here as there.
-    """
+    """Make a function on the globals of its module; one that is there is changed in place."""
     known = None if token is None else tokens.find(token)
     if known is not None and len(known.__closure__ or ()) == len(closure or ()):
         for old, new in zip(known.__closure__ or (), closure or (), strict=True):
@@ -131,8 +128,7 @@ def make_function(
         if known.__code__ is not body and known.__code__ != body:
             known.__code__ = body
         return typing.cast(FunctionType, _kept(token, known))
-    space = namespace(key, module) if key else importlib.import_module(module).__dict__
-    func = FunctionType(body, space, name, None, closure)
+    func = FunctionType(body, namespace(key, module), name, None, closure)
     return typing.cast(FunctionType, _kept(token, func))
 
 

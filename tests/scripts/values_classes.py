@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
-from bookkeeping import Booked
+from bookkeeping import Booked, base
 from cases import case, run_cases
 
 import parallelkit as pk
@@ -60,6 +60,11 @@ class Colour(enum.Enum):
         return Colour.BLUE if self is Colour.RED else Colour.RED
 
 
+class Unequal(enum.Enum):
+    NOTHING = float("nan")
+    ANYTHING = (object, Point(1).moved)
+
+
 class Level(enum.IntEnum):
     LOW = 1
     HIGH = 2
@@ -78,6 +83,7 @@ def enums():
     assert pk.map(lambda c, red: c is red, both, red=Colour.RED) == [True, False]
     assert pk.map(same, list(Level)) == list(Level)
     assert all(r is e for r, e in zip(pk.map(same, list(Level)), Level, strict=True))
+    assert all(r is e for r, e in zip(pk.map(same, list(Unequal)), Unequal, strict=True))
     assert pk.map(same, [Mode.READ | Mode.WRITE]) == [Mode.READ | Mode.WRITE]
     assert pk.map(len, [Colour] * 2) == [2, 2]
 
@@ -174,9 +180,17 @@ class Measured(metaclass=Booked):
     height = range(3)
 
 
+Ours = base()
+if Ours.fields() == {}:
+
+    class Wide(Ours):
+        width = range(2)
+
+
 @case
 def classes_that_a_library_keeps_books_of():
     check([Measured] * 2, lambda c: (c.fields(), c.by_class[c]))
+    check([Wide] * 2, lambda c: (c.fields(), Ours.fields(), c.__bases__[0] is Ours))
 
 
 class Box(Generic[T]):
