@@ -139,7 +139,7 @@ def test_a_future_of_a_hung_item(process_pool, folder):
 
 def test_an_interrupted_sleep_is_no_way_out(process_pool):
     """An item that catches everything it can is ended all the same."""
-    own = process_pool(timeout=SHORT, on_error="return")
+    own = process_pool(timeout=5 * SHORT, on_error="return")
     results = own.map(faults.defy, range(3))
     assert type(results.pop(faults.BAD).exception) is pk.TaskTimeout
     assert results == [0, 1]
