@@ -245,12 +245,12 @@ def scheduler_and_workers(workers, threads=1):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_scheduler_is_lost(monkeypatch, how):
     """Whether it is gone or silent, the call ends with an error that names it, and soon."""
-    monkeypatch.setattr("parallelkit.backends.dask_clients.CONNECT", 1)
-    monkeypatch.setattr("parallelkit.backends.dask_clients.SILENT", 2)
     with scheduler_and_workers(1) as (address, begun, _):
         pool = pk.Pool(backend="dask", address=address, chunksize=1)
         results = pool.imap(increment, range(1_000_000))
         assert next(results) == 1
+        monkeypatch.setattr("parallelkit.backends.dask_clients.CONNECT", 1)
+        monkeypatch.setattr("parallelkit.backends.dask_clients.SILENT", 2)
         begun[0].send_signal(how)
         with pytest.raises(pk.ParallelError, match=f"Dask .scheduler {address}. was lost"):
             for _ in results:
