@@ -18,7 +18,7 @@ from parallelkit.place import system
 
 MARGIN = 24 << 20  # bytes that a process may have grown by; a leak of 16 KB a call would be more
 SEGMENTS = 8  # that came to be recycled; how many are in use at a time is a matter of chance
-CALLS, POOLS = (200, 20) if system.WINDOWS else (2000, 200)
+CALLS, POOLS = (200, 30) if system.WINDOWS else (2000, 200)
 
 
 def _open(number):
