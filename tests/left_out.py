@@ -30,7 +30,7 @@ ON_WINDOWS = {
         "sweep_commands": ["test_ctrl_c_on_the_command_line"],
     },
     "asks for POSIX' limits of a process": {
-        "limits": ["test_the_limit_leaves_the_caller_alone"],
+        "limits": ["test_descriptors_that_run_out", "test_the_limit_leaves_the_caller_alone"],
     },
     "reads a message by a socket": {
         "transport": ["test_a_call_that_ends_while_a_message_is_read"],
