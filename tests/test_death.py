@@ -283,3 +283,41 @@ print(sum(name != "conhost.exe" for name in names))  # Windows' own, for a conso
     )
     watched = start_method == "forkserver" or system.PIPE_SIGNAL
     assert ran.out == ("3\n" if watched else "2\n")
+
+
+STARTS_A_PROGRAM = """
+import os, signal, subprocess, sys, time
+import parallelkit as pk
+
+pool = pk.Pool(2, start_method="fork")
+workers = set(pool.map(lambda _: os.getpid(), range(8)))
+real = subprocess._fork_exec
+
+def waits():
+    frames = list(sys._current_frames().values())
+    while frames:
+        frame = frames.pop()
+        if frame.f_code.co_name == "_wait_for_programs":
+            return True
+        if frame.f_back is not None:
+            frames.append(frame.f_back)
+
+def started(*args):
+    found = real(*args)
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while not waits() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return found
+
+subprocess._fork_exec = started
+subprocess.run([sys.executable, "-c", ""], check=True)
+print(len(workers & set(pool.map(lambda _: os.getpid(), range(8)))))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
+def test_a_worker_is_replaced_while_a_program_is_started(script):
+    """One that is forked in that moment keeps no pipe whose end tells that the program has begun."""
+    assert script(STARTS_A_PROGRAM).out == "0\n"

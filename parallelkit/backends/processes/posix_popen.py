@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
+import time
+from types import CodeType, FrameType
 from typing import Any
 
 from multiprocess import popen_fork, util
@@ -15,6 +18,8 @@ from ...worker.ending import kill_with_children
 from . import forkserver, launch, warden
 
 __all__ = ["POPEN"]
+
+PATIENCE = 2.0  # seconds for programs that other threads are starting
 
 
 class _Polled:
@@ -50,6 +55,32 @@ class _Polled:
             pass
 
 
+def _wait_for_programs() -> None:
+    """Wait while another thread is starting a program, but not for long.
+
+    It waits for the end of a pipe, which a process that is forked in that moment would hold open
+    for as long as it lives.
+    """
+    popen: Any = getattr(sys.modules.get("subprocess"), "Popen", None)
+    code = getattr(getattr(popen, "_execute_child", None), "__code__", None)
+    deadline = time.monotonic() + PATIENCE
+    while code is not None and _runs(code) and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def _runs(code: CodeType) -> bool:
+    """Whether another thread is in a function with this code."""
+    frames = sys._current_frames()
+    del frames[threading.get_ident()]
+    for frame in frames.values():
+        at: FrameType | None = frame
+        while at is not None:
+            if at.f_code is code:
+                return True
+            at = at.f_back
+    return False
+
+
 class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
     """Start by fork."""
 
@@ -59,6 +90,7 @@ class _ForkPopen(_Polled, popen_fork.Popen):  # type: ignore[misc]
         self.sentinel, process.end = os.pipe()
         self.finalizer = util.Finalize(self, os.close, (self.sentinel,))
         try:
+            _wait_for_programs()
             self.pid = os.fork()
             if self.pid == 0:
                 code = 1
