@@ -41,7 +41,6 @@ def test_without(missing):
 
 SOME_OF_ALL = """
 import json, os, subprocess, sys, time
-import left_out
 import numpy as np
 import parallelkit as pk
 from parallelkit import TaskTimeout, WorkerDied
