@@ -77,7 +77,7 @@ test-anew: $(VENV)/.installed-test
 CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library nesting \
     progress seeds settings telling transport options limits)
 
-WITHOUT ?= affinity allocate epoll fds forking memfd parent-signal pidfd pipe-signal proc all
+WITHOUT ?= affinity allocate epoll fds forking memfd parent-signal pidfd pipe-signal proc sleeps all
 FAULTS := $(patsubst %,tests/test_%.py,ageing crashes death exits fork_server storm timeouts)
 test-without: $(VENV)/.installed-test
 	set -e; for missing in $(WITHOUT); do \
@@ -125,7 +125,7 @@ test-windows:
 	tests/windows/run .windows $(CONTRACT)
 
 # Each file for itself, so that what hangs costs no other.
-ON_WINDOWS := $(CONTRACT) $(FAULTS) $(patsubst %,tests/test_%.py,budget executor fair first_calls idle lending packages \
+ON_WINDOWS := $(CONTRACT) $(FAULTS) $(patsubst %,tests/test_%.py,budget executor first_calls idle lending packages \
     scheduler scripts sizes sweep sweep_code sweep_commands sweep_pruning sweep_store sweep_strangers sweep_together \
     windows worker_options)
 WITHOUT_NUMPY := $(patsubst %,tests/test_%.py,crashes death errors exits facade options progress scheduler scripts \

@@ -22,7 +22,7 @@ from benchmarks import results, work
 WORKERS = (8, 16, 32, 64)
 LENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 MANY = (64, 256, 1_000, 10_000)
-CHUNK = 0.015  # seconds: what an adaptive chunk of short items is made to last
+CHUNK = 0.025  # seconds: what an adaptive chunk of short items is made to last
 
 
 # ---- measured ------------------------------------------------------------------------------------------------------------

@@ -272,6 +272,7 @@ class Pool(Generic[E_co]):
         options, call = self._options(), _call(func, iterables, frozen)
         from .background.futures import in_thread
 
+        engine.begin(options, func)
         limited = nesting().level > 0 and options.workers is None
         return in_thread(lambda: engine.gather(call, options, self._watch), limited=limited)
 
@@ -510,7 +511,7 @@ def imap(
 
     It is lazy on its input: never more than ``max(64 * workers, 4 * workers * chunksize)`` items
     are drawn ahead of what has been taken from it, where a chunksize that is not given adapts to
-    about 15 ms of work and at most 8192 items. Where items or results are large, there are fewer:
+    about 25 ms of work and at most 8192 items. Where items or results are large, there are fewer:
     together they take 256 MB, but each worker has one. An iterator among the inputs is drawn by a
     thread of its own, so that one that waits (a live queue) does not hold results back; an
     exception that it raises is raised here, after the results before it.

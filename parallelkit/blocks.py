@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .backends import TABLE
 from .engine.plan import plan
-from .engine.run import stream
+from .engine.run import begin, stream
 from .frames import is_frame, map_frames, refuse_others
 from .options import Options, Resolver
 from .place.nesting import nesting
@@ -106,7 +107,8 @@ def map_blocks(
     numpy.ndarray
         `out`, or a new array; one that is shared (:func:`is_shared`) if processes made it.
         Scalars give one element for each block. Blocks whose results are longer or shorter along
-        `axis` than they are themselves are concatenated.
+        `axis` than they are themselves are concatenated. A masked array, not a shared one, if a
+        block gave one; of other subclasses the elements alone are kept.
     DataFrame or Series
         If pandas' frames were cut and `func` gives frames: joined by ``pandas.concat``, so that
         index and dtypes are kept.
@@ -117,8 +119,8 @@ def map_blocks(
         If the arrays differ in length along `axis`, or the results of two blocks, or a result and
         `out`, do not fit; the message names blocks and shapes.
     TypeError
-        If the result cannot be cast to the dtype of `out`, or some blocks gave frames and others
-        did not, or for a frame of polars.
+        If the result cannot be cast to the dtype of `out`, or is masked and `out` is not, or some
+        blocks gave frames and others did not, or for a frame of polars.
 
     Examples
     --------
@@ -186,6 +188,7 @@ def blocks_with(
     # A block's function gets its stream by way of ours, where it has room for one.
     run = _run if not takes else (_run_drawing if needs_rng(func) else _run_may_draw)
     call = Call(run, (jobs.draw(),), {"_map_blocks_func": func, **frozen})
+    begin(options, func, takes)  # the blocks are drawn by a thread
     done = stream(call, options, watch, ordered=False)
     try:
         for index, value in done:
@@ -216,7 +219,7 @@ class _Placed:
 
 
 def _run(block: Block, /, _map_blocks_func: Callable[..., Any], **frozen: Any) -> tuple[Index, Any]:
-    value = np.asarray(_map_blocks_func(*block.arrays, **frozen))
+    value = _as_array(_map_blocks_func(*block.arrays, **frozen))
     place = block.place
     if place is None or not _fits(value, place):
         return block.index, value
@@ -246,7 +249,17 @@ def _here() -> tuple[int, bytes]:
 
 
 def _fits(value: Array, place: Array) -> bool:
-    return value.shape == place.shape and value.dtype == place.dtype
+    return value.shape == place.shape and value.dtype == place.dtype and not _is_masked(value)
+
+
+def _as_array(value: Any) -> Array:
+    """What a block gave, as an array; a mask stays, and of other subclasses the elements alone."""
+    return value if _is_masked(value) else np.asarray(value)
+
+
+def _is_masked(value: Any) -> bool:
+    masked = sys.modules.get("numpy.ma")  # nobody has such an array who has not imported it
+    return masked is not None and isinstance(value, masked.MaskedArray)
 
 
 class _Jobs:
@@ -357,6 +370,8 @@ class _Result:
                 if value.shape[ax] != cut[i].stop - cut[i].start:
                     return  # joined by what comes
                 shape[ax] = cut[-1].stop
+        if _is_masked(value) or _is_masked(self._out):
+            return  # a view has no part in the mask of the whole
         if self._out is not None:
             if self._out.shape == tuple(shape) and self._out.dtype == value.dtype:
                 self._target = self._out
@@ -384,7 +399,8 @@ class _Result:
     def _assemble(self, values: dict[Index, Array]) -> Array:
         """Join results of any lengths along the axes that are cut."""
         first_index, first = next(iter(values.items()))
-        dtype = np.result_type(*{value.dtype for value in values.values()})
+        masked = [index for index, value in values.items() if _is_masked(value)]
+        dtype = _common_type(list(values.values()), bool(masked))
         if first.ndim == 0:
             shape = [len(cut) for cut in self.cuts]
             axes: list[int] = []
@@ -394,7 +410,18 @@ class _Result:
         starts = _starts(values, axes)
         for ax, start in zip(axes, starts, strict=True):
             shape[ax] = start[-1]
-        whole = self._out if self._out is not None else self._new(shape, dtype)
+        if self._out is not None:
+            whole = self._out
+        elif masked:
+            fill: Any = getattr(values[masked[0]], "fill_value", None) if axes else None
+            whole = np.ma.array(np.empty(shape, dtype), fill_value=fill)
+        else:
+            whole = self._new(shape, dtype)
+        if masked and not _is_masked(whole):
+            raise TypeError(
+                f"block {_name(masked[0])} gave a masked array, and out has no mask: give a "
+                "masked array as out=, or fill the result in the function: .filled(0)"
+            )
         if whole.shape != tuple(shape):
             raise ValueError(
                 f"out has shape {whole.shape}, the result shape {tuple(shape)} (block "
@@ -408,6 +435,12 @@ class _Result:
                 where[ax] = slice(start[i], start[i + 1])
             whole[tuple(where)] = value
         return whole
+
+
+def _common_type(values: list[Array], masked: bool) -> np.dtype[Any]:
+    if masked:  # the constant, which stands for a number of any type, says that it is a float
+        values = [value for value in values if value is not np.ma.masked] or values
+    return np.result_type(*{value.dtype for value in values})
 
 
 def _starts(values: dict[Index, Array], axes: list[int]) -> list[list[int]]:

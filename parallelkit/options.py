@@ -176,9 +176,7 @@ class Options(Frozen):
         if isinstance(self.workers, str) and self.workers == "fair":
             object.__setattr__(self, "workers", None)
             object.__setattr__(self, "fair", True)
-        _whole("workers", self.workers, none=True)
-        if self.workers == 0:
-            raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
+        _workers(self.workers)
         _backend(self.backend)
         _one_of("prefer", "auto" if self.prefer is None else self.prefer, BACKENDS)
         _flag("library", self.library)
@@ -628,7 +626,7 @@ def _set_process(layers: list[_Set]) -> None:
 
 PREFIX = "PARALLELKIT_"
 _FROM_TEXT: dict[str, Callable[[str], Any]] = {
-    "workers": lambda text: text if text == "fair" else int(text),
+    "workers": lambda text: int(text) if text.strip().lstrip("+-").isdecimal() else text,
     "backend": str,
     "address": str,
     "progress": lambda text: {"0": False, "false": False, "1": True, "true": True}.get(
@@ -690,7 +688,7 @@ def _environment() -> dict[str, Any]:
             try:
                 options[name] = read(text)
                 Options(**{name: options[name]})
-            except ValueError as error:
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"environment variable {variable}={text!r}: {error}") from None
     _last_environment = seen, options
     return options
@@ -710,6 +708,14 @@ def _whole(name: str, value: object, least: int | None = None, none: bool = Fals
         raise TypeError(f"{name} must be a whole number{' or None' if none else ''}, not {value!r}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, not {number}")
+
+
+def _workers(value: object) -> None:
+    if isinstance(value, str):
+        raise TypeError(f'workers must be a whole number, "fair" or None, not {value!r}')
+    _whole("workers", value, none=True)
+    if value == 0:
+        raise ValueError("workers must not be 0; use workers=1, or -1 for all cores")
 
 
 def _backend(value: object) -> None:

@@ -40,6 +40,9 @@ ON_WINDOWS = {
     },
 }
 UNDER_WINE = {
+    "a process of several threads whose stack overflows lives on in Wine": {
+        "crashes": ["test_an_overflow_of_the_c_stack"],
+    },
     "Wine does not heed the limit of memory that a job has": {
         "limits": [
             "test_an_allocation_past_the_limit",

@@ -35,11 +35,12 @@ class Ran:
 def run_script(command, source=None, *, code=0, env=None, cwd=None, timeout=90, files=True):
     """Run a command; fail when it hangs, ends with another code, or leaves a process or a file behind.
 
-    With ``files=False`` files may be left, as by a process that is killed.
+    With ``files=False`` files may be left, as by a process that is killed. Whatever it fails for, a time
+    limit of the test among that, none of its processes goes on.
     """
     token = uuid.uuid4().hex
     home = str(Path(pk.__file__).parents[1])
-    with tempfile.TemporaryDirectory(prefix="s-") as temp:
+    with tempfile.TemporaryDirectory(prefix="s-") as temp, _ended_at_failure(token):
         surroundings = {
             **{
                 name: value
@@ -66,6 +67,20 @@ def run_script(command, source=None, *, code=0, env=None, cwd=None, timeout=90, 
         left = sorted(Path(temp).rglob("*"))
         assert not files or not left, f"the script left files behind: {left}"
     return ran
+
+
+@contextlib.contextmanager
+def _ended_at_failure(token):
+    """End all processes with a token where the block fails."""
+    try:
+        yield
+    except BaseException:
+        while left := _with_token(token):  # also what one of them has started meanwhile
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(left, timeout=1)
+        raise
 
 
 def _with_token(token):

@@ -1,5 +1,6 @@
 """Arrays as items, as frozen keywords and as results: equal, writable, private, and shipped without waste."""
 
+import errno
 import gc
 import os
 import pickle
@@ -13,6 +14,7 @@ from helpers import KILL, ended, identity, kill, meet, wait_until
 
 import parallelkit as pk
 from parallelkit.place import system
+from parallelkit.transport import anonymous, pickling, segments
 
 ONE_START_METHOD = True
 
@@ -187,8 +189,6 @@ def test_pandas_and_arrow_travel(process_pool):
 
 
 def sizes(*objects, together=False):
-    from parallelkit.transport import pickling
-
     pickled = pickling.dumps(objects, together=together)
     return sum(len(piece) for piece in pickled.pieces) + sum(b.nbytes for b in pickled.buffers)
 
@@ -202,6 +202,12 @@ def test_of_a_large_base_only_what_is_needed_travels(kind):
     assert sizes(view) < 1.3 * view.nbytes + 2_000
     if kind in ("broadcast", "windows"):
         assert sizes(view) < 0.1 * view.nbytes
+
+
+def test_many_views_with_gaps_take_no_time_for_each_pair_of_them():
+    """Compared with each other, these would take a minute."""
+    base = np.zeros((128, 2000 * 160))
+    assert sizes([base[:, i : i + 80] for i in range(0, 2000 * 160, 160)]) < 1.1 * base.nbytes / 2
 
 
 def test_elements_at_the_ends_of_a_large_base_travel_alone():
@@ -370,7 +376,11 @@ tells_maps = pytest.mark.skipif(
 
 @needs_proc
 def test_segments_are_used_again(process_pool):
-    """Calls of the same size do not add to the descriptors that the caller and the workers have."""
+    """Calls of the same size do not add to the descriptors that the caller and the workers have.
+
+    One worker may come to run all items of a call while the results of the call before are not
+    given back yet: so many a worker may still add. Sixty calls that kept theirs would add 300.
+    """
     own = process_pool(chunksize=1)
 
     def call():
@@ -378,9 +388,9 @@ def test_segments_are_used_again(process_pool):
         return descriptors(), max(own.map(descriptors, range(8)))
 
     few = [call() for _ in range(3)][-1]
-    many = [call() for _ in range(20)][-1]
-    assert many[0] <= few[0] + 12
-    assert many[1] <= few[1] + 12
+    many = [call() for _ in range(60)][-1]
+    assert many[0] <= few[0] + 40
+    assert many[1] <= few[1] + 40
 
 
 @needs_proc
@@ -655,6 +665,36 @@ def test_shared_arrays_in_nested_calls(process_pool):
     assert table.tolist() == [list(range(10))] * 4
 
 
+def test_descriptors_of_shared_memory_that_are_lost():
+    """Nothing tells which have come, so none is taken for another."""
+    outbox, inbox = segments.Outbox(), segments.Inbox()
+    pickled = pickling.dumps((pk.share(np.ones(9)), pk.share(np.ones(9)), np.ones(LARGE)))
+    packet, segment = outbox.pack(pickled)
+    fds = [segment.fd, *(memory.fd for memory in pickled.shared)]
+    for count in (1, 2):
+        with pytest.raises(segments.Missing):
+            inbox.adopt(packet, [anonymous.duplicate(fd) for fd in fds[:count]])
+    inbox.adopt(packet, [anonymous.duplicate(fd) for fd in fds])
+    assert [a[0] for a in pickling.loads(*inbox.unpack(packet, copy=True))] == [1, 1, 1]
+
+
+def test_a_segment_whose_memory_is_gone_is_given_up(monkeypatch):
+    """What was in it, when it is to be used again and there is no memory, goes in the message."""
+    outbox, array = segments.Outbox(), np.ones(LARGE)
+    _, segment = outbox.pack(pickling.dumps(array))
+    outbox.free([segment.id])
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(segments.Segment, "recycle", fail)
+    packet, none = outbox.pack(pickling.dumps(array))
+    assert none is None
+    assert len(packet[0]) > array.nbytes
+    assert outbox.forgotten == [segment.id]
+    assert segment.fd == -1
+
+
 def test_more_shared_arrays_than_one_message_holds(process_pool):
     """Hundreds of shared arrays may be passed in one chunk."""
     many = [pk.share(np.full(3, i)) for i in range(150)]
@@ -797,6 +837,8 @@ def test_many_small_arrays_are_still_themselves(process_pool):
         check_equal(result, item)
     same = own.map(lambda pair: pair[0] is pair[1], [(line, line) for line in lines])
     assert all(same)
+    for others in (lines, [(line,) for line in lines]):
+        assert all(own.map(lambda a, b: a is (b[0] if type(b) is tuple else b), lines, others))
 
 
 def test_small_views_of_shared_memory_are_not_copied_together(process_pool):

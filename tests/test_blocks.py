@@ -294,3 +294,55 @@ def test_what_frames_cannot(frame):
         polars = type("DataFrame", (), {"__module__": "polars.dataframe.frame"})
         with pytest.raises(TypeError, match="iter_slices"):
             pk.map_blocks(len, polars())
+
+
+MASKED = np.ma.masked_array(
+    np.arange(24.0).reshape(6, 4), mask=np.arange(24).reshape(6, 4) % 5 == 0, fill_value=-1.0
+)
+
+
+def assert_same_masked(result, expected):
+    assert type(result) is np.ma.MaskedArray
+    assert result.dtype == expected.dtype
+    np.testing.assert_array_equal(np.ma.getmaskarray(result), np.ma.getmaskarray(expected))
+    np.testing.assert_array_equal(result.filled(0), expected.filled(0))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("blocks", [None, 3])
+def test_masks_are_kept(configured, axis, blocks):
+    """What a block masks is masked in the whole, whichever axis is cut."""
+    result = pk.map_blocks(lambda block: block * 2, MASKED, axis=axis, blocks=blocks)
+    assert_same_masked(result, MASKED * 2)
+    assert result.fill_value == (MASKED * 2).fill_value
+
+
+def test_masks_of_some_blocks(configured):
+    """Blocks without a mask, of other lengths, and the constant for all that is masked are joined with others."""
+    numbers = np.ma.masked_array(np.arange(10), mask=[0] * 5 + [1, 1, 0, 0, 1])
+    sums = pk.map_blocks(lambda block: block.sum(), numbers, blocks=10)
+    assert_same_masked(sums, numbers)
+    some = pk.map_blocks(lambda b: b.filled(0) if b[0] == 0 else b[:1], numbers, blocks=5)
+    assert_same_masked(some, np.ma.concatenate([numbers[:2], numbers[2::2]]))
+    grid = pk.map_blocks(
+        lambda a, b: a[:, None] * b, numbers, np.arange(3), outer=True, blocks=(3, 2)
+    )
+    assert_same_masked(grid, numbers[:, None] * np.arange(3))
+    assert type(pk.map_blocks(lambda block: block.filled(0), numbers)) is np.ndarray
+
+
+def test_masks_where_the_result_is_to_go(configured):
+    """A masked array takes masks; what has none refuses them, rather than show what is masked."""
+    out = np.ma.zeros(MASKED.shape)
+    assert pk.map_blocks(lambda block: block * 2, MASKED, out=out) is out
+    assert_same_masked(out, MASKED * 2)
+    with pytest.raises(TypeError, match=r"block 0 gave a masked array, and out has no mask"):
+        pk.map_blocks(lambda block: block * 2, MASKED, out=np.zeros(MASKED.shape))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5, 0), (2, 0, 4)])
+def test_arrays_without_elements(configured, shape):
+    """They keep their shape, whichever axis is cut, also where their memory is shared."""
+    for array in (np.zeros(shape), pk.shared_empty(shape)):
+        for axis in range(len(shape)):
+            assert pk.map_blocks(lambda b: b, array, axis=axis, blocks=3).shape == shape

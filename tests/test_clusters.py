@@ -3,8 +3,10 @@
 import concurrent.futures
 import contextlib
 import functools
+import inspect
 import os
 import pickle
+import re
 import signal
 import threading
 import time
@@ -19,7 +21,7 @@ import parallelkit as pk
 from parallelkit.backends import cluster, executors, orders
 from parallelkit.backends.ray_start import patience
 from parallelkit.sweeps import judge
-from parallelkit.worker import versions
+from parallelkit.worker import remote, versions
 
 REFUSED = {
     "timeout": 1,
@@ -127,6 +129,16 @@ def test_large_keywords_cross_once_for_each_worker():
     assert sum(size > table.nbytes for size in here.sent) == 1
 
 
+def test_what_is_large_is_put_as_soon_as_there_is_a_place(monkeypatch):
+    """A call that begins before any worker is there does not send it with the chunks of all that come."""
+    asked = []
+    monkeypatch.setattr(executors.ExecutorCluster, "put", lambda _, parcel: asked.append(parcel))
+    table = np.zeros(100_000)
+    pool = pk.Pool(workers=1, backend=InPlace(), chunksize=1)
+    assert pool.map(lambda x, table: x + table[x], range(3), table=table) == list(range(3))
+    assert len(asked) == 2  # when the call began, and when a worker had not got it
+
+
 def test_what_was_lost_is_sent_again():
     """A connection that breaks costs no item, unless it breaks again and again."""
     breaks = ConnectionResetError("gone")
@@ -179,7 +191,9 @@ def test_workers_without_parallelkit():
         pk.Pool(backend=InPlace([missing])).map(increment, [1])
 
 
-@pytest.mark.parametrize("what", ["Python", "parallelkit", "cloudpickle"])
+@pytest.mark.parametrize(
+    "what", ["Python", "parallelkit", "cloudpickle", "the cluster protocol of parallelkit"]
+)
 def test_other_versions_are_told_before_work_starts(monkeypatch, folder, what):
     """Nothing of a call is unpickled where functions might not fit."""
     client, *known = versions.head()
@@ -188,6 +202,23 @@ def test_other_versions_are_told_before_work_starts(monkeypatch, folder, what):
     with pytest.raises(pk.ParallelError, match=rf"{what} .*, while the caller has 0\.0"):
         pk.Pool(backend=InPlace()).map(lambda x: mark(folder, x), range(3))
     assert os.listdir(folder) == []
+
+
+def test_what_crosses_has_a_version():
+    """Whoever changes an order, its arguments or its replies raises the version too."""
+    replies = set(re.findall(r'return "(\w+)", ', inspect.getsource(remote)))
+    replies |= set(re.findall(r'failed = "(\w+)"', inspect.getsource(remote)))
+    assert versions.VERSION == 2
+    assert replies == {
+        *("behind", "differs", "done", "lacks"),
+        *("unlearnt", "unreadable", "unset"),
+    }
+    assert remote.Order._fields == (
+        *("key", "start", "size", "needs", "settings", "setup", "budget", "traced"),
+    )
+    assert [*inspect.signature(remote.run).parameters] == [
+        *("made_by", "order", "columns", "news", "state", "setup"),
+    ]
 
 
 @pytest.mark.parametrize("end", ["error", "closed"])

@@ -13,11 +13,22 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from helpers import PlainError, ended, fail_from, identity, increment, mark, wait_for, wait_until
+from helpers import (
+    PATIENCE,
+    PlainError,
+    ended,
+    fail_from,
+    identity,
+    increment,
+    mark,
+    wait_for,
+    wait_until,
+)
 
 import parallelkit as pk
+from parallelkit.backends import dask_clients
+from parallelkit.options import Options
 
 dask = pytest.importorskip("dask")
 distributed = pytest.importorskip("distributed")
@@ -116,6 +127,8 @@ random.seed(1)
 expected = random.random()
 random.seed(1)
 print(pool.map(lambda x: x + 1, range(3)), random.random() == expected)
+left = pk.Pool(backend="dask", chunksize=1).imap(abs, range(10**6))
+next(left)
 if {killed}:
     os.kill(os.getpid(), 9)
 """
@@ -123,10 +136,10 @@ if {killed}:
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_cluster_of_our_own(script, killed):
-    """It needs no guard, draws none of the script's random numbers, and ends with the script however that ends."""
+    """It needs no guard, draws none of the script's random numbers, and ends with it however that ends, in silence."""
     code = -9 if killed else 0
     ran = script(BARE_SCRIPT.format(killed=killed), code=code, files=not killed, timeout=300)
-    assert killed or ran.out == "[1, 2, 3] True\n"
+    assert killed or (ran.out, ran.err) == ("[1, 2, 3] True\n", "")
 
 
 def test_seeds_are_the_same(on_dask):
@@ -150,13 +163,33 @@ def test_blocks_and_sweeps(on_dask, tmp_path):
         assert sweep.run(lambda a: {"square": a * a}, pk.grid(a=[1, 2, 3]))["square"] == [1, 4, 9]
 
 
-def test_large_things_are_scattered_once(on_dask, cluster):
-    """A large keyword is not sent with each chunk, and is gone when the call is over."""
-    table = np.ones(2_000_000)
+def test_large_things_go_once(on_dask, cluster, monkeypatch):
+    """A large keyword goes to a worker, past the scheduler and with no chunk; large results come from there."""
+    scattered, sent, gathered = [], [], []
+
+    def scatter(self, data, *, direct, **how):
+        scattered.append((data.nbytes // table.nbytes, direct))
+        return scatters(self, data, direct=direct, **how)
+
+    def submit(self, func, source, around, known, **how):
+        sent.append(len(known["data"]))
+        return submits(self, func, source, around, known, **how)
+
+    def gather(self, futures, *, direct=None, **how):
+        gathered.append(direct)
+        return gathers(self, futures, direct=direct, **how)
+
+    kind, table = type(cluster), np.ones(2_000_000)
+    scatters, submits, gathers = kind.scatter, kind.submit, kind.gather
+    for name, instead in {"scatter": scatter, "submit": submit, "gather": gather}.items():
+        monkeypatch.setattr(kind, name, instead)
     own = on_dask(chunksize=1)
-    begin = sum(psutil.Process().io_counters()[:1])
     assert own.map(lambda i, t: t[i] + i, range(20), t=table) == [i + 1 for i in range(20)]
-    assert sum(psutil.Process().io_counters()[:1]) - begin < 40 * table.nbytes
+    assert scattered == [(1, True)]
+    assert sum(sent) < table.nbytes / 10
+    assert set(gathered) == {None}
+    assert [len(own) for own in on_dask(chunksize=1).map(np.ones, [100_000] * 9)] == [100_000] * 9
+    assert gathered[-1]
     wait_until(lambda: not cluster.who_has(), "the end of what was scattered")
 
 
@@ -212,24 +245,54 @@ def test_ctrl_c(on_dask, folder):
 # ---- clusters that are lost ----------------------------------------------------------------------
 
 
+BARE = """
+import importlib.machinery, sys
+
+there = sys.path[:]
+
+class Without:
+    \"\"\"Finds parallelkit only where it comes later, however it is installed.\"\"\"
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "parallelkit":
+            return None
+        came = [entry for entry in sys.path if entry not in there]
+        found = importlib.machinery.PathFinder.find_spec(name, came)
+        if found is None:
+            raise ModuleNotFoundError("No module named 'parallelkit'", name="parallelkit")
+        return found
+
+sys.meta_path.insert(0, Without)
+from distributed.cli.NAME import main
+sys.exit(main())
+"""
+
+
+def bare(name):
+    """How Python runs a command of Dask where there is no parallelkit."""
+    return [sys.executable, "-P", "-c", BARE.replace("NAME", name)]
+
+
 @contextlib.contextmanager
 def scheduler_and_workers(workers, threads=1):
-    """Processes of Dask's own commands, as on a real cluster; the address, and what starts more."""
+    """Processes of Dask's own commands, as on a real cluster; the address, and what starts workers.
+
+    The scheduler has no parallelkit, and needs none.
+    """
     begun = []
 
-    def begin(*words):
-        command = [sys.executable, "-m", "distributed.cli." + words[0], *words[1:]]
+    def begin(*command):
         begun.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-        return begun[-1]
 
-    def worker():
+    def worker(how=(sys.executable, "-m", "distributed.cli.dask_worker")):
         local = ("--no-dashboard", "--no-nanny", "--host", "127.0.0.1")
-        begin("dask_worker", address, "--nthreads", str(threads), *local)
+        begin(*how, address, "--nthreads", str(threads), *local)
 
     try:
         told = Path(os.environ["TMPDIR"], f"scheduler-{time.monotonic_ns()}.json")
         where = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
-        begin("dask_scheduler", *where, "--scheduler-file", str(told))
+        begin(*bare("dask_scheduler"), *where, "--scheduler-file", str(told))
         wait_until(lambda: told.exists() and told.read_text().strip().endswith("}"), "a scheduler")
         address = __import__("json").loads(told.read_text())["address"]
         for _ in range(workers):
@@ -273,29 +336,33 @@ def test_a_client_that_is_closed():
         pk.shutdown()
 
 
-BARE = """
-import sys
-sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
-sys.path[:] = [entry for entry in sys.path if entry != PATH]
-from distributed.cli.dask_worker import main
-sys.exit(main())
-"""
-
-
 def test_workers_without_parallelkit():
-    """It is told before anything runs; by upload= they get it."""
-    with scheduler_and_workers(0) as (address, begun, _):
-        source = BARE.replace("PATH", repr(str(Path(pk.__file__).parents[1])))
-        words = (address, "--no-nanny", "--no-dashboard", "--host", "127.0.0.1")
-        command = [sys.executable, "-P", "-c", source, *words]
-        begun.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-        with distributed.Client(address, set_as_default=False) as client:
-            client.wait_for_workers(1, timeout=120)
+    """It is told before anything runs, also of one that joins a call; by upload= they get it."""
+    with scheduler_and_workers(0) as (address, _, worker):
+        early = pk.Pool(backend="dask", address=address).amap(increment, [1])
+        worker(bare("dask_worker"))
+        with pytest.raises(pk.ParallelError, match=r"have no parallelkit: .*upload=True"):
+            early.result(PATIENCE)
         with pytest.raises(pk.ParallelError, match=r"have no parallelkit: .*upload=True"):
             pk.Pool(backend="dask", address=address).map(increment, [1])
-        sent = pk.Pool(backend="dask", address=address, upload=True)
-        assert sent.map(lambda x: x + 1, range(4)) == [1, 2, 3, 4]
-        pk.shutdown()
+        for _ in range(2):  # by another client once more
+            sent = pk.Pool(backend="dask", address=address, upload=True)
+            assert sent.map(lambda x: x + 1, range(4)) == [1, 2, 3, 4]
+            pk.shutdown()
+
+
+def test_what_is_uploaded_waits_for_no_worker(monkeypatch):
+    """It goes to those that come later too, so it is sent where there are none, and once."""
+
+    class Client:
+        pass
+
+    client, sent = Client(), []
+    monkeypatch.setattr(dask_clients, "workers_of", lambda _: {})
+    monkeypatch.setattr(dask_clients, "_upload", sent.append)
+    for _ in range(2):
+        dask_clients.check(client, Options(upload=True))
+    assert sent == [client]
 
 
 def test_workers_come_and_go(folder):

@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import engines
+import psutil
 import pytest
 from running import run_script
 
@@ -96,3 +97,19 @@ def test_an_executor_of(package, tmp_path):
         if words is None:
             pytest.skip("there is no mpiexec")
     assert run_script(words, files=False, timeout=300).out == PRINTED
+
+
+LEAVES_ONE = """
+import subprocess, sys
+command = [sys.executable, "-c", "import time; time.sleep(600)"]
+print(subprocess.Popen(command, stdout=-3, stderr=-3, start_new_session=True).pid, file=sys.stderr)
+raise SystemExit(3)
+"""
+
+
+def test_what_a_script_has_started_goes_with_a_test_that_fails():
+    """Ranks of MPI, say, which are not ended with the script that has started them."""
+    with pytest.raises(AssertionError, match="exit code 3") as failed:
+        run_script(["-"], LEAVES_ONE)
+    started = int(str(failed.value).split()[3])
+    assert not psutil.pid_exists(started) or psutil.Process(started).status() == "zombie"

@@ -33,6 +33,11 @@ from helpers import (
 )
 
 import parallelkit as pk
+from parallelkit.place import system
+
+
+def inverse(x):
+    return 1 / x
 
 
 @pytest.fixture
@@ -334,6 +339,43 @@ def test_shutdown_cancels(executor, folder):
     assert [task.result(60) for task in busy] == [None, None]
 
 
+def callback_waits(own):
+    """Whether a callback may submit to its own executor, or map with it, and wait for what comes of that."""
+    found = []
+
+    def go_on(task):
+        found.append(own.submit(increment, task.result()).result(60))
+        found.extend(own.map(increment, found))
+
+    first = own.submit(increment, 1)
+    first.add_done_callback(go_on)
+    wait_until(lambda: len(found) == 2, "the callback")
+    return found == [3, 4]
+
+
+def test_a_callback_waits_for_other_calls(executor, concurrent_pool):
+    """Other workers, or who waits, see to what it waits for."""
+    if concurrent_pool.elsewhere:
+        pytest.skip("one thread takes in all results, and runs the callbacks")
+    assert callback_waits(executor())
+
+
+def test_a_callback_waits_for_other_calls_in_place():
+    """The one thread that there is runs them meanwhile."""
+    with pk.PoolExecutor(backend="serial") as own:
+        assert callback_waits(own)
+
+
+def test_shutdown_ends_trying_again(executor):
+    """With cancel_futures a call that waits for another attempt has one at once, and ends with its error."""
+    own = executor(retries=20, retry_on=(ZeroDivisionError,), retry_wait=600)
+    failing = own.submit(inverse, 0)
+    wait_until(failing.running, "the first attempt")
+    own.shutdown(cancel_futures=True)
+    with pytest.raises(ZeroDivisionError):
+        failing.result(60)
+
+
 def test_an_executor_that_is_dropped(executor, folder):
     """What was submitted is done though nothing refers to the executor any more."""
     own = pk.PoolExecutor(2, "thread")
@@ -397,7 +439,7 @@ def test_an_initializer_that_fails(executor, folder):
         list(own.map(increment, [1]))
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"][system.WINDOWS :])
 def test_a_worker_that_dies(start_method):
     """It costs the future that it ran, which gets a BrokenProcessPool; the others are done."""
     with pk.PoolExecutor(2, start_method=start_method) as own:

@@ -182,6 +182,31 @@ def test_processes_of_joblib_in_items_end_with_the_program(script, start_method)
     assert ran.out == "[3, 6]\n"
 
 
+MODEL = """
+import os
+class Model:
+    def __del__(self):
+        print("ended with", os.path.join("its", "module"), flush=True)
+"""
+WAYS = {
+    "map": "pk.map(score, [1, 2])",
+    "submit": "pk.Pool(2).submit(score, 1).result()",
+    "imap": "next(iter(pk.imap(score, range(100))))",
+    "thread": 'pk.Pool(2, "thread").map(score, [1, 2])',
+    "executor": "list(pk.PoolExecutor(2).map(score, [1, 2]))",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_finalizers_of_the_script_run_before_its_modules_are_taken_apart(script, tmp_path, way):
+    """An object that a script keeps to its end still finds there what its module has imported, as without us."""
+    (tmp_path / "models.py").write_text(MODEL)
+    head = "import parallelkit as pk\nfrom models import Model\nmodel = Model()\n"
+    work = "def score(x):\n    return model is None\n"
+    ran = script(f"{head}{work}{WAYS[way]}\n")
+    assert (ran.out, ran.err) == (f"ended with {os.path.join('its', 'module')}\n", "")
+
+
 class Changing(set):
     """A set that another thread adds to while it is gone through, the first time."""
 

@@ -29,3 +29,11 @@ def test_they_wait_for_one_anothers_imports(backends, seed):
     """All get their results, whatever each of them is the first to import."""
     ran = run_script(["-"], TOGETHER.replace("SEED", str(seed)).replace("BACKENDS", str(backends)))
     assert ran.values == [[[1, 2]] * 8]
+
+
+def test_those_of_spawned_workers_do_too():
+    """What starts them is imported by their first call, while others import the same for threads."""
+    options = 'pk.configure(start_method="spawn")\nstart, told ='
+    script = TOGETHER.replace("start, told =", options).replace("SEED", "None")
+    ran = run_script(["-"], script.replace("BACKENDS", "['process', 'thread']"))
+    assert ran.values == [[[1, 2]] * 8]

@@ -298,6 +298,53 @@ loop.close()
     forked(source)
 
 
+FROM_THREADS = {
+    "submit": "assert pk.Pool(2).submit(abs, -1).result() == 1",
+    "amap": "assert pk.Pool(2).amap(abs, [-1, 2]).result() == [1, 2]",
+    "executor": """
+with pk.PoolExecutor(2) as executor:
+    assert executor.submit(abs, -1).result() == 1
+""",
+    "map_blocks": """
+import numpy as np
+assert pk.map_blocks(np.abs, -np.arange(10)).sum() == 45
+""",
+}
+
+
+@pytest.mark.parametrize("way", FROM_THREADS)
+def test_calls_that_are_run_by_a_thread_are_prepared_before(way):
+    """So their workers begin with what the script has, as those of other calls do."""
+    forked(FROM_THREADS[way])
+
+
+@pytest.mark.parametrize("there", ["new", "begun"])
+def test_workers_of_a_sweep_start_before_its_store_is_open(there):
+    """A store is a database, and has a thread: workers that begin with what the script has come first."""
+    source = f"""
+if {there == "begun"}:
+    pk.Sweep(store="run.db", backend="serial").run(lambda x: x, pk.grid(x=[1]))
+def double(x):
+    return 2 * x
+table = pk.Sweep(store="run.db", workers=2).run(double, pk.grid(x=[1, 2, 3]))
+assert [row["value"] for row in table] == [2, 4, 6]
+os.remove("run.db")
+"""
+    forked(source)
+
+
+def test_a_sweep_that_is_finished_starts_no_workers():
+    """Its rows come from the store."""
+    source = """
+for backend in "serial", "process":
+    table = pk.Sweep(store="run.db", name="s", backend=backend).run(lambda x: x, pk.grid(x=[1, 2]))
+    assert [row["value"] for row in table] == [1, 2]
+assert server() == [], server()
+os.remove("run.db")
+"""
+    run_script(["-"], HEAD + source)
+
+
 # ---- nothing of the caller is used twice ----------------------------------------------------------
 
 ONCE = """
@@ -354,8 +401,12 @@ def look(x):
     return (
         left, signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL,
         signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, len(multiprocessing.active_children()),
-        threading.active_count(), sys.stdin.read(),
+        threading.active_count() - WATCHES, sys.stdin.read(),
     )
+
+# Where no signal tells of the caller's end, a thread of each worker waits for it.
+from parallelkit.place import system
+WATCHES = int(not system.PARENT_SIGNAL)
 
 async def main():
     # Within a running loop, which a worker must not take for its own.
@@ -393,6 +444,33 @@ def test_nothing_of_the_caller_is_used_twice(tmp_path):
     assert ran.err == ""
     log = (tmp_path / "log").read_text().split("\n")
     assert log.count("closed at exit") == 1
+
+
+SHARED_BEFORE = """
+import numpy as np
+
+table = pk.share(np.zeros(4))
+pool = pk.Pool(2, backend="process", nested="process")
+same = lambda x: x
+back = pool.map(same, [table, table[1:3]])
+print(json.dumps([pk.is_shared(each) for each in back]))
+
+def fill(i, row):
+    row[i] = i
+
+def inner(k):
+    pk.map(fill, range(4), row=table)
+    return table
+
+deeper = pool.map(inner, range(2))
+print(json.dumps([each.tolist() for each in (table, *deeper)]))
+"""
+
+
+def test_what_was_shared_before_the_first_call(tmp_path):
+    """It is the caller's memory in each worker, and travels on from there, into nested calls and back."""
+    ran = forked(SHARED_BEFORE, cwd=tmp_path)
+    assert ran.values == [[True, True], [[0.0, 1.0, 2.0, 3.0]] * 3]
 
 
 def test_numbers_of_standard_output_that_are_those_of_something_else(tmp_path):
@@ -480,6 +558,9 @@ trio.run(main)
     forked(source)
 
 
+@pytest.mark.skipif(
+    not system.MEMFD, reason="files in its place load a library, and all are looked at anew"
+)
 def test_numerical_libraries_are_looked_for_once():
     """The server looks for them, and workers know them from it."""
     pytest.importorskip("numpy")

@@ -11,6 +11,7 @@ from faults import tallies, tally
 from helpers import add_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trees import grow
 
 import parallelkit as pk
 
@@ -295,3 +296,20 @@ def stumble(x, failures, folder):
     if tally(folder, f"item-{x}") <= failures.get(x, 0):
         raise OSError(x)
     return x
+
+
+@settings(max_examples=5)
+@given(
+    random=st.randoms(use_true_random=True),
+    cores=st.integers(2, 6),
+    fewer=st.integers(0, 4),
+    options=st.sampled_from([{}, {"nested": "process"}, {"nested": "auto"}, {"chunksize": 1}]),
+    backend=st.sampled_from(["process", "thread"]),
+)
+def test_trees_of_nested_calls_keep_the_budget(random, cores, fewer, options, backend):
+    """A loop's sum, and at no moment more leaves that run than cores; on as many workers, or on fewer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("parallelkit.place.nesting.cpu_count", lambda: cores)
+        patch.setattr("parallelkit.backends.processes.scheduler.HOLD", 5.0)  # on a busy machine
+        workers = max(2, cores - fewer)
+        assert grow(random, workers=workers, backend=backend, **options) <= cores

@@ -10,6 +10,9 @@ from helpers import identity, increment, pid, wait_for, wait_until
 from psutil import pid_exists
 
 import parallelkit as pk
+from parallelkit.place import system
+
+QUICK = "spawn" if system.WINDOWS else "fork"
 
 
 def end_idle(seconds):
@@ -51,13 +54,13 @@ def test_workers_end_when_they_have_been_idle(process_pool):
 @pytest.fixture
 def forked_pool():
     """Two workers that are there at once."""
-    with pk.Pool(2, start_method="fork") as pool:
+    with pk.Pool(2, start_method=QUICK) as pool:
         yield pool
 
 
 def test_calls_that_are_submitted_go_on_with_new_workers():
     """A pool from which nothing is asked for has no workers; its calls are numbered on."""
-    pool = pk.Pool(2, start_method="fork", seed=7)
+    pool = pk.Pool(2, start_method=QUICK, seed=7)
     first = [pool.submit(draw, x).result() for x in range(3)]
     worker = pool.submit(pid).result()
     assert end_idle(301) is None
@@ -96,7 +99,7 @@ def test_nothing_is_kept_of_workers_that_have_ended():
         return [one for one in gc.get_objects() if type(one) is Workers]
 
     of_others = {id(one) for one in sets()}
-    pool = pk.Pool(2, start_method="fork")
+    pool = pk.Pool(2, start_method=QUICK)
     for x in range(4):
         assert pool.submit(increment, x).result() == x + 1
         assert end_idle(301) is None
@@ -128,7 +131,7 @@ def test_workers_in_use_are_left_alone(forked_pool, folder):
 
 def test_they_end_by_themselves():
     """A thread sees to it, which then ends too."""
-    with pk.Pool(2, start_method="fork", idle=0.01) as pool:
+    with pk.Pool(2, start_method=QUICK, idle=0.01) as pool:
         workers = pids(pool)
         wait_until(lambda: gone(workers), "the end of the workers")
         assert pool.map(increment, [1]) == [2]
@@ -136,7 +139,7 @@ def test_they_end_by_themselves():
 
 def test_calls_meet_the_end_of_workers():
     """Workers that end all the time cost no call its result."""
-    with pk.Pool(2, start_method="fork", idle=0.001) as pool:
+    with pk.Pool(2, start_method=QUICK, idle=0.001) as pool:
         for x in range(12):
             assert pool.submit(identity, x).result() == x
             assert pool.map(increment, [x, x]) == [x + 1] * 2
@@ -145,7 +148,7 @@ def test_calls_meet_the_end_of_workers():
 def test_the_last_call_says_how_long(monkeypatch):
     """None is for ever, also over what is configured; those of another number of workers end sooner."""
     monkeypatch.setenv("PARALLELKIT_IDLE", "1000")
-    with pk.configure(start_method="fork"):
+    with pk.configure(start_method=QUICK):
         other, mine = pids(pk.Pool(3)), pids(pk.Pool(2))
         end_idle(200)
         assert gone(other)

@@ -13,7 +13,7 @@ from helpers import add, add_all, describe, identity, increment, pid, record
 
 import parallelkit as pk
 from parallelkit.engine.inputs import source_of
-from parallelkit.values.source import Sizer
+from parallelkit.values.sizer import Sizer
 
 ONE_START_METHOD = True
 

@@ -18,6 +18,9 @@ from helpers import meet, wait_until
 
 import parallelkit as pk
 
+if os.name == "posix":
+    pass
+
 
 def check(found, cores, here=True):
     """What calls of ours gave in each of other libraries' workers."""
@@ -227,6 +230,73 @@ def test_joblib_in_our_workers(start_method, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(2)))
     with pk.Pool(workers=2, start_method=start_method, chunksize=1) as pool:
         assert pool.map(theirs.joblib_inside, [3, 4]) == [(1, [0, 1, 4]), (1, [0, 1, 4, 9])]
+
+
+def large_on_loky(x, folder):
+    joblib, np = importlib.import_module("joblib"), importlib.import_module("numpy")
+    data = np.full(300_000, x)
+    own = joblib.Parallel(n_jobs=2, backend="loky", temp_folder=os.path.join(folder, "joblib"))
+    return own(joblib.delayed(np.sum)(data) for _ in range(2))
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_what_joblib_has_in_files_goes_with_a_worker(start_method, folder):
+    """Arrays that an item has given to joblib's own workers are gone when ours have ended."""
+    pytest.importorskip("joblib")
+    with pk.Pool(workers=2, start_method=start_method, chunksize=1) as pool:
+        assert pool.map(large_on_loky, [1, 2], folder=str(folder)) == [[300_000] * 2, [600_000] * 2]
+    pk.shutdown()
+    wait_until(lambda: not list((folder / "joblib").glob("*")), "the end of joblib's files")
+
+
+KEPT = """
+import os, sys, time
+from multiprocessing import shared_memory
+from pathlib import Path
+import _posixshmem
+import parallelkit as pk
+
+folder = Path(sys.argv[1])
+
+def keep_in_memory(x):
+    segment = shared_memory.SharedMemory(create=True, size=1)
+    (folder / f"{x}.part").write_text(segment.name)
+    (folder / f"{x}.part").rename(folder / f"segment-{x}")
+    while True:
+        try:
+            time.sleep(600)
+        except BaseException:
+            pass
+
+def is_gone(name):  # looked at without a tracker of our own
+    try:
+        os.close(_posixshmem.shm_open("/" + name, os.O_RDONLY, mode=0o600))
+    except FileNotFoundError:
+        return True
+    return False
+
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+with pk.Pool(workers=2, start_method=sys.argv[2], chunksize=1) as pool:
+    results = pool.imap(keep_in_memory, range(2))
+    wait_until(lambda: len(list(folder.glob("segment-*"))) == 2)
+    results.close()
+names = [file.read_text() for file in folder.glob("segment-*")]
+print(len(names), wait_until(lambda: all(map(is_gone, names))))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a segment goes with its last user")
+def test_trackers_outlive_a_worker_that_is_killed(script, start_method, folder):
+    """What removes the resources of a process that has died is not killed with it.
+
+    A program of its own has no tracker yet: workers would share that of this one, which goes on.
+    """
+    assert script(KEPT, folder, start_method).out == "2 True\n"
 
 
 USED_BEFORE = """

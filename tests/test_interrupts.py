@@ -6,10 +6,13 @@ import signal
 import threading
 
 import faults
+import numpy as np
 import pytest
 from faults import wait_for_files
 from helpers import mark, wait_until
 from programs import ITEMS, Program
+
+import parallelkit as pk
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals and terminals")
 
@@ -420,3 +423,77 @@ threading.Event().wait(600)
     run.wait_for(1)
     run.kill(signal.SIGKILL)
     assert run.end(-signal.SIGKILL) == ("", "")
+
+
+# ---- what other handlers raise -------------------------------------------------------------------
+
+
+class Late(Exception):
+    pass
+
+
+RAISED = [Late, ValueError, TimeoutError]  # that of time is an OSError too
+WAYS = {
+    "map": lambda pool, items, pid: pool.map(strike, items, pid=pid),
+    "imap": lambda pool, items, pid: list(pool.imap(strike, items, pid=pid)),
+    "a future": lambda pool, items, pid: pool.submit(strike, 0, pid).result(),
+    "an executor": lambda pool, items, pid: list(pk.PoolExecutor(2).map(strike, items, [pid] * 2)),
+}
+
+
+def strike(x, pid):
+    """An item that has a handler of the caller run while that waits for it."""
+    if x == 0:
+        os.kill(pid, signal.SIGUSR1)
+        threading.Event().wait(10)
+    return x
+
+
+@pytest.mark.parametrize("kind", RAISED)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_a_handler_raises_ends_the_wait(process_pool, way, kind):
+    """A handler's error is raised where the call waits, also if the system's own look like it: the time limit by alarm()."""
+    error = kind("of the handler")
+
+    def handler(*_):
+        raise error
+
+    pool = process_pool()
+    assert pool.map(abs, [-1, -2]) == [1, 2]
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(kind) as caught:
+            WAYS[way](pool, range(2), os.getpid())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert caught.value is error
+    pk.shutdown()  # what a future waits for goes on, as with any executor
+    assert pool.map(abs, [-1, -2]) == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [OSError, TimeoutError])
+def test_what_a_handler_raises_while_large_things_are_written(process_pool, monkeypatch, kind):
+    """It is no sign that there is no room for a segment."""
+    from parallelkit.transport import segments
+
+    write, error = segments.Segment.write, kind("of the handler")
+
+    def handler(*_):
+        raise error
+
+    def struck(*args):
+        signal.raise_signal(signal.SIGUSR1)
+        write(*args)
+
+    pool = process_pool(max_nbytes=1)
+    assert pool.map(abs, [-1, -2]) == [1, 2]
+    before = signal.signal(signal.SIGUSR1, handler)
+    monkeypatch.setattr(segments.Segment, "write", struck)
+    try:
+        with pytest.raises(kind) as caught:
+            pool.map(len, [np.zeros(100)])
+    finally:
+        monkeypatch.undo()
+        signal.signal(signal.SIGUSR1, before)
+    assert caught.value is error
+    assert pool.map(len, [np.zeros(100)] * 2) == [100, 100]

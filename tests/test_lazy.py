@@ -13,7 +13,7 @@ from faults import tally
 from helpers import fail_on, hold_at, identity, increment, meet, record, wait_for
 
 import parallelkit as pk
-from parallelkit.values import source
+from parallelkit.values import sizer
 from parallelkit.worker import task
 
 ONE_START_METHOD = True
@@ -102,8 +102,8 @@ def in_an_object(x):
 @pytest.mark.parametrize("name", LAZY)
 def test_results_that_wait_are_bounded_in_bytes(monkeypatch, name, chunksize, made):
     """Large results of threads wait up to the bound in bytes, which is told when small ones came first."""
-    monkeypatch.setattr(source, "WINDOW_BYTES", 10 * 80_000)
-    monkeypatch.setattr(source, "LARGEST_BYTES", 80_000)
+    monkeypatch.setattr(sizer, "WINDOW_BYTES", 10 * 80_000)
+    monkeypatch.setattr(sizer, "LARGEST_BYTES", 80_000)
     monkeypatch.setattr(task, "LARGEST_BYTES", 80_000)
     done, ahead_of = [], []
 
@@ -124,7 +124,7 @@ def test_results_that_wait_are_bounded_in_bytes(monkeypatch, name, chunksize, ma
 
 def test_an_item_given_back_is_run_where_large_results_wait_for_it(monkeypatch, tmp_path):
     """The next item in order is run at once, however much there is of what comes after it."""
-    monkeypatch.setattr(source, "WINDOW_BYTES", 3 * 80_000)
+    monkeypatch.setattr(sizer, "WINDOW_BYTES", 3 * 80_000)
 
     def work(x):
         if x == 0 and tally(tmp_path, "first") < 4:

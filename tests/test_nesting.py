@@ -1,16 +1,23 @@
 """Calls within calls: to any depth, in any mix, without a deadlock, on one budget of cores."""
 
+import _thread
+import importlib
 import itertools
+import operator
 import os
+import queue
 import threading
 import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import pytest
-from helpers import divide, identity, increment, mark, meet, pid, place, wait_for
+from helpers import divide, identity, increment, mark, meet, pid, place, wait_for, wait_until
+from trees import grow
 
 import parallelkit as pk
-from parallelkit.place import blas
+from parallelkit.place import blas, nesting, system
 
 
 def inner_map(x, n=5):
@@ -91,6 +98,8 @@ def where_together(x, folder):
 
 def test_cores_are_shared_out(concurrent_pool, tmp_path):
     """Two workers have half of the cores each, and no level has less than one or more than the level above."""
+    if concurrent_pool.elsewhere and not os.path.isdir(system.PROC):
+        pytest.skip("how many children a process has cannot be seen here")
     own = concurrent_pool(chunksize=1)
     levels, _ = own.map(where_together, [0, 1], folder=str(tmp_path))
     cores = [share for _, share, _ in levels]
@@ -363,69 +372,75 @@ def test_a_call_that_runs_gives_cores_back(process_pool, monkeypatch, tmp_path):
     assert len({thread for thread in first.result()[1] if thread}) == 1
 
 
-BUDGET = 3
-KINDS = [*({"backend": b} for b in ("thread", "process", "serial")), {}]
-KINDS += [{"nested": "process"}, {"nested": "auto"}]
-WAYS = "map", "imap", "uimap", "amap", "submit", "stream"
-
-
-def random_tree(random, depth):
-    """A tree of calls: how each is made and runs, and its children; an int stands for a leaf."""
-    if depth == 0 or random.random() < 0.2:
-        return random.randrange(1000)
-    children = [random_tree(random, depth - 1) for _ in range(random.randrange(5))]
-    return random.choice(KINDS), random.choice(WAYS), children
-
-
-def total_of(tree):
-    return tree if isinstance(tree, int) else sum(map(total_of, tree[2]))
-
-
-def results_of(way, pool, func, items):
-    """What a call gives, in any order, however it is made."""
-    if way == "submit":
-        return [future.result() for future in [pool.submit(func, item) for item in items]]
-    if way == "amap":
-        return pool.amap(func, items).result()
-    return list(
-        pool.imap(func, iter(items)) if way == "stream" else getattr(pool, way)(func, items)
-    )
-
-
-def walk(tree):
-    """The sum of a tree, and when its leaves ran."""
-    if isinstance(tree, int):
-        begin = time.monotonic()
-        time.sleep(0.0003)
-        return tree, [(begin, time.monotonic())]
-    options, way, children = tree
-    with pk.Pool(**options) as own:
-        found = results_of(way, own, walk, children)
-    return sum(value for value, _ in found), [one for _, times in found for one in times]
-
-
 @pytest.mark.parametrize(
-    ("backend", "nested"),
-    [("process", None), ("process", "process"), ("process", "auto"), ("thread", None)],
+    ("cores", "options"),
+    [
+        (3, {"workers": 3}),
+        (3, {"workers": 3, "nested": "process"}),
+        (3, {"workers": 3, "nested": "auto"}),
+        (4, {"workers": 2}),  # whose items have two cores each
+        (3, {"workers": 3, "backend": "thread"}),
+    ],
+    ids=str,
 )
-def test_random_trees_keep_the_budget(backend, nested, monkeypatch):
+def test_random_trees_keep_the_budget(cores, options, monkeypatch):
     """Whatever the tree and the mix of backends: a loop's sum, and no more leaves at a time than cores."""
-    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: BUDGET)
+    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: cores)
     monkeypatch.setattr("parallelkit.backends.processes.scheduler.HOLD", 5.0)  # on a busy machine
-    random = Random(f"{backend} {nested}")
+    random = Random(f"{cores} {options}")
     for _ in range(12):
-        children = [random_tree(random, 3) for _ in range(random.randrange(1, 6))]
-        with pk.Pool(BUDGET, backend=backend, nested=nested or pk.UNSET) as own:
-            found = own.map(walk, children)
-        assert sum(value for value, _ in found) == sum(map(total_of, children))
-        events = [
-            (at, step)
-            for _, times in found
-            for pair in times
-            for at, step in zip(pair, (1, -1), strict=True)
-        ]
-        running = itertools.accumulate(step for _, step in sorted(events))
-        assert max(running, default=0) <= BUDGET
+        assert grow(random, **options) <= cores
+
+
+def cores_while_all_run(x, folder):
+    meet(x, folder, 4)
+    cores = os.getpid(), pk.nesting().cores
+    meet(4 + x, folder, 8)
+    return cores
+
+
+def calls_on_two_threads(x, folder):
+    """Each thread makes a call whose item might be handed to another process, were one idle."""
+
+    def on_a_thread(y):
+        with pk.Pool(nested="process") as own:
+            return own.map(cores_while_all_run, [2 * x + y], folder=folder)[0]
+
+    return [(pid == os.getpid(), cores) for pid, cores in pk.map(on_a_thread, range(2))]
+
+
+def test_items_on_processes_have_no_more_cores_than_who_calls(process_pool, monkeypatch, tmp_path):
+    """On one of two cores of a worker, such an item has one; in another worker it would have two."""
+    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: 4)
+    found = process_pool(workers=2, chunksize=1).map(
+        calls_on_two_threads, range(2), folder=str(tmp_path)
+    )
+    assert [one for both in found for one in both] == [(True, 1)] * 4
+
+
+def arithmetic(x, folder):
+    np, threadpoolctl = importlib.import_module("numpy"), importlib.import_module("threadpoolctl")
+    np.ones((50, 50)) @ np.ones((50, 50))
+    meet(x, folder, 2)
+    return os.getpid(), {info["num_threads"] for info in threadpoolctl.threadpool_info()}
+
+
+@pytest.mark.skipif(pk.cpu_count() < 2, reason="one core cannot be shared out")
+def test_arithmetic_libraries_of_items_that_are_handed_out(process_pool, tmp_path):
+    """They have a worker's part everywhere, also in an item that has all cores, being the only one of its call."""
+
+    def outer(_):
+        return (
+            pk.cpu_count(),
+            pk.nesting().cores,
+            pk.map(arithmetic, range(2), folder=str(tmp_path)),
+        )
+
+    own = process_pool(workers=2, nested="process", chunksize=1)
+    ((cores, mine, found),) = own.map(outer, [0])
+    assert mine == cores
+    assert len({number for number, _ in found}) == 2
+    assert all(threads and max(threads) <= cores // 2 for _, threads in found)
 
 
 class Library:
@@ -493,6 +508,22 @@ def in_thread(_):
     return threading.get_ident()
 
 
+def threads_after(calls):
+    with pk.Pool(2, "thread", chunksize=1) as own:
+        for _ in range(calls):
+            assert own.map(operator.neg, (1, 2)) == [-1, -2]
+    return threading.active_count()
+
+
+def test_threads_that_have_not_woken_up_serve_the_next_call(process_pool):
+    """A call that asks for threads of its own finds those of the one before, even if they slept through that.
+
+    One that is just awake is busy, so some calls start others; each that did would leave hundreds.
+    """
+    own = process_pool(workers=1)
+    assert own.map(threads_after, [500])[0] <= 40
+
+
 def test_a_pool_that_ends_while_a_short_inner_call_runs():
     """The call in place ends with the pool, after the item that runs."""
     own = pk.Pool(backend="thread", workers=1)
@@ -509,3 +540,179 @@ def test_a_pool_that_ends_while_a_short_inner_call_runs():
 
     with pk.Pool(backend="serial") as outer:
         assert outer.map(inner, [0]) == [1]
+
+
+# ---- items that nobody waits for any more --------------------------------------------------------
+
+
+def on_joblib(leaf):
+    joblib = pytest.importorskip("joblib")
+    pytest.importorskip("parallelkit.integrations.joblib")
+    with joblib.parallel_config(backend="parallelkit"):
+        joblib.Parallel(n_jobs=2)(joblib.delayed(leaf)(x) for x in range(50))
+
+
+INNER = {
+    "map": lambda leaf: pk.map(leaf, range(50)),
+    "in place": lambda leaf: pk.Pool(backend="serial").map(leaf, range(50)),
+    "imap": lambda leaf: list(pk.imap(leaf, iter(range(50)))),
+    "a level further": lambda leaf: pk.map(lambda x: pk.map(leaf, range(50)), range(2)),
+    "amap": lambda leaf: pk.Pool().amap(leaf, range(50)).result(),
+    "submit": lambda leaf: [f.result() for f in [pk.Pool().submit(leaf, x) for x in range(50)]],
+    "executor": lambda leaf: list(pk.PoolExecutor(2).map(leaf, range(50))),
+    "joblib": on_joblib,
+}
+
+
+class Abandoned:
+    """Items of an outer call that make an inner one, whose items wait until they are told to go on."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.begun = queue.SimpleQueue()
+        self.going = False
+        self.go = threading.Event()
+        self.ended = queue.SimpleQueue()
+
+    def __call__(self, x):
+        def leaf(_):
+            self.begun.put(x)
+            assert self.going or self.go.wait(60)
+
+        try:
+            self.inner(leaf)
+        except BaseException as error:
+            self.ended.put(type(error))
+            raise
+        self.ended.put(None)
+
+    def wait_for(self, *items):
+        missing = set(items)
+        while missing:
+            missing.discard(self.begun.get(timeout=60))
+
+    def finish(self, items):
+        """Let them go on: how many inner items are begun from now on, and how the outer ones end."""
+        before = self.begun.qsize()
+        self.go.set()
+        ends = [self.ended.get(timeout=60) for _ in range(items)]
+        return self.begun.qsize() - before, ends
+
+
+@pytest.mark.parametrize("inner", INNER)
+def test_inner_calls_end_with_their_outer_call(thread_pool, monkeypatch, inner):
+    """When an item on a thread is given up, the call that it makes begins no item more, whatever kind of call it is."""
+    monkeypatch.setattr("parallelkit.place.nesting.cpu_count", lambda: 5)
+    outer = Abandoned(INNER[inner])
+    results = thread_pool().imap(outer, range(2))
+    outer.wait_for(0, 1)
+    results.close()
+    begun, ends = outer.finish(2)
+    assert begun < 10  # threads that were about to begin one
+    assert ends == [nesting.GivenUp] * 2
+
+
+def test_what_a_given_up_item_has_submitted_does_not_begin_after_its_end(thread_pool):
+    """Calls that wait for a worker are given up with the item that has submitted them, also once that has returned."""
+    go, begun, closed = (threading.Event() for _ in range(3))
+    futures, ran, objects = [], [], []
+
+    class Local:
+        """What an item has until it ends."""
+
+    def leaf(x):
+        ran.append(x)
+        begun.set()
+        assert go.wait(60)
+
+    def item(_):
+        own = Local()
+        objects.append(weakref.ref(own))
+        inner = pk.Pool(1, backend="thread")
+        futures.extend(inner.submit(leaf, x) for x in range(5))
+        assert closed.wait(60)
+
+    results = thread_pool().imap(item, range(1))
+    assert begun.wait(60)
+    results.close()
+    closed.set()
+    wait_until(lambda: objects[0]() is None, "the end of the item")
+    go.set()
+    assert [type(future.exception(60)) for future in futures] == [type(None)] + [
+        nesting.GivenUp
+    ] * 4
+    assert ran == [0]
+
+
+def endless(leaf):
+    for _ in pk.imap(leaf, itertools.count()):
+        pass
+
+
+@pytest.mark.parametrize("backend", ["thread", "executor"])
+def test_inner_calls_end_with_an_item_that_fails(backend):
+    """When an item fails, calls of later items end, though nothing else would end them; those of earlier ones go on."""
+    begun = threading.Barrier(3)
+
+    def item(x):
+        if x == 1:
+            begun.wait(60)
+            raise KeyError(x)
+        first = threading.Lock()
+
+        def leaf(y):
+            if first.acquire(blocking=False):
+                begun.wait(60)
+            return y
+
+        return pk.map(leaf, range(5)) if x == 0 else endless(leaf)
+
+    with ThreadPoolExecutor(3) as threads:
+        own = pk.Pool(3, backend=threads if backend == "executor" else backend, chunksize=1)
+        results = own.imap(item, range(3))
+        assert next(results) == [0, 1, 2, 3, 4]
+        with pytest.raises(KeyError):
+            next(results)
+        with pytest.raises(KeyError):
+            own.map(item, range(3))
+
+
+@pytest.mark.parametrize("backend", ["thread", "executor"])
+def test_inner_calls_end_at_ctrl_c(backend):
+    """All that is left of a call after Ctrl-C comes to its end, whichever thread runs it."""
+    outer = Abandoned(endless)
+    outer.going = True  # without the event, whose lock Ctrl-C can leave locked for all threads
+
+    def interrupting(x):
+        if x == 2:
+            outer.wait_for(0, 1)
+            _thread.interrupt_main()
+        else:
+            outer(x)
+
+    with ThreadPoolExecutor(3) as threads:
+        own = pk.Pool(3, backend=threads if backend == "executor" else backend, chunksize=1)
+        with pytest.raises(KeyboardInterrupt):
+            own.map(interrupting, range(3))
+        ends = {outer.ended.get(timeout=60) for _ in range(2)}
+    assert ends <= {nesting.GivenUp, KeyboardInterrupt}
+
+
+def test_what_an_item_leaves_behind_is_not_given_up_with_its_call():
+    """An iterator that an item has returned goes on when the other items are given up; so does a pool that it has made."""
+    made = []
+
+    def item(x):
+        if x == 0:
+            made.append(pk.Pool(2))
+            assert made[0].submit(increment, 1).result() == 2
+            return pk.imap(increment, range(3))
+        return endless(identity)
+
+    results = pk.Pool(2, backend="thread", chunksize=1).imap(item, range(2))
+    inner = next(results)
+    results.close()
+    assert list(inner) == [1, 2, 3]
+    assert pk.Pool(2, backend="thread").map(
+        lambda x: made[0].submit(increment, x).result(), range(3)
+    ) == [1, 2, 3]

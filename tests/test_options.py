@@ -21,10 +21,11 @@ from helpers import (
 
 import parallelkit as pk
 from parallelkit.options import Options
+from parallelkit.place import system
 
 WRONG = {
     "no workers": ({"workers": 0}, ValueError, "workers"),
-    "workers as text": ({"workers": "two"}, TypeError, "workers"),
+    "workers as text": ({"workers": "two"}, TypeError, 'workers.*number, "fair" or None'),
     "workers as a fraction": ({"workers": 1.5}, TypeError, "workers"),
     "unknown backend": ({"backend": "proces"}, ValueError, "backend.*process"),
     "backend of no kind": ({"backend": 3}, (TypeError, ValueError), "backend"),
@@ -189,6 +190,13 @@ def test_options_come_from_the_environment(command):
     assert command(["-c", source], env=skip).out == "[1]\n"
 
 
+def test_a_variable_without_sense_is_refused(monkeypatch):
+    """The message names the variable, and says what it may be."""
+    monkeypatch.setenv("PARALLELKIT_WORKERS", "fare")
+    with pytest.raises(ValueError, match=r"PARALLELKIT_WORKERS='fare'.*\"fair\" or None"):
+        pk.Pool(backend="serial").map(abs, [1])
+
+
 def test_a_misspelt_variable_is_told_once(command):
     """A PARALLELKIT_ variable that nobody reads is told with the one that may be meant; other variables are not."""
     source = "import parallelkit as pk; pk.map(abs, [1, 2]); pk.Pool(2).map(abs, [1])"
@@ -294,7 +302,7 @@ def test_initargs_that_cannot_be_pickled(process_pool):
 def test_cores_are_those_that_may_be_used(command):
     """cpu_count respects the affinity mask of the process."""
     assert 1 <= pk.cpu_count() <= (os.cpu_count() or 1)
-    if not hasattr(os, "sched_setaffinity"):
+    if not system.AFFINITY:
         pytest.skip("this system has no affinity mask")
     source = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); import parallelkit as pk; print(pk.cpu_count())"
     assert command(["-c", source]).out == "1\n"

@@ -114,6 +114,22 @@ def test_an_idle_worker_gets_what_waits_behind_another():
     assert len(call.inbox) == 1
 
 
+def test_nothing_is_taken_back_from_a_worker_that_takes_no_longer_than_was_expected():
+    """What waits behind a chunk of the usual length would only be sent again."""
+    office = Office(1)
+    call = office.call()
+    worker, first = office.send(call)
+    office.send(call, 1, depth=2)
+    worker.words[LAST_BEGUN] = first.number
+    worker.since -= 1.0
+    assert office.scheduler.relieve(call, empty=False, patience=100.0) == []
+    assert len(worker.assignments) == 2
+    assert [type(one) for one in office.scheduler.relieve(call, empty=False, patience=0.5)] == [
+        Wake
+    ]
+    assert len(worker.assignments) == 1
+
+
 @pytest.mark.parametrize("left_out", [True, False])
 def test_a_chunk_that_was_begun_when_it_is_taken_back(left_out):
     """Worker and parent write at the same time: the worker tells whether it has run it."""

@@ -217,6 +217,27 @@ def test_a_child_of_fork_uses_a_pool(script, backend):
     assert (ran.out, ran.err) == ("both\n", "")
 
 
+APPLICATION = """
+import os, sys
+sys.executable = os.path.abspath("application")  # with a Python in it; it would open its window once more
+import parallelkit as pk
+print(pk.Pool(2, start_method="spawn").map(lambda x: x + 1, [1, 2]))
+pk.shutdown()
+sys.frozen = True
+sys.base_exec_prefix = os.getcwd()
+try:
+    pk.Pool(2, start_method="spawn").map(abs, [1, 2])
+except pk.ParallelError as error:
+    print("application" in str(error), "set_executable" in str(error))
+"""
+
+
+def test_a_program_that_embeds_python(script):
+    """Its workers are those of the Python that belongs to it; where there is none, an error says what to do."""
+    ran = script(APPLICATION)
+    assert (ran.out, ran.err) == ("[2, 3]\nTrue True\n", "")
+
+
 # ---- the end of Python ---------------------------------------------------------------------------
 
 START = """

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from running import run_script
 
 import parallelkit as pk
 
@@ -212,6 +213,76 @@ def test_without_a_seed_no_two_items_share_a_stream(pool):
     for position in (1, 2):
         values = [row[position] for rows in draws for row in rows]
         assert len(set(values)) == len(values)
+
+
+TORCH = """
+import random
+DEFAULT = 67280421310721
+
+class Generator:
+    def __init__(self):
+        self.manual_seed(DEFAULT)
+    def manual_seed(self, seed):
+        self.seed, self.random = seed, random.Random(seed)
+
+default_generator = Generator()
+def manual_seed(seed): default_generator.manual_seed(seed)
+def initial_seed(): return default_generator.seed
+def rand(): return default_generator.random.random()
+def get_rng_state(): return default_generator.random.getstate()
+def set_rng_state(state): default_generator.random.setstate(state)
+"""
+DRAWING_WITH_TORCH = """
+import json, sys, threading
+import parallelkit as pk
+HERE
+
+def draw(x):
+    WITHIN
+    threading.Event().wait(0.02)  # so that both workers have some
+    return torch.rand()
+
+def seeded(x):
+    import torch
+    torch.manual_seed(0)
+
+if __name__ == "__main__":
+    with pk.Pool(2, backend="process", start_method=METHOD, chunksize=1) as pool:
+        pool.map(seeded, range(4))
+        print(json.dumps(pool.map(draw, range(6)) + pool.map(draw, range(6))))
+    drawn = []
+    for backend in ("process", "thread", "serial"):
+        with pk.Pool(2, backend=backend, seed=5) as pool:
+            drawn.append(pool.map(draw, range(4)))
+    import torch
+    print(json.dumps(drawn))
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    pk.Pool(backend="serial", seed=5).map(draw, [1])
+    torch.manual_seed(4)
+    with pk.Pool(2, backend="process", start_method=METHOD, initializer=torch.manual_seed, initargs=(4,)) as pool:
+        print(json.dumps(pool.map(draw, [1]) == [torch.rand()]))
+"""
+
+
+@pytest.mark.parametrize("early", [True, False])
+@pytest.mark.parametrize("method", [None, "spawn"])
+def test_draws_of_torch(tmp_path, method, early):
+    """Its generator begins with one seed in every process; workers do not, and items with a seed draw the same everywhere.
+
+    A stand-in for torch, which would take long to be imported.
+    """
+    (tmp_path / "torch.py").write_text(TORCH)
+    places = ("import torch; torch.manual_seed(3)", "pass") if early else ("", "import torch")
+    source = DRAWING_WITH_TORCH.replace("HERE", places[0]).replace("WITHIN", places[1])
+    source = source.replace("METHOD", repr(method))
+    (tmp_path / "drawing.py").write_text(source)
+    ran = run_script([str(tmp_path / "drawing.py")], "", cwd=tmp_path)
+    values, drawn, own = ran.values
+    assert len(set(values)) == len(values)
+    assert own
+    if early:  # else an item imports it, when it has been seeded
+        assert drawn == [drawn[0]] * 3
 
 
 def test_a_given_rng_is_left_alone(pool):

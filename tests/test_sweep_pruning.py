@@ -1,5 +1,6 @@
 """Points that report how far they are, that are given up, that are streamed and run again."""
 
+import importlib.util
 import itertools
 import threading
 
@@ -9,6 +10,15 @@ import parallelkit as pk
 from parallelkit.worker import output
 
 BACKENDS = ("serial", "thread", "process")
+VERDICTS = (  # by an array of numpy, where points run in processes
+    *BACKENDS[:2],
+    pytest.param(
+        "process",
+        marks=pytest.mark.skipif(
+            importlib.util.find_spec("numpy") is None, reason="numpy is not installed"
+        ),
+    ),
+)
 
 
 def train(skill):
@@ -26,7 +36,7 @@ def fixed(skill, epochs=9):
     return skill * epochs
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", VERDICTS)
 def test_a_point_is_given_up(backend, tmp_path):
     """It is a row with what it reported last, also when it is read from the store again."""
     path = str(tmp_path / "run.db")
@@ -81,7 +91,7 @@ def test_no_number_is_the_worst():
     assert table["status"] == ["ok", "ok", "pruned"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", VERDICTS)
 def test_a_pruner_that_fails_ends_the_sweep(backend):
     """Its error is raised to the caller, wherever the points run."""
 
@@ -211,6 +221,7 @@ def test_a_row_that_is_run_again_with_other_values(store, tmp_path):
 
 def test_a_failed_row_is_run_again_here():
     """With its seed, raising what it raises; its text says how."""
+    pytest.importorskip("numpy")  # draws it
     seen = []
 
     def draw(x, rng):

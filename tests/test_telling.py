@@ -113,6 +113,20 @@ def test_warnings_with_arguments_of_their_own(process_pool):
         assert process_pool().map(warn_of_row, [4]) == [4]
 
 
+def warn_about_a_file(x):
+    warnings.warn_explicit("a wrong value", UserWarning, "model.txt", 7)
+    return x
+
+
+def test_warnings_about_a_file(process_pool):
+    """What is warned about a line of a file that is no module of anybody arrives as in a loop."""
+    for action, often in (("default", 2), ("once", 1), ("ignore", 0)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter(action)
+            process_pool().map(warn_about_a_file, range(2))
+        assert [(w.filename, w.lineno) for w in caught] == [("model.txt", 7)] * often
+
+
 def test_context_holds_in_items(pool):
     """A context variable that the caller has set has its value inside items, on every backend."""
     token = USER.set("Ada")

@@ -42,7 +42,7 @@ def test_what_hangs_is_ended_alone(process_pool, folder, way, chunksize):
 def test_the_first_timeout_is_raised(process_pool, way):
     """Without a policy TaskTimeout is raised: a TimeoutError too, with the limit in it, and a note that names the item."""
     own = process_pool(timeout=SHORT)
-    with pytest.raises(TimeoutError, match=f"timeout={SHORT}") as caught:
+    with pytest.raises(TimeoutError, match=f"timeout={SHORT:g} ") as caught:
         list(getattr(own, way)(faults.run_bad, range(5), fault="hang"))
     assert type(caught.value) is pk.TaskTimeout
     assert any(f"item {faults.BAD} " in note for note in caught.value.__notes__)

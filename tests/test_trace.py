@@ -218,7 +218,8 @@ def test_clocks_of_other_machines_are_aligned():
         here = time.perf_counter()
         [folder] = recording.targets()
         recording.record(
-            (folder,), ("call", "1", "", 0, "f", "", "dask", 1, 1, 2, *(False,) * 2, [], 1, here)
+            (folder,),
+            ("call", "1", "", 0, "f", "", "dask", 1, 1, 2, *(False,) * 2, "thread", [], 1, here),
         )
         for index, delay in enumerate([0.5, 0.001, 0.2]):
             ahead = here + 3600
@@ -337,7 +338,9 @@ def test_a_time_limit():
         own.map(hang_on, range(4), bad=2)
     lost = [e for e in story_of(trace).events if e.kind == "lost"]
     assert (2, "TimeoutError") in [(e.index, e.text.partition(":")[0]) for e in lost]
-    assert any("of hang_on ran into the time limit" in text for text in trace.summary().advice)
+    summary = trace.summary()
+    assert (summary.items, summary.failed, summary.died) == (4, 1, 0)
+    assert any("of hang_on ran into the time limit" in text for text in summary.advice)
 
 
 ENDINGS = {
@@ -521,6 +524,28 @@ def test_the_numbers():
     assert (summary.transport, summary.startup, summary.slow) == (0.0, 0.0, ())
 
 
+def test_an_inner_call_that_outlives_its_item():
+    """Its time counts, and threads that take turns are not idle for more than there are workers."""
+    outer, inner = a_call(total=1, end=10.5), a_call(number="2", level=2, begin=10.5, end=12.0)
+    inner.parent = outer
+    outer.calls = [inner]
+    a_chunk(outer, 0, 10.0, 10.5)
+    for item in range(6):
+        a_chunk(inner, item, 10.5 + item / 4, 10.75 + item / 4, tid=20 + item)
+    summary = summarize(a_story(outer, inner))
+    assert (summary.seconds, summary.work, summary.workers) == (2.0, 2.0, 2)
+    assert summary.speedup == 1.0
+    assert summary.idle_tail == 0.25 / 4
+
+
+def test_a_call_that_had_just_begun():
+    """A call that is open where the trace ends, and took no time, counts as one without items."""
+    call = a_call(total=1)
+    a_chunk(call, 0, 10.0, 11.0)
+    summary = summarize(a_story(call, a_call(number="2", begin=12.0, end=12.0)))
+    assert (summary.calls, summary.items, summary.workers) == (2, 1, 2)
+
+
 def test_work_is_counted_once():
     """An item that waits for its own call does not work; what waits, crosses and comes back adds up."""
     outer, inner = a_call(total=1), a_call(number="2", level=2, begin=10.5, end=11.5, total=2)
@@ -544,7 +569,7 @@ def test_threads_of_inner_calls_are_workers(monkeypatch):
     inner = []
     for pid in (2, 3):
         a_chunk(outer, pid, 10.0, 12.0, pid=pid)
-        call = a_call(number=str(pid), level=2, backend="thread", total=2)
+        call = a_call(number=str(pid), index=pid, level=2, backend="thread", total=2)
         call.parent = outer
         outer.calls.append(call)
         a_chunk(call, 0, 10.0, 12.0, pid=pid)
@@ -580,6 +605,19 @@ def dominated(late):
     return a_story(call)
 
 
+def dominated_by_a_nest(cores, nested="thread"):
+    """The same: the item makes a call of four items, that has one core or two."""
+    story = dominated(False)
+    [call] = story.calls
+    call.nested = nested
+    inner = a_call(number="2", parent=call, index=4, level=2, begin=10.0, end=13.0, name="leaf")
+    call.calls.append(inner)
+    for n in range(4):
+        begin, length = 10.0 + 3 * (n // cores) * cores / 4, 3 * cores / 4
+        a_chunk(inner, n, begin, begin + length, pid=2 + n % cores)
+    return a_story(call, inner)
+
+
 def submitted():
     call = a_call(total=None, endless=True, name="submit")
     for n in range(200):
@@ -589,13 +627,13 @@ def submitted():
     return a_story(call)
 
 
-def frozen():
+def frozen(is_array=True):
     calls = [
         a_call(number=str(n), begin=10.0 + n, end=11.0 + n, task_nbytes=80_000_000)
         for n in range(3)
     ]
     for n, call in enumerate(calls):
-        call.large, call.task_seconds = [("data", 80_000_000)], 0.2
+        call.large, call.task_seconds = [("data", 80_000_000, is_array)], 0.2
         a_chunk(call, 0, 10.1 + n, 11.0 + n)
         a_chunk(call, 1, 10.1 + n, 11.0 + n, pid=3)
     return a_story(*calls)
@@ -615,8 +653,11 @@ def slow_consumer():
     return a_story(call)
 
 
-def interpreter_lock(level):
-    call = a_call(backend="thread", level=level, workers=4)
+def interpreter_lock(level, outer="process", nested="thread", backend="thread"):
+    workers = 4 if backend == "thread" else 1
+    call = a_call(backend=backend, level=level, workers=workers, nested=nested)
+    if level > 1:
+        call.parent = a_call(number="2", backend=outer, end=10.0)
     for tid in range(4):
         a_chunk(call, tid, 10.0, 12.0, tid=tid, thread_seconds=0.5, process_seconds=2.0)
     return a_story(call)
@@ -694,11 +735,26 @@ ADVICE = {
     "too small": (too_small(), "run.py:7: an item of abs takes 10 µs", "slice of the input"),
     "submitted": (submitted(), "run.py:7: 200 calls such as half are submitted", "pool.map"),
     "one item": (dominated(False), "item 4 of fit took 3 s of the call's 3 s", "cut that item"),
+    "one item that makes calls": (
+        dominated_by_a_nest(1),
+        "item 4 of fit took 3 s of the call's 3 s",
+        'let the calls that it makes do more of it, which use the cores that are idle (nested="auto"',
+    ),
+    "one item that makes calls on processes": (
+        dominated_by_a_nest(1, "process"),
+        "item 4 of fit took 3 s of the call's 3 s",
+        "let the calls that it makes do more of it, which use the cores that are idle.",
+    ),
     "late item": (dominated(True), "item 4 of fit took 3 s of the call's 4 s", "long items first"),
     "frozen": (
         frozen(),
         "the frozen argument data= (80 MB) is sent at each of 3 calls",
         "pk.share(data)",
+    ),
+    "frozen, no array": (
+        frozen(is_array=False),
+        "the frozen argument data= (80 MB) is sent at each of 3 calls",
+        "have pk.Pool(initializer=...) load it once in each worker",
     ),
     "input": (slow_input(), "workers of fit wait for the input", "every 500 ms"),
     "consumer": (slow_consumer(), "wait for the loop that takes the results", "1.9 s of 2 s"),
@@ -707,7 +763,26 @@ ADVICE = {
         "interpreter lock: 4 ran at a time, on 1 cores",
         'backend="process"',
     ),
-    "lock below": (interpreter_lock(2), "interpreter lock", 'nested="auto"'),
+    "lock below": (
+        interpreter_lock(2),
+        "interpreter lock",
+        'give the outer pool nested="auto"',
+    ),
+    "lock below threads": (
+        interpreter_lock(2, "thread"),
+        "interpreter lock",
+        'backend="process" for the outer call, with nested="auto"',
+    ),
+    "lock below, begun in place": (
+        interpreter_lock(2, backend="serial"),
+        "interpreter lock",
+        'give the outer pool nested="auto"',
+    ),
+    "lock below, unseen": (
+        interpreter_lock(2, nested="auto"),
+        "interpreter lock",
+        'give the outer pool nested="process"',
+    ),
     "BLAS": (blas(), "numerical libraries run threads of their own", "blas_threads=1"),
     "memory": (memory(), "the workers' memory came to", "memory_limit="),
     "no memory": (no_memory(), "item 2 of fit, and 1 more, ran out of memory", "fewer workers"),
@@ -735,6 +810,7 @@ def test_no_advice_where_all_is_well():
     assert advice(a_story(call)) == []
     assert "advice" not in str(summarize(a_story(call)))
     assert advice(noise()) == []
+    assert advice(dominated_by_a_nest(2)) == []  # the long item uses the idle core itself
 
 
 def test_the_report():

@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
 
+import left_out
 import pytest
 from helpers import ended, wait_until
 
@@ -13,6 +16,7 @@ from parallelkit.place import system
 
 pytestmark = pytest.mark.skipif(not system.WINDOWS, reason="a matter of Windows")
 
+BASE = Path(sys.base_prefix)  # that of no virtual environment
 NEW_CONSOLE, DETACHED = 0x10, 0x8
 WAITING = """
 import os, pathlib, signal, subprocess, sys, threading, time
@@ -47,11 +51,11 @@ def start(tmp_path):
     path = os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))
     running = []
 
-    def start(source, **options):
+    def start(source, python=sys.executable, **options):
         (tmp_path / "program.py").write_text(source)
         running.append(
             subprocess.Popen(
-                [sys.executable, "-B", tmp_path / "program.py", folder],
+                [python, "-B", tmp_path / "program.py", folder],
                 env={**os.environ, "PYTHONPATH": path},
                 **options,
             )
@@ -91,36 +95,70 @@ def test_a_killed_program_takes_all_along(start, tmp_path):
 
 
 def test_a_program_without_a_console(start, tmp_path):
-    """There is nowhere to print, as under pythonw or in a service; items may print all the same."""
+    """There is nowhere to print, as in a service; items may print all the same."""
     source = """
 import pathlib, sys
 import parallelkit as pk
-sys.stdin = sys.stdout = sys.stderr = sys.__stdin__ = sys.__stdout__ = sys.__stderr__ = None
 def say(x):
     print(x)
     return x + 1
-pathlib.Path(sys.argv[1], "said").write_text(str(pk.Pool(2, progress=True).map(say, [1, 2, 3])))
+told = sys.stdout, pk.Pool(2, progress=True).map(say, [1, 2, 3])
+pathlib.Path(sys.argv[1], "said").write_text(str(told))
 """
-    program = start(source, creationflags=DETACHED)
+    program = start(source, python=BASE / "pythonw.exe", creationflags=DETACHED)
     assert program.wait(90) == 0
-    assert (tmp_path / "running" / "said").read_text() == "[2, 3, 4]"
+    assert (tmp_path / "running" / "said").read_text() == "(None, [2, 3, 4])"
 
 
-@pytest.mark.parametrize("shape", ["{}", "\\\\?\\{}"])
+IN_AN_ENVIRONMENT = """
+import multiprocessing, os, sys
+sys.path.append(PACKAGES)
+import parallelkit as pk
+if sys.prefix == sys.base_prefix:
+    multiprocessing.set_executable(os.path.join(sys.argv[1], "Scripts", "python.exe"))
+prefix = pk.Pool(2).map(lambda x: sys.prefix, [1])[0]
+print(os.path.samefile(prefix, sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(
+    left_out.WINE and sys.version_info >= (3, 13), reason="Wine lacks what 3.13 copies files by"
+)
+@pytest.mark.parametrize("caller", ["its", "another"])
+def test_the_python_of_a_virtual_environment(start, tmp_path, caller):
+    """It starts another process, which is the worker; of a program that runs in it, or of one that names it."""
+    venv.create(tmp_path / "running")
+    packages = ascii(sysconfig.get_path("purelib"))
+    python = tmp_path / "running/Scripts/python.exe" if caller == "its" else BASE / "python.exe"
+    source = IN_AN_ENVIRONMENT.replace("PACKAGES", packages)
+    program = start(source, python=python, stdout=subprocess.PIPE, text=True)
+    assert program.communicate(timeout=90)[0] == "True\n"
+
+
+@pytest.mark.parametrize("shape", ["{}", "\\\\?\\{}", "network"])
 def test_paths(command, tmp_path, shape):
-    """Spaces, letters of other alphabets, and long paths, of a script and what it imports and writes."""
+    """Spaces, letters of other alphabets, long paths and network paths, of a script and what it imports and writes."""
     folder = tmp_path / "a plaçe 漢字"
     folder.mkdir()
     (folder / "nächst.py").write_text("def double(x):\n    return 2 * x\n", encoding="utf-8")
     (folder / "mäin.py").write_text(
         "import os, nächst, parallelkit as pk\n"
+        "os.chdir(os.path.dirname(__file__))\n"
         "print(ascii([os.path.basename(f) for f in pk.Pool(2).map(lambda x: os.getcwd(), [1])]))\n"
         "print(pk.Pool(2).map(nächst.double, [1, 2]))\n"
-        "sweep = pk.Sweep(store='läufe.db', workers=2)\n"
+        "sweep = pk.Sweep(store=os.path.abspath('läufe.db'), workers=2)\n"
         "print([r['value'] for r in sweep.run(lambda x: x + 1, pk.grid(x=[1, 2]))])\n",
         encoding="utf-8",
     )
-    ran = command([shape.format(folder / "mäin.py")], cwd=folder)
+    script = shape.format(folder / "mäin.py")
+    if (
+        shape == "network"
+    ):  # a drive as administrators see it; under Wine, tests/windows/run shares it
+        share = f"\\\\localhost\\{folder.drive[0]}$\\"
+        if not os.path.exists(share):
+            pytest.skip("this machine does not share its drive")
+        script = share + os.path.splitdrive(folder / "mäin.py")[1].lstrip("\\")
+    ran = command([script])
     assert ran.err == ""
     assert ran.out.splitlines() == [ascii(["a plaçe 漢字"]), "[2, 4]", "[2, 3]"]
 

@@ -58,11 +58,12 @@ class Task(Protocol):
         stop: Callable[[], bool] | None = None,
         *,
         spare: Callable[[], int] | None = None,
+        given_up: Callable[[], bool] | None = None,
     ) -> Reply:
         """Run the items of a chunk, or its first ones; `stop` is asked between some of them.
 
         `spare` tells the items how many cores are theirs for the moment, where that is more than
-        the share of the worker.
+        the share of the worker. `given_up` tells whether nobody waits for them any more.
         """
         ...
 

@@ -2,6 +2,9 @@
 
 Large things are scattered, without a hash, to one worker; Dask brings them to another one when a
 chunk that needs them runs there. All that is kept of a call are its futures, until they are taken.
+
+By default both what is scattered and what is gathered passes through the scheduler. On a cluster
+that is this machine's for certain, large things go to the workers, and come from them, directly.
 """
 
 from __future__ import annotations
@@ -10,10 +13,12 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ..errors import ParallelError
 from ..options import Options
+from ..worker import parcel as parcels
 from ..worker.parcel import Parcel
 from . import dask_clients
 from .cluster import AGAIN, DIED, PERHAPS, is_missing
@@ -24,6 +29,33 @@ __all__ = ["DaskCluster", "pool_for", "prepare", "reach", "shutdown"]
 
 PACE = 10.0  # how much longer a message takes than to a process of ours
 GONE = 5.0  # seconds without a scheduler after which it counts as lost
+
+
+# What a worker evaluates. A worker of Dask that cannot unpickle a task ends itself, and so does the
+# next one. This can be unpickled without parallelkit, and by another version of Python, also by
+# the scheduler, which pickles it anew. Where it cannot be run, the task fails, which tells why.
+CALL = f"__import__({parcels.__name__!r}, fromlist=['called']).called(data, *fetched)"
+
+
+class _Future:
+    """A future of Dask that says by itself when it is done, in the client's thread.
+
+    Dask's own way needs a pool of threads. That is gone before the connection is where a program
+    ends, so that each chunk which is still under way then would print a traceback.
+    """
+
+    __slots__ = ("asked",)
+
+    def __init__(self, asked: Any) -> None:
+        self.asked = asked
+
+    def add_done_callback(self, callback: Callable[[_Future], None]) -> None:
+        self.asked.client.loop.add_callback(self._watch, callback)
+
+    async def _watch(self, callback: Callable[[_Future], None]) -> None:
+        with suppress(Exception, asyncio.CancelledError):  # whatever came of it is asked for later
+            await self.asked.exception(asynchronous=True)
+        callback(self)
 
 
 class DaskCluster:
@@ -40,6 +72,8 @@ class DaskCluster:
     def __init__(self, client: Any) -> None:
         self._client = client
         self.demand = dask_clients.demand(client)
+        self._direct = True if dask_clients.is_local(client) else None  # None: as the client has it
+        self._large = False  # whether the results that came last were large
         address = getattr(getattr(client, "scheduler", None), "address", "?")
         self.name = f"Dask (scheduler {address})"
         self._away: float | None = None  # since when there is no scheduler
@@ -58,7 +92,8 @@ class DaskCluster:
         try:
             if not dask_clients.workers_of(self._client):
                 return None  # it would wait for one
-            return asked(self._client, self._client.scatter, parcel, hash=False, asynchronous=True)
+            how = {"hash": False, "direct": self._direct, "asynchronous": True}
+            return asked(self._client, self._client.scatter, parcel, **how)
         except Unasked:  # no worker yet, or none any more: then it goes along
             return None
 
@@ -79,24 +114,30 @@ class DaskCluster:
         """Start a call, under a name that the dashboard shows."""
         self._number += 1
         key = f"{name}-{self._prefix}-{self._number}"
-        return self._client.submit(func, *args, key=key, pure=False, retries=0)
+        data, fetched = parcels.packed(func, args, dask_clients.distributed().Future)
+        known, how = {"data": data, "fetched": fetched}, {"key": key, "pure": False, "retries": 0}
+        return _Future(self._client.submit(eval, CALL, None, known, **how))
 
     def collect(self, futures: Sequence[Any]) -> list[Any]:
         """Results of futures that are done, all at once."""
         try:
-            outcomes: list[Any] = asked(self._client, self._gathered, futures)
+            own = [future.asked for future in futures]
+            outcomes: list[Any] = asked(self._client, self._gathered, own)
         except Unasked as error:
             raise self._lost() from error.__cause__
-        for future in futures:
-            future.release()
-        return outcomes
+        self.cancel(futures)
+        self._large = any(isinstance(outcome, tuple) for outcome in outcomes)
+        return [parcels.unpacked(outcome) for outcome in outcomes]
 
     async def _gathered(self, futures: Sequence[Any]) -> list[Any]:
         done = [future for future in futures if future.status == "finished"]
         values: dict[str, Any] = {}
         if done:
+            direct = (
+                self._direct if self._large else None
+            )  # one more question, which costs small ones
             try:
-                results = await self._client.gather(done, asynchronous=True)
+                results = await self._client.gather(done, direct=direct, asynchronous=True)
                 values = {future.key: value for future, value in zip(done, results, strict=True)}
             except Exception:  # noqa: BLE001 - one is lost: which, is asked one by one
                 values = {}
@@ -115,7 +156,7 @@ class DaskCluster:
     def cancel(self, futures: Sequence[Any]) -> None:
         """Give up calls: nobody wants them any more. What runs ends, and its result is dropped."""
         for future in futures:
-            future.release()
+            future.asked.release()
 
     def check(self) -> None:
         """Raise if the scheduler has been away for `GONE` seconds."""

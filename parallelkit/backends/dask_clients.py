@@ -29,6 +29,7 @@ __all__ = [
     "client_for",
     "demand",
     "distributed",
+    "is_local",
     "missing",
     "shutdown",
     "workers_of",
@@ -87,6 +88,7 @@ _clients: dict[str, Any] = {}  # by address, those of ours
 _ours: list[Any] = []  # a client, and the `Local` that it is connected to
 _seen: WeakKeyDictionary[Any, tuple[float, dict[str, int]]] = WeakKeyDictionary()  # by the client
 _checked: WeakSet[Any] = WeakSet()  # clients whose workers were looked at
+_uploaded: WeakSet[Any] = WeakSet()  # those by which this package was sent
 
 
 def distributed() -> Any:
@@ -148,6 +150,7 @@ def shutdown() -> None:
         _clients.clear()
         _ours.clear()
         _checked.clear()
+        _uploaded.clear()
         _seen.clear()
     _end(ending)
 
@@ -167,6 +170,7 @@ def _after_fork() -> None:
     _clients.clear()
     _ours.clear()
     _checked.clear()
+    _uploaded.clear()
     _seen.clear()
 
 
@@ -206,15 +210,25 @@ def demand(client: Any) -> float:
     return 2.0 * float(target or 0.0)
 
 
+def is_local(client: Any) -> bool:
+    """Whether the workers are on this machine for certain: those at an address may not be."""
+    if client in _ours:
+        return True
+    return isinstance(getattr(client, "cluster", None), distributed().LocalCluster)
+
+
 def check(client: Any, options: Options) -> None:
     """Raise if workers have other versions than this process, or no parallelkit.
 
     Once for a client: those that come later tell it with their first chunk.
     """
-    if client in _checked or not workers_of(client):
+    if client in _checked:
         return
-    if options.upload:
+    if options.upload and client not in _uploaded:
         _upload(client)
+        _uploaded.add(client)
+    if not workers_of(client):
+        return
     found = client.run(_versions, on_error="return")
     mine = _versions()
     for address, theirs in found.items():

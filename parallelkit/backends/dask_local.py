@@ -41,6 +41,7 @@ import dask
 dask.config.set({"temporary-directory": told["folder"]})
 dask.config.set({"distributed.scheduler.allowed-failures": 0})
 dask.config.set({"distributed.deploy.lost-worker-timeout": "1 hour"})
+dask.config.set({"distributed.worker.daemon": False})  # items may start processes
 
 from distributed import LocalCluster
 

@@ -26,7 +26,8 @@ from ..errors import ParallelError, WorkerDied
 from ..options import Options
 from ..place.sigint import by_a_handler
 from ..values.outcome import Lost
-from ..values.source import LARGEST_BYTES, Chunk, Source
+from ..values.sizer import LARGEST_BYTES
+from ..values.source import Chunk, Source
 from .base import Done, Task
 from .cluster import AGAIN, DIED, Cluster, short
 

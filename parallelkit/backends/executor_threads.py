@@ -38,7 +38,7 @@ class Here(Dispatch):
         except BaseException as error:  # noqa: BLE001 - an initializer's: the caller must know
             return error, None
         blas.hold(self._task.threads(0))
-        return None, self._task.run(chunk, 0, stop=lambda: self.closed)
+        return None, self._task.run(chunk, 0, given_up=lambda: self.closed)
 
     def _opened(self, flight: Flight, result: Any) -> None:
         error, reply = result

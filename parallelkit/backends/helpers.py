@@ -7,6 +7,8 @@ from collections.abc import Generator
 from functools import partial
 
 from ..options import Options
+from ..place import blas
+from ..place.nesting import room
 from ..values.source import Source
 from ..worker import process as worker
 from .base import Done, Setup, Task
@@ -32,7 +34,8 @@ class OuterPool:
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source`, here and elsewhere."""
         self._setup()
-        context = contextvars.copy_context()
+        context, cores = contextvars.copy_context(), room()
+        own = len(task.places) - 1  # the last place is that of the caller
         link = worker.link()
         inner = link.open(task, source, self._workers - 1)
         source.wake = partial(link.more, inner)
@@ -46,7 +49,9 @@ class OuterPool:
                 if done is not None:
                     yield done
                 elif (chunk := inner.take()) is not None:
-                    reply = context.run(task.run, chunk, 0)
+                    # The item that makes the call may have more than a worker's part.
+                    with blas.lent(task.threads(own), task.place(own).cores):
+                        reply = context.run(task.run, chunk, own, spare=cores)
                     yield chunk, reply
                     if len(reply.values) < chunk.size:
                         inner.worth_seeking = True

@@ -17,12 +17,10 @@ from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
-try:
-    import resource
+from ..place import system
 
-    _THREAD: int | None = resource.RUSAGE_THREAD
-except (ImportError, AttributeError):  # not on this system: the time alone decides
-    _THREAD = None
+if system.SLEEPS:  # else the time alone decides
+    import resource
 
 __all__ = ["Lock"]
 
@@ -73,7 +71,7 @@ class Lock:
             if self.found or self._elapsed < ENOUGH:
                 return
             share = self._computed / self._elapsed
-            wakes = _THREAD is None or self._sleeps > WAKES * self._elapsed
+            wakes = not system.SLEEPS or self._sleeps > WAKES * self._elapsed
             if IDLE < share < BUSY and wakes:
                 self.found = True
                 with contextlib.suppress(TypeError):
@@ -81,4 +79,4 @@ class Lock:
 
 
 def _sleeps() -> int:
-    return 0 if _THREAD is None else resource.getrusage(_THREAD).ru_nvcsw
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if system.SLEEPS else 0

@@ -23,7 +23,7 @@ from ..transport.refusals import is_refused, refusal
 from ..transport.script import script
 from ..values.outcome import Lost, Reply
 from ..worker import output, remote
-from ..worker.context import carried
+from ..worker.context import carried_with
 from ..worker.environment import current
 from ..worker.parcel import Parcel, since
 from ..worker.remote import Order
@@ -50,7 +50,7 @@ class There(Dispatch):
         self._head = head()
         self._name = called(task.func) or type(task.func).__name__
         try:
-            pickled = _ready(pickling.dumps(task.state(carried()), together=True))
+            pickled = _ready(pickling.dumps(task.state(carried_with(task)), together=True))
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -134,6 +134,8 @@ class There(Dispatch):
             *(self._key, chunk.start, chunk.size, flight.needs, self._settings),
             *(self._setup_key, BUDGET * self._pace, self._task.traced and tuple(self._task.traced)),
         )
+        if flight.lacked and self._state is self._parcel:  # no worker was there when it was made
+            self._state = self._sent(self._parcel)
         news, state, setup = self._news_for(flight), self._state, self._setup
         if not flight.lacked:  # who has not got what is large says so
             state = None if isinstance(state, Parcel) and state.nbytes > SMALL else state
@@ -148,8 +150,11 @@ class There(Dispatch):
         if not flight.needs:
             return None
         if flight.lacked:
-            versions, pickled = script.news_without(frozenset(flight.held), flight.plans)
-            return versions, Parcel.of(pickled), flight.lacked > 2
+            # Two workers that have different parts could ask in turns for what the other one has.
+            again = flight.lacked > 2
+            held = frozenset[int]() if again else frozenset(flight.held)
+            versions, pickled = script.news_without(held, flight.plans)
+            return versions, Parcel.of(pickled), again
         if self._news is None or not self._news[0] >= frozenset(flight.needs):
             versions, pickled = script.news_without((), flight.plans)
             parcel = Parcel.of(pickled)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Generator
 from functools import partial
+from typing import Any
 
 from ..options import Options
 from ..place import blas
 from ..place.nesting import room
-from ..values.source import Source
+from ..values.source import Chunk, Source
 from .base import Done, Pool, Setup, Task
 
 __all__ = ["SerialPool", "pool_for", "prepare"]
@@ -52,6 +53,8 @@ class SerialPool:
         grown = self._grown if known else None
         cores = room()
         more = None if cores is None or grown is None else partial(_more, cores)
+        if source.endless:
+            source.meanwhile = partial(self._run_meanwhile, context, task, source)
         yield None
         while not source.finished:
             if source.aborted is not None:
@@ -68,13 +71,32 @@ class SerialPool:
             if chunk is None:
                 source.wait()
                 continue
-            if self._blas_threads is None:
-                reply = context.run(task.run, chunk, 0, more, spare=cores)
-            else:
-                with blas.lent(self._blas_threads, task.place(0).cores):
-                    reply = context.run(task.run, chunk, 0, more, spare=cores)
+            reply = self._reply(context, task, chunk, more, cores)
             yield chunk, reply
             del chunk, reply  # while this waits, they belong to the consumer alone
+
+    def _reply(
+        self,
+        context: contextvars.Context,
+        task: Task,
+        chunk: Chunk,
+        more: Callable[[], bool] | None,
+        cores: Callable[[], int] | None,
+    ) -> Any:
+        if self._blas_threads is None:
+            return context.run(task.run, chunk, 0, more, spare=cores)
+        with blas.lent(self._blas_threads, task.place(0).cores):
+            return context.run(task.run, chunk, 0, more, spare=cores)
+
+    def _run_meanwhile(
+        self, context: contextvars.Context, task: Task, source: Source, over: Callable[[], bool]
+    ) -> None:
+        """Run what is there, until something is over for which a callback waits in this thread."""
+        while not over():
+            chunk = source.take()
+            if chunk is None or source.deliver is None:
+                return
+            source.deliver(chunk, self._reply(context.copy(), task, chunk, None, None))
 
     def close(self) -> None:
         """Nothing to end."""

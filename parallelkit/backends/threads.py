@@ -18,8 +18,9 @@ further helpers, and a helper sees that its core is somebody else's now, and lea
 wait for the interpreter lock, which `locked` finds out, and ``nested="auto"`` allows it, what is
 left of the items is handed to idle workers of the outer pool (`helpers`).
 
-A thread cannot be stopped: what runs when a call is left early, as by Ctrl-C, goes on until it ends
-by itself, and nobody hears of it. The end of the process waits for it a moment alone.
+A thread cannot be stopped: what runs when a call is given up, as by Ctrl-C or by the error of an
+earlier item, goes on until it ends by itself or makes a call, which begins no item any more. Nobody
+hears of it. The end of the process waits for it a moment alone.
 
 It is long because calls, helpers and what they hand each other go by one lock.
 """
@@ -36,15 +37,16 @@ import time
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Generator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
 from ..options import Options
 from ..place import blas
 from ..place.importing import whole
-from ..place.nesting import add_threads, fellows, process_cores, room
+from ..place.nesting import GivenUp, add_threads, fellows, process_cores, room
 from ..place.sigint import Shield
+from ..values.outcome import Reply
 from ..values.source import Chunk, Source
 from . import locked
 from .base import Done, Pool, Setup, Task
@@ -229,6 +231,7 @@ class _Job:
         self._borrowers = 0  # threads that run an item at this moment
         self._running: set[int] = set()  # ranks
         self._stopped = False
+        self._failed = sys.maxsize  # the first item that has raised, where that ends the call
         self.finished: queue.SimpleQueue[Done | BaseException | None] = queue.SimpleQueue()
         source.wake = self._nudge
 
@@ -270,8 +273,8 @@ class _Job:
 
     def _to_stop(self, rank: int) -> bool:
         """Whether a thread is to hand in what it has, between two items."""
-        if self._stopped or self._room is None or self._to_be_handed_over():
-            return self._stopped or self._to_be_handed_over()
+        if self._room is None or self._to_be_handed_over():
+            return self._to_be_handed_over()
         cores = self._room()
         if rank > 0:
             return rank >= cores
@@ -329,6 +332,7 @@ class _Job:
                 done = self._run(chunk, rank)
             finally:
                 self._give_back()  # who gets the result may set what libraries use, at once
+            self._see(*done)
             if self._source.deliver is None:
                 self.finished.put(done)
             else:
@@ -339,11 +343,23 @@ class _Job:
                 raise
             self.finished.put(error)
         except BaseException as error:  # noqa: BLE001 - an error of ours: the caller must know
-            self.finished.put(error)
+            unheard = isinstance(error, GivenUp) and self._given_up(chunk)
+            self.finished.put(None if unheard else error)
         finally:
             with self._lock:
                 self._running.discard(rank)
         return True
+
+    def _see(self, chunk: Chunk, reply: Reply) -> None:
+        """Give up what comes after an item that has raised, where that ends the call."""
+        if reply.raised and self._task.stop_at_error:
+            with self._lock:
+                self._failed = min(self._failed, chunk.start + reply.raised[0].offset)
+            self._source.cut(self._failed)
+
+    def _given_up(self, chunk: Chunk) -> bool:
+        """Whether nobody waits any more for the items of a chunk."""
+        return self._stopped or self._source.aborted is not None or chunk.start > self._failed
 
     def _borrow(self) -> None:
         with self._lock:
@@ -357,13 +373,14 @@ class _Job:
             if self._lent is not None and not self._borrowers:
                 self._lent.__exit__(None, None, None)
 
-    def _run(self, chunk: Chunk, rank: int) -> Done:
+    def _run(self, chunk: Chunk, rank: int) -> tuple[Chunk, Reply]:
         stop, spare = partial(self._to_stop, rank), partial(self._spare, rank)
+        given_up = partial(self._given_up, chunk)
         if self._interpreter is None:
-            reply = self._task.run(chunk, rank, stop=stop, spare=spare)
+            reply = self._task.run(chunk, rank, stop=stop, spare=spare, given_up=given_up)
         else:
             with self._interpreter.measured(lambda: len(self._running)):
-                reply = self._task.run(chunk, rank, stop=stop, spare=spare)
+                reply = self._task.run(chunk, rank, stop=stop, spare=spare, given_up=given_up)
         if not self._source.lazy:
             return chunk, reply
         with self._lock:  # the consumer may pause, and other threads are to know by then
@@ -505,9 +522,11 @@ class _Helpers:
         _engage(self._level, self._threads, wished=False, own=False).put(work)
 
     def dismiss(self, threads: int) -> None:
-        """Be wanted by a call no more."""
+        """Be wanted by a call no more; what one's own have not begun for it is not run."""
         with _lock:
             self._wanted -= threads
+            if self._own and not (self._wanted or self._closed):
+                self._drop()
             self._settle()
 
     def close(self, wait: bool = True) -> None:
@@ -550,6 +569,16 @@ class _Helpers:
             with _lock:
                 self._busy -= 1
                 self._settle()
+
+    def _drop(self) -> None:
+        """Forget what was put and not begun, whose threads have not woken up yet.
+
+        The next call would else find them busy, and have others started, call after call.
+        """
+        with suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+                self._busy -= 1
 
     def _settle(self) -> None:
         """Become free for another call, if these are one call's own, and it is over."""

@@ -26,25 +26,29 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import Any, ClassVar
 
+from ..backends import TABLE
+from ..engine import run as engine
 from ..engine.failures import Failures
 from ..engine.plan import plan
-from ..engine.run import run_source
 from ..errors import ParallelError
 from ..options import Options, Resolver
 from ..place import recording
 from ..place.foreign import in_event_loop
-from ..place.nesting import nesting, nesting_level, process_cores
+from ..place.nesting import GivenUp, for_itself, given_up, nesting, nesting_level, process_cores
 from ..place.sigint import Shield
 from ..values.call import Call, apply_parts
 from ..values.outcome import Failure, Lost, Reply
-from ..values.source import Chunk, Sizer, Source
+from ..values.sizer import Sizer
+from ..values.source import Chunk, Source
+from ..worker.context import ours, within
 from .runner import begin
 
 __all__ = ["Submissions", "SubmitQueues", "Translate", "as_it_is", "in_thread"]
 
 SHORT = 0.004  # seconds of a call that a worker may have in advance
 Translate = Callable[[BaseException], BaseException]
-_Parts = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any]]
+_Parts = tuple[Any, ...]  # of a call, as `apply_parts` takes them
+Asked = Callable[[], bool]  # whether the item that has submitted a call was given up
 
 
 def as_it_is(error: BaseException) -> BaseException:
@@ -270,7 +274,8 @@ class Submissions(Source):
         super().__init__(Sizer(self._plan.workers, 1), lazy=False)
         self._options = options
         self._translate = translate
-        self._queue: deque[tuple[int, _Parts, SubmittedFuture]] = deque()
+        self._queue: deque[tuple[int, _Parts, SubmittedFuture, Asked | None]] = deque()
+        self._inline = TABLE[self._plan.backend].inline
         self._count = 0  # what was submitted; cancelled calls count, so no number depends on time
         self._futures: dict[int, SubmittedFuture] = {}
         self._attended: set[SubmittedFuture] = set()  # those that are not waited for by a call
@@ -278,10 +283,12 @@ class Submissions(Source):
         self._ended: BaseException | None = None
         self._ending = threading.Lock()
         self._changed = threading.Event()
+        self._hurry = threading.Event()
         self._begun = False  # whether it is known how this is run
         self._beginning = threading.Lock()  # held until then
         self._beginning.acquire()
-        self._thread = begin("submit", self._serve)
+        engine.begin(options, None)
+        self._thread = begin("submit", self._serve, ours())
 
     @property
     def alive(self) -> bool:
@@ -293,10 +300,14 @@ class Submissions(Source):
     ) -> Future[Any]:
         """Submit a call."""
         future = SubmittedFuture(self)
+        parts: _Parts = func, args, kwargs
+        around = within(self._inline)
+        if around is not None:
+            parts = *parts, around
         with Shield():  # what is half sent would never be settled
             with self._ending:
                 if self.alive:
-                    self._queue.append((self._count, (func, args, kwargs), future))
+                    self._queue.append((self._count, parts, future, given_up()))
                     self._count += 1
                 else:
                     future.set_exception(self._ended or ParallelError("the pool is closed"))
@@ -326,6 +337,8 @@ class Submissions(Source):
             self._beginning.release()
         helping = self.help
         if helping is None:
+            if self.meanwhile is not None and threading.current_thread() is self._thread:
+                self.meanwhile(partial(Future.done, future))
             return False
         self._attends = False
         helping(partial(Future.done, future), wakes, timeout)
@@ -375,7 +388,7 @@ class Submissions(Source):
         self._thread.join()
 
     def cancel_queued(self) -> None:
-        """Cancel what no worker is free to begin."""
+        """Cancel what no worker is free to begin; what waits for another attempt has it at once."""
         futures = []
         with self._lock:
             free = max(0, self._plan.workers - len(self._futures))
@@ -384,14 +397,24 @@ class Submissions(Source):
         for future in futures:
             future.cancel()
             future.set_running_or_notify_cancel()  # for those that wait for several futures
+        self.last_attempt = True
+        self._hurry.set()
+        for timer in list(self._later.values()):
+            timer.hurry()
+
+    def rest(self, seconds: float) -> None:
+        """Let time pass, unless there is to be one attempt more at once."""
+        self._hurry.wait(seconds)
 
     def _draw(self, size: int) -> Chunk | None:  # noqa: ARG002 - one call at a time
         while self._queue:
-            index, (func, args, kwargs), future = self._queue.popleft()
+            index, parts, future, left = self._queue.popleft()
             if future.set_running_or_notify_cancel():
+                if left is not None and left():  # its result is the error that its future gets
+                    parts = GivenUp, (), {}
                 self.drawn = index + 1
                 self._futures[index] = future
-                return Chunk(index, 1, ([func], [args], [kwargs]))
+                return Chunk(index, 1, tuple([part] for part in parts))
         return None
 
     def take(self) -> Chunk | None:
@@ -424,13 +447,14 @@ class Submissions(Source):
         return self._closed and not (self._again or self._later or self._queue)
 
     def _serve(self) -> None:
+        for_itself()  # it serves other items as well
         call = Call(apply_parts, ((),), {})
         options = _returning(self._options)
         failures = Failures(options, self, call)
         self.deliver = partial(self._deliver, failures)
         error: BaseException = ParallelError("the pool was terminated")
         try:
-            with closing(run_source(call, options, self._plan, self)) as outcomes:
+            with closing(engine.run_source(call, options, self._plan, self)) as outcomes:
                 for outcome in outcomes:
                     if outcome is not None:
                         self._deliver(failures, *outcome)
@@ -471,6 +495,8 @@ class Submissions(Source):
     def _set(self, future: Future[Any], value: Any) -> None:
         if isinstance(value, Failure):
             future.set_exception(self._translate(value.exception))
+        elif isinstance(value, GivenUp):
+            future.set_exception(value)
         else:
             future.set_result(value)
 

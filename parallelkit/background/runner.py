@@ -17,16 +17,17 @@ from ..place import limits
 __all__ = ["begin"]
 
 
-def begin(name: str, work: Callable[[], object]) -> threading.Thread:
-    """Run `work` in a thread, in a copy of this context; return the thread.
+def begin(
+    name: str, work: Callable[[], object], context: contextvars.Context | None = None
+) -> threading.Thread:
+    """Run `work` in a thread, in a `context` or a copy of this one; return the thread.
 
     Raises
     ------
     ParallelError
         If no thread can be started.
     """
-    thread = threading.Thread(
-        target=contextvars.copy_context().run, args=(work,), name=f"parallelkit-{name}", daemon=True
-    )
+    run = (contextvars.copy_context() if context is None else context).run
+    thread = threading.Thread(target=run, args=(work,), name=f"parallelkit-{name}", daemon=True)
     limits.start(thread)
     return thread

@@ -80,7 +80,7 @@ class Failures:
         error = _explained(chunk, lost.reason, self._options)
         again: tuple[type[BaseException], ...] = (WorkerDied, *self._options.retry_on)
         wanted = any(isinstance(one, again) for one in (error, lost.reason))
-        if wanted and chunk.attempts <= self._options.retries:
+        if wanted and self._may_try_again(chunk):
             self._try_again(chunk)
             return []
         text = formatted(error, error.__traceback__)
@@ -96,9 +96,8 @@ class Failures:
                 values = reply.values[begin:at]
                 parts.append(Part(chunk.start + begin, at - begin, values, None, chunk.attempts))
             begin = at + 1
-            if isinstance(raised.exception, self._options.retry_on) and (
-                chunk.attempts <= self._options.retries
-            ):
+            wanted = isinstance(raised.exception, self._options.retry_on)
+            if wanted and self._may_try_again(chunk):
                 self._try_again(chunk.part(at, at + 1))
             else:
                 parts.append(self._failed(chunk, at, raised.exception, raised.traceback, raised))
@@ -106,6 +105,9 @@ class Failures:
             values = reply.values[begin:]
             parts.append(Part(chunk.start + begin, len(values), values, None, chunk.attempts))
         return parts
+
+    def _may_try_again(self, chunk: Chunk) -> bool:
+        return chunk.attempts <= self._options.retries and not self._source.last_attempt
 
     def _try_again(self, item: Chunk) -> None:
         """Give an item back, after a wait twice as long each time, and a bit."""

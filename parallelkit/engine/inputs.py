@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from _queue import SimpleQueue  # `queue` has others, which take imports
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -16,12 +17,42 @@ from typing import Any
 
 from ..place import limits
 from ..place.attributes import attribute
-from ..values.source import Chunk, Sizer, Source, Table
+from ..values.sizer import Sizer
+from ..values.source import Chunk, Source, Table
 from ..values.weight import weight
 
 __all__ = ["Inline", "Stream", "source_of"]
 
 _PLAIN = (list, tuple, range, str, bytes, bytearray)
+
+
+class _Room:
+    """An event for which one thread waits, and which a signal handler's error cannot leave locked.
+
+    (`threading.Event` has a lock that is kept where an error strikes while it is being taken.)
+    """
+
+    __slots__ = ("_set", "_wakes")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        self._wakes.put(None)  # also where it is set: the last one may have been cut off here
+
+    def clear(self) -> None:
+        self._set = False
+        while not self._wakes.empty():
+            self._wakes.get()
+
+    def wait(self) -> None:
+        while not self._set:
+            self._wakes.get()
 
 
 class _Drawn(Source):
@@ -53,7 +84,7 @@ class Stream(_Drawn):
     def _begin(self, iterables: Sequence[Iterable[Any]]) -> None:
         self._rows: deque[Any] = deque()
         self._starved = True  # a pool found nothing and wants to be woken
-        self._room = threading.Event()
+        self._room = _Room()
         self._begun = threading.Event()  # the first row is there, or there will be none
         context = contextvars.copy_context()
         self._feeder = threading.Thread(

@@ -100,10 +100,13 @@ class Plan:
         """Place of each worker: its part of the cores, remainders to the first workers.
 
         Fewer items than workers leave more cores for each, but where the items run in workers of
-        the outer pool: those are all there, and any of them may have items of another call.
+        the outer pool: those are all there, and any of them may have items of another call. Then
+        the last place is that of the caller, who may have less than a worker.
         """
         if self.backend == "outer":
-            return _places(self.level, self.workers, max(1, self.cores // max(1, fellows())), 1)
+            share = max(1, self.cores // max(1, fellows()))
+            own = Nesting(self.level, min(share, for_good() or share))
+            return (*_places(self.level, self.workers, share, 1), own)
         busy = self.workers if items is None or items > self.workers else items or 1
         return _places(self.level, self.workers, self.cores, busy)
 

@@ -67,7 +67,7 @@ class Recorded:
             record(folders, ("raised", call, *where, _clock(), raised))
 
 
-def begun(call: Call, plan: Plan, source: Source) -> Recorded | None:
+def begun(call: Call, plan: Plan, source: Source, nested: str) -> Recorded | None:
     """Note that a call begins; None where no trace is open around the caller."""
     folders = targets()
     if not folders:
@@ -76,16 +76,27 @@ def begun(call: Call, plan: Plan, source: Source) -> Recorded | None:
     item = current.get()
     outer = ("", 0) if item is None else (item.traced.call, item.lap.index)
     name = "submit" if call.inner is None else _name(call)
-    large = [(key, size) for key, value in call.frozen.items() if (size := _nbytes(value)) >= LARGE]
+    large = [
+        (key, size, _is_array(value))
+        for key, value in call.frozen.items()
+        if (size := _nbytes(value)) >= LARGE
+    ]
     how = plan.backend, int(plan.workers), plan.level, -1 if source.total is None else source.total
-    lazy = source.lazy, source.endless
-    call_number, here = traced.call, (threading.get_native_id(), _clock())
-    record(folders, ("call", call_number, *outer, name, _where(), *how, *lazy, large, *here))
+    kind = source.lazy, source.endless, nested, large
+    here = threading.get_native_id(), _clock()
+    record(folders, ("call", traced.call, *outer, name, _where(), *how, *kind, *here))
     return Recorded(traced)
 
 
 def _name(call: Call) -> str:
     return called(call.inner, call.frozen.values()) or type(call.inner).__qualname__
+
+
+def _is_array(value: object) -> bool:
+    """Whether it can be shared as it is."""
+    return hasattr(type(value), "__array_interface__") and not getattr(
+        attribute(value, "dtype", None), "hasobject", True
+    )
 
 
 def _nbytes(value: object) -> int:

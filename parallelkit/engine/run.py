@@ -15,7 +15,7 @@ import importlib
 import sys
 import weakref
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,8 @@ from ..place.nesting import nesting
 from ..place.sigint import Shield
 from ..values.call import Call
 from ..values.seeds import draws, fresh, needs, of_next_call, root
-from ..values.source import LARGEST, LARGEST_LAZY, Sizer, Source
+from ..values.sizer import LARGEST, LARGEST_LAZY, Sizer
+from ..values.source import Source
 from . import inplace
 from .failures import Failures
 from .inputs import source_of
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .progress import Bar
     from .recorded import Recorded
 
-__all__ = ["Watch", "gather", "hold", "run_source", "shutdown", "stream"]
+__all__ = ["Watch", "begin", "gather", "hold", "run_source", "shutdown", "stream"]
 
 # Told of the source of each call when it begins, or of what stands for it.
 Watch = Callable[[Any], object]
@@ -262,7 +263,7 @@ def run_source(
     call: Call, options: Options, plan_: Plan, source: Source, task: Any = None
 ) -> Generator[Any, None, None]:
     """Run what `source` gives in the pool that was planned."""
-    recorded = _recorded(call, plan_, source) if recording.on else None
+    recorded = _recorded(call, options, plan_, source) if recording.on else None
     pool = _pool(options, plan_, options.seed is None or draws(call), call.inner)
     if task is None:
         task = _task(call, options, plan_, source.total)
@@ -300,10 +301,10 @@ def _task(call: Call, options: Options, plan_: Plan, total: int | None) -> Any:
     return task
 
 
-def _recorded(call: Call, plan_: Plan, source: Source) -> Recorded | None:
+def _recorded(call: Call, options: Options, plan_: Plan, source: Source) -> Recorded | None:
     from .recorded import begun  # nobody needs it without a trace
 
-    return begun(call, plan_, source)
+    return begun(call, plan_, source, options.nested)
 
 
 def _pool(
@@ -323,6 +324,21 @@ def _pool(
             return _pool(options, without_processes(options, plan_, takes_rng))
         limits.explain(error)
     return made
+
+
+def begin(options: Options, func: Callable[..., Any] | None, takes_rng: bool = True) -> None:
+    """Prepare for the first call of `func` now, as far as that is done once for all calls.
+
+    For who is about to start a thread or to open a file, beside which no process may be forked.
+    What goes wrong is left to the call, which meets it again.
+    """
+    if isinstance(options.backend, str) and options.backend in _backends:
+        return
+    with suppress(Exception):
+        planned = plan(options, nesting(), takes_rng)
+        kind = TABLE[planned.backend]
+        if kind.alone and not (kind.inline or kind.elsewhere):
+            _pool(options, planned, takes_rng, func)
 
 
 def hold(options: Options) -> Any:
@@ -372,6 +388,9 @@ def _at_exit() -> None:
         except ValueError:  # it runs, in a thread that the end of the process ends
             pass
     shutdown()
+    transport = sys.modules.get("parallelkit.transport.script")
+    if transport is not None and hasattr(transport, "let_go"):
+        transport.let_go()
 
 
 importing.at_exit(_at_exit)

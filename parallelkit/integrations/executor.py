@@ -22,6 +22,7 @@ from ..errors import IN_INITIALIZER, StaysHere, WorkerDied
 from ..options import Resolver
 from ..place.attributes import attribute
 from ..place.nesting import nesting
+from ..place.sigint import by_a_handler
 
 __all__ = ["BrokenPool", "BrokenWorker", "PoolExecutor"]
 
@@ -229,7 +230,8 @@ class PoolExecutor(Executor):
         wait : bool
             Whether to return only when all of them are done.
         cancel_futures : bool
-            Whether to cancel those that have not been begun.
+            Whether to cancel those that have not been begun. One that waits to be tried again has
+            its last attempt at once.
         """
         with self._lock:
             self._down = True
@@ -323,8 +325,8 @@ def _left(deadline: float | None) -> float | None:
 def _result_or_cancel(future: Future[Any], deadline: float | None, timeout: float | None) -> Any:
     try:
         return future.result(_left(deadline))
-    except TimeoutError:
-        if future.done():  # then it is an error of the call
+    except TimeoutError as error:
+        if future.done() or by_a_handler(error):  # then it is an error of the call, or of nobody
             raise
         raise TimeoutError(f"no result within {timeout} seconds") from None
     finally:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import copy
 import os
-import reprlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -43,7 +42,8 @@ from ..api import Pool
 from ..errors import ParallelError, RemoteTraceback, WorkerDied, assign, note
 from ..place import blas
 from ..place.attributes import attribute
-from ..place.nesting import nesting, pool_cores, process_cores, room
+from ..place.nesting import GivenUp, given_up, nesting, pool_cores, process_cores, room
+from ..values.outcome import short
 from ..worker.task import format_error
 from .arrays_once import Once, Packed
 
@@ -88,6 +88,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
         """Be as new."""
         self._pool: Pool | None = None
         self._options: dict[str, Any] = {}
+        self._given_up: Callable[[], bool] | None = None
         self._once: Once | None = None
         self._pending = 0
         self._idle = threading.Event()
@@ -141,6 +142,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
         self._options = {"backend": self.kind, **self._pool_options(options)}
         if most == 1:
             self._options["workers"] = n_jobs
+        self._given_up = given_up()
         self._pool = Pool(**self._options)
         pickles = self.kind == "process" and nesting().level == 0  # else it becomes threads
         self._once = Once(once_from, self._options.get("temp_folder")) if pickles else None
@@ -176,8 +178,10 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
             pool, once = self._pool, self._once
             if pool is None:
                 raise ParallelError("the call of Parallel that this task belongs to is over")
+            if self._given_up is not None and self._given_up():
+                raise GivenUp
             return pool.submit(_work, func if once is None else Packed(func, once))
-        except Exception as error:  # noqa: BLE001 - whatever it is, joblib raises it
+        except (Exception, GivenUp) as error:  # noqa: BLE001 - whatever it is, joblib raises it
             future: Future[Any] = Future()
             future.set_exception(error)
             return future
@@ -247,7 +251,10 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to the calls of this process."""
-        own = ("parallel", "_pool", "_options", "_once", "_pending", "_idle", "_lock", "_telling")
+        own = (
+            *("parallel", "_pool", "_options", "_given_up", "_once"),
+            *("_pending", "_idle", "_lock", "_telling"),
+        )
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -346,15 +353,10 @@ def _note(error: Exception, task: tuple[Any, ...]) -> None:
     try:
         func, args, kwargs = task
         name = getattr(func, "__qualname__", type(func).__name__)
-        told = [*map(_short, args), *(f"{k}={_short(v)}" for k, v in kwargs.items())]
+        told = [*map(short, args), *(f"{k}={short(v)}" for k, v in kwargs.items())]
         note(error, f"in the task {name}({', '.join(told)})")
     except Exception:  # noqa: BLE001 - an exception class, or a __repr__, may raise anything
         pass
-
-
-def _short(value: object) -> str:
-    text = reprlib.repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _drop_index(error: BaseException) -> None:

@@ -126,6 +126,8 @@ def _siblings() -> int:
 
 
 def _count_siblings() -> int:
+    if not os.path.exists(system.PROC):
+        return 0  # and Wine ends a process of Python 3.12 that asks for its parent
     try:
         from pathlib import Path
 

@@ -7,7 +7,7 @@ good, so that threads which a user's function starts by itself find it too.
 A place has its share of the cores for good, and at times more: when an outer call has no item
 left for some of its workers, those that still run may use the cores of the idle ones, until
 another call needs them. A call that is made there asks when it begins, and again between its items
-(`room`).
+(`room`). In the same way it asks whether anybody still waits for what runs there (`given_up`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from .host import cpu_count
 from .records import NamedTuple
 
 __all__ = [
+    "GivenUp",
     "Nesting",
     "add_threads",
     "be_guest",
     "enter",
     "fellows",
     "for_good",
+    "for_itself",
     "foreign_worker",
+    "given_up",
     "in_worker_process",
     "join",
     "nesting",
@@ -60,7 +63,8 @@ class Nesting(NamedTuple):
 Spare = Callable[[], int]  # cores that may be used at this moment; 0 where the share counts
 
 
-_Standing = tuple[Nesting, Spare | None]
+Asked = Callable[[], bool]  # whether what runs here was given up
+_Standing = tuple[Nesting, Spare | None, Asked | None]
 
 _here: ContextVar[_Standing | None] = ContextVar("parallelkit_nesting", default=None)
 _process: _Standing | None = None
@@ -93,7 +97,7 @@ def nesting() -> Nesting:
     if standing is None:
         cores = granted()
         return Nesting(0, cpu_count()) if cores is None else Nesting(1, cores)
-    place, spare = standing
+    place, spare, _ = standing
     more = 0 if spare is None else spare()
     return place if more <= place.cores else Nesting(place.level, more)
 
@@ -112,7 +116,7 @@ def for_good() -> int | None:
 
 def room() -> Callable[[], int] | None:
     """What tells at any time how many cores are there for this place; None if always as many."""
-    place, spare = _here.get() or _process or (None, None)
+    place, spare, _ = _here.get() or _process or (None, None, None)
     if place is None or spare is None:
         return None
     return partial(_most, place.cores, spare)
@@ -149,9 +153,29 @@ def be_guest() -> None:
     _guest.set(True)
 
 
-def enter(place: Nesting, spare: Spare | None = None) -> None:
+class GivenUp(BaseException):
+    """Raised by a call that is made in an item, before its next item: nobody waits for them."""
+
+
+def given_up() -> Asked | None:
+    """What tells at any time whether the item that runs here was given up; None if it never is.
+
+    An item in a thread cannot be ended from outside, so the calls that it makes end it. Where it
+    has a process to itself, that is interrupted instead.
+    """
+    return (_here.get() or (None, None, None))[2]
+
+
+def for_itself() -> None:
+    """Have what runs in this context go on when the item that has begun it is given up."""
+    standing = _here.get()
+    if standing is not None:
+        enter(*standing[:2])
+
+
+def enter(place: Nesting, spare: Spare | None = None, given_up: Asked | None = None) -> None:
     """Stand at `place` in this context."""
-    _here.set((place, spare))
+    _here.set((place, spare, given_up))
 
 
 def join(workers: int) -> None:
@@ -180,7 +204,7 @@ def add_threads(threads: int) -> None:
 def settle(place: Nesting, spare: Spare | None = None, cores: int = 1) -> None:
     """Make `place` that of this whole process, a worker; all of its pool have `cores` together."""
     global _process, _in_worker_process, _pool_cores
-    _process = place, spare
+    _process = place, spare, None
     _pool_cores = cores
     _in_worker_process = True
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
-__all__ = ["UNSHIELDED", "Shield", "by_a_handler", "held_here"]
+__all__ = ["UNSHIELDED", "Shield", "by_a_handler", "held_here", "pass_on"]
 
 # Those by which programs interrupt themselves or are asked to end.
 _HELD = [
@@ -113,6 +113,15 @@ def by_a_handler(error: BaseException) -> bool:
             return True
         trace = trace.tb_next
     return False
+
+
+def pass_on(error: BaseException) -> None:
+    """Raise an error again that a signal handler has raised: it is no word of the system's.
+
+    For who takes errors of a class that handlers raise too, as they do at a time limit.
+    """
+    if by_a_handler(error):
+        raise error
 
 
 def _code(handler: Any) -> object:

@@ -24,6 +24,7 @@ __all__ = [
     "PIDFD",
     "PIPE_SIGNAL",
     "PROC",
+    "SLEEPS",
     "SWITCHES",
     "WINDOWS",
     "without",
@@ -31,7 +32,7 @@ __all__ = [
 
 SWITCHES = (
     *("affinity", "allocate", "epoll", "fds", "forking", "memfd"),
-    *("parent-signal", "pidfd", "pipe-signal", "proc"),
+    *("parent-signal", "pidfd", "pipe-signal", "proc", "sleeps"),
 )
 _VARIABLE = "PARALLELKIT_WITHOUT"
 
@@ -64,7 +65,7 @@ EPOLL = _has("epoll", hasattr(select, "epoll"))
 FDS_LAST = _has("fds", not MACOS)
 # A process with one thread may be forked, whatever it has imported. On macOS the frameworks that
 # numpy may load (Accelerate) have crashed in the child, so there the default is to spawn.
-FORKS_WELL = _has("forking", not MACOS)
+FORKS_WELL = _has("forking", hasattr(os, "fork") and not MACOS)
 # Memory without a name that has a descriptor: `os.memfd_create`.
 MEMFD = _has("memfd", hasattr(os, "memfd_create"))
 # The kernel ends a process with its parent: `prctl`.
@@ -75,3 +76,5 @@ PIDFD = _has("pidfd", hasattr(os, "pidfd_open"))
 PIPE_SIGNAL = _has("pipe-signal", LINUX)
 # What the kernel tells of processes, as files. Nothing can be opened where there are none.
 PROC = "/proc" if _has("proc", LINUX) else os.path.join(os.devnull, "proc")
+# The kernel counts how often a thread has gone to sleep: `RUSAGE_THREAD`.
+SLEEPS = _has("sleeps", LINUX)

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 from ..errors import StoreError
 from ..place import system
@@ -156,7 +157,8 @@ def readable(path: str) -> sqlite3.Connection:
     if not os.path.exists(path):
         raise StoreError(f"there is no file {path!r}")
     _refuse_folder(path)
-    address = Path(path).absolute().as_uri()
+    # Quoted as a whole: SQLite would take the server of a network path for one of the address.
+    address = f"file:{quote(os.fsencode(Path(path).absolute()), safe='')}"
     wal = f"{path}-wal"
     if not os.path.exists(wal) and _in_wal_mode(path):
         # A copy of a store whose writer was killed. SQLite would make a file beside it, and leave

@@ -23,9 +23,9 @@ from .point import called
 from .provenance import Commit, about
 from .pruning import Pruner
 from .row import Row, point_of
-from .running import Run, check_call
+from .running import Run, begin, check_call
 from .store import Store, Writing
-from .stored import Chosen, Stored
+from .stored import Chosen, Stored, count_points
 from .table import Table
 
 if TYPE_CHECKING:
@@ -318,6 +318,8 @@ class Sweep:
         with stack:
             store = None
             if self._store is not None:
+                if first is not None and count_points(self._store) < len(points) * self._repeats:
+                    begin(func, first, frozen, options)
                 store = Store(self._store, self._writing(func, name, frozen, seed))
                 stack.callback(store.close)
             run = Run(

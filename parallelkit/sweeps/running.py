@@ -46,7 +46,7 @@ from .store import Store
 from .stored import Chosen
 from .values import Encoded, NotPlain
 
-__all__ = ["Run", "check_call"]
+__all__ = ["Run", "begin", "check_call"]
 
 _OF_SWEEPS = ("store", "repeats", "pruner", "on_change", "version", "notes", "part")
 
@@ -403,6 +403,17 @@ def _for_engine(options: Options, takes_rng: bool) -> tuple[Options, str]:
     if seeded and backend == "serial":
         options = options.but(backend="serial", timeout=None)
     return options, backend
+
+
+def begin(
+    func: Callable[..., Any], point: Point, frozen: Mapping[str, Any], options: Options
+) -> None:
+    """Prepare for a sweep's workers before its store is open, and has a thread.
+
+    So they may begin with what this process has imported, which takes a fork.
+    """
+    rng = takes_rng(func, 0, frozenset((*point, *frozen)))
+    engine.begin(_for_engine(options, rng)[0], func, rng)
 
 
 def _nobody(source: Source) -> None:

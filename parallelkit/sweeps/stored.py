@@ -25,7 +25,7 @@ from .identity import DIGEST
 from .records import Names, Record, Summary, named_results
 from .values import decode
 
-__all__ = ["FETCHED", "Chosen", "EmptyStore", "Outcome", "Stored", "Swept"]
+__all__ = ["FETCHED", "Chosen", "EmptyStore", "Outcome", "Stored", "Swept", "count_points"]
 
 FETCHED = 500  # rows at a time
 LARGEST_FETCH = 8 << 20  # bytes at a time, but for the last row
@@ -414,6 +414,16 @@ class Stored:
     def _digests(self, connection: sqlite3.Connection) -> dict[Any, str]:
         rows = connection.execute("SELECT id, digest FROM codes")
         return {number: _text(digest) for number, digest in rows}
+
+
+def count_points(path: str) -> int:
+    """How many points a store has, of all its sweeps; 0 if there is none, or it cannot be read."""
+    try:
+        with translated(path), closing(readable(path)) as connection:
+            found: int = connection.execute("SELECT count(*) FROM points").fetchone()[0]
+    except StoreError:
+        return 0
+    return found
 
 
 def _swept(row: Any) -> Swept:

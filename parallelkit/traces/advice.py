@@ -17,7 +17,6 @@ __all__ = ["advice", "duration"]
 SHORT = 1e-4  # seconds; an item that takes less is not worth a way of its own
 LARGE = 1_000_000  # bytes of a task that is sent again and again
 MOST = 6
-_HELPED = 'which use the cores that are idle (nested="auto" where they are Python loops)'
 
 
 def advice(story: Story) -> list[str]:
@@ -103,6 +102,13 @@ def _submitted(group: list[Call]) -> Found:
         )
 
 
+def _helped(call: Call) -> str:
+    told = "which use the cores that are idle"
+    return (
+        f'{told} (nested="auto" where they are Python loops)' if call.nested == "thread" else told
+    )
+
+
 def _dominated(group: list[Call]) -> Found:
     """Of many calls at one line: where it is the same item in them, rather than chance."""
     found: dict[int, list[tuple[float, str]]] = defaultdict(list)
@@ -123,9 +129,13 @@ def _longest(call: Call) -> Iterator[tuple[int, float, str]]:
         return
     longest, running = items[0], call.end - _begun(call)
     even = sum(chunk.seconds for chunk in call.chunks) / call.workers
+    own = [inner for inner in call.calls if inner.index == longest.index]
+    alone = longest.seconds - _side_by_side(own)
+    if alone < longest.seconds / 2:  # it uses idle cores itself
+        return
     late = longest.begin - _begun(call) > 0.2 * running
     by_sorting = running - max(longest.seconds, even) if late else 0.0
-    by_cutting = longest.seconds - even
+    by_cutting = alone - even
     stands_out = longest.seconds > max(0.3 * running, 2 * items[1].seconds)
     long = stands_out or (longest.seconds > 0.6 * running and len(items) >= call.workers)
     gain = max(by_sorting, by_cutting)
@@ -133,11 +143,26 @@ def _longest(call: Call) -> Iterator[tuple[int, float, str]]:
         return
     told = f"{_at(call)}item {longest.index} of {call.name} took {duration(longest.seconds)} "
     told += f"of the call's {duration(running)}, while the other workers had nothing left"
+    idle = _helped(call)
     if by_sorting >= by_cutting:
         change = "put long items first: sort the input by what they will take"
+    elif own:
+        change = f"cut that item into several, or let the calls that it makes do more of it, {idle}"
     else:
-        change = f"cut that item into several, or let it make calls of its own, {_HELPED}"
+        change = f"cut that item into several, or let it make calls of its own, {idle}"
     yield longest.index, gain, f"{told}; {change}."
+
+
+def _side_by_side(calls: Sequence[Call]) -> float:
+    """Seconds in which at least two chunks of these calls ran at a time."""
+    chunks = [chunk for call in calls for chunk in call.chunks]
+    moments = sorted([(c.begin, 1) for c in chunks] + [(c.end, -1) for c in chunks])
+    total, running, since = 0.0, 0, 0.0
+    for moment, change in moments:
+        if running > 1:
+            total += moment - since
+        running, since = running + change, moment
+    return total
 
 
 def _few(group: list[Call]) -> Found:
@@ -150,7 +175,7 @@ def _few(group: list[Call]) -> Found:
         yield (
             gain,
             f"{_at(call)}{call.total} items cannot keep {call.workers} workers busy; "
-            f"cut the items smaller, or let them make calls of their own, {_HELPED}.",
+            f"cut the items smaller, or let them make calls of their own, {_helped(call)}.",
         )
 
 
@@ -162,8 +187,11 @@ def _frozen(group: list[Call]) -> Found:
     seconds = sum(c.task_seconds for c in sent)
     nbytes = f"{call.task_nbytes / 1e6:.3g} MB"
     if call.large:
-        key, _ = max(call.large, key=lambda one: one[1])
-        change = f"{key} = pk.share({key}) once, before the calls, and {key}={key} stays as it is"
+        key, _, is_array = max(call.large, key=lambda one: one[1])
+        if is_array:
+            change = f"{key} = pk.share({key}) once, before the calls; {key}={key} stays as it is"
+        else:
+            change = "have pk.Pool(initializer=...) load it once in each worker"
         what = f"the frozen argument {key}= ({nbytes})"
     else:
         what = f"{nbytes} with the function {call.name}"
@@ -240,7 +268,7 @@ def _imports(group: list[Call]) -> Found:
 
 def _interpreter_lock(group: list[Call]) -> Found:
     call = group[0]
-    if call.backend != "thread":
+    if call.backend not in ("thread", "serial"):  # what began in place may go on with threads
         return
     chunks = [chunk for one in group for chunk in one.chunks]
     elapsed = sum(one.end - _begun(one) for one in group)
@@ -248,14 +276,25 @@ def _interpreter_lock(group: list[Call]) -> Found:
     processor = sum(chunk.thread_seconds for chunk in chunks)
     if elapsed < 0.02 or busy < 1.2 * elapsed or not 0.6 * elapsed < processor < 1.3 * elapsed:
         return
-    gain = elapsed - processor / min(call.workers, cpu_count())
+    threads = max(call.workers, len({(chunk.pid, chunk.tid) for chunk in chunks}))
+    gain = elapsed - processor / min(threads, cpu_count())
     told = f"{_at(call)}threads of {call.name} wait for each other at the interpreter lock: "
     told += f"{busy / elapsed:.2g} ran at a time, on {processor / elapsed:.2g} cores"
     change = 'use backend="process"'
     if call.level > 1:
-        change = 'give the outer pool nested="auto", so that idle workers take such items over'
+        auto = call.nested == "thread"  # else it was given, and has not seen that they wait
+        nested = 'nested="auto"' if auto else 'nested="process"'
+        change = f"give the outer pool {nested}, so that idle workers take such items over"
+        if _outermost(call).backend == "thread":  # there are no processes that could
+            change = f'use backend="process" for the outer call, with {nested}'
     if gain > 0.1 * elapsed:
         yield gain, f"{told}; {change}."
+
+
+def _outermost(call: Call) -> Call:
+    while call.parent is not None:
+        call = call.parent
+    return call
 
 
 def _blas(group: list[Call]) -> Found:

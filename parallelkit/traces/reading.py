@@ -97,13 +97,14 @@ def _calls(records: Records, end: float) -> dict[str, Call]:
     for pid, (kind, number, *rest) in records:
         if kind != "call" or number in calls:
             continue
-        parent, index, name, where, *how, lazy, endless, large, tid, began = rest
+        parent, index, name, where, *how, lazy, endless, nested, large, tid, began = rest
         backend, workers, level, total = how
         parents[number] = parent
         known = None if total < 0 else total
         calls[number] = Call(
             *(number, None, index, name, where, backend, workers, level, known),
-            *(lazy, endless, [tuple(one) for one in large], pid, tid, began, end),
+            *(lazy, endless, [tuple(one) for one in large], pid, tid, began, max(began, end)),
+            nested=nested,
         )
     for number, call in calls.items():
         call.parent = calls.get(parents[number])
@@ -114,7 +115,8 @@ def _calls(records: Records, end: float) -> dict[str, Call]:
         if found is None:
             continue
         if kind == "over":
-            found.end, found.consumer, found.error = rest
+            end, found.consumer, found.error = rest
+            found.end = max(end, found.begin)
         elif kind == "task":
             nbytes, began, ended = rest
             found.task_nbytes, found.task_seconds = nbytes, ended - began
@@ -173,7 +175,8 @@ def _chunks(
         ended = max(ended, moment)
         lost = Chunk(calls[number], start, size, pid, tid, moment, ended)
         lost.taken, lost.answered, lost.done = moment, ended, 1
-        lost.lost = "was still running" if worker is None else worker.obituary or "did not end"
+        lost.lost = worker.obituary if worker is not None else "was still running"
+        lost.lost = lost.lost or "its worker was ended, as by a time limit"
         lost.items.append(Item(start, moment, ended, "", lost.lost))
         chunks.append(lost)
     chunks.sort(key=lambda chunk: chunk.begin)

@@ -110,13 +110,14 @@ class Call:
     total: int | None
     lazy: bool
     endless: bool
-    large: list[tuple[str, int]]  # frozen keywords, and their bytes
+    large: list[tuple[str, int, bool]]  # frozen keywords, their bytes, whether each is an array
     pid: int
     tid: int
     begin: float
     end: float = 0.0
     consumer: float = 0.0  # seconds that whoever took the results kept it waiting
     error: str = ""
+    nested: str = "thread"  # where items of calls run that its items make
     task_nbytes: int = 0
     task_seconds: float = 0.0
     chunks: list[Chunk] = field(default_factory=list)
@@ -135,8 +136,17 @@ class Call:
     @property
     def work(self) -> float:
         """Seconds that its items ran, without the time in which they waited for their own calls."""
+        inner: dict[int, list[Call]] = {}
+        for call in self.calls:
+            inner.setdefault(call.index, []).append(call)
         spent = sum(chunk.seconds for chunk in self.chunks)
-        return max(0.0, spent - sum(call.seconds for call in self.calls))
+        for chunk in self.chunks if inner else ():
+            indexes = range(chunk.start, chunk.start + chunk.size)
+            waited = [call for index in indexes for call in inner.get(index, ())]
+            spent -= covered(
+                (max(call.begin, chunk.begin), min(call.end, chunk.end)) for call in waited
+            )
+        return max(0.0, spent)
 
     def below(self) -> Iterator[Call]:
         """Itself, and all calls that were made inside its items."""

@@ -35,8 +35,9 @@ class Summary:
     seconds : float
         In which at least one call ran.
     calls, items, failed, retried, died : int
-        Calls, those inside items among them; items that ran; items that raised or were lost;
-        attempts after a first one; workers that ended while they were needed.
+        Calls, those inside items among them; items that were begun, each once however often it
+        was tried; items that raised or were lost; attempts after a first one; workers that ended
+        while they were needed, and not by a time limit.
     workers : int
         That the calls had, at most at a time, threads of inner calls among them.
     work : float
@@ -130,19 +131,19 @@ def _plural(word: str, number: int) -> str:
 def summarize(story: Story) -> Summary:
     """Return the numbers of a story."""
     top, chunks = story.top, story.chunks
-    seconds = covered((call.begin, call.end) for call in top)
+    seconds = covered((call.begin, call.end) for call in story.calls)  # one may outlive its item
     work = sum(call.work for call in story.calls)
     workers = _workers(top)
     transport = sum(chunk.transport for chunk in chunks)
     transport += sum(call.task_seconds for call in story.calls)
     slow = _slow(story.calls)
     died = sum(1 for w in story.workers.values() if w.obituary and _needed(w.ended, story))
-    tail = sum(idle_tail(call) for call in top)
+    tail = min(sum(idle_tail(call) for call in top), seconds * workers)
     ceiling = ceiling_of(top, workers, work)
     return Summary(
         seconds=seconds,
         calls=len(story.calls),
-        items=sum(chunk.done for chunk in chunks if not chunk.lost),
+        items=sum(_items(call) for call in story.calls),
         failed=sum(1 for event in story.events if event.kind in ("failed", "lost")),
         retried=sum(1 for event in story.events if event.kind == "retried"),
         died=died,
@@ -160,13 +161,20 @@ def summarize(story: Story) -> Summary:
     )
 
 
+def _items(call: Call) -> int:
+    """Items that were begun, whatever came of them, and however often."""
+    return int(covered((chunk.start, chunk.start + chunk.done) for chunk in call.chunks))
+
+
 def _workers(top: Sequence[Call]) -> int:
     """The most workers that calls had at a time, with the threads of inner calls.
 
     Calls that share a pool share its workers.
     """
-    moments = [(call.begin, 1, call) for call in top] + [(call.end, 0, call) for call in top]
-    most, open_ = 0, list[Call]()
+    lasting = [call for call in top if call.end > call.begin]  # not open, with nothing done yet
+    moments = [(call.begin, 1, call) for call in lasting]
+    moments += [(call.end, 0, call) for call in lasting]
+    most, open_ = max((call.workers for call in top), default=0), list[Call]()
     for _, begins, call in sorted(moments, key=lambda moment: moment[:2]):
         if not begins:
             open_.remove(call)
@@ -200,7 +208,8 @@ def idle_tail(call: Call) -> float:
     if not last or call.endless:
         return 0.0
     end = max(last.values())
-    idle = sum(end - moment for moment in last.values())
+    late = sorted(last.values())[-call.workers :]  # more threads than that take turns
+    idle = sum(end - moment for moment in late)
     missing = call.workers - len(last)
     if missing > 0 and call.total is not None:
         idle += missing * (end - min(chunk.begin for chunk in call.chunks))

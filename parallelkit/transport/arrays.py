@@ -23,9 +23,11 @@ It is long because each row of this table is a way of its own, there and back.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import mmap
 import os
 import pickle
+import sys
 import weakref
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -111,13 +113,18 @@ class ArrayPickler(ByValuePickler):
 
     def finish(self) -> None:
         """After the dump: of views with gaps that nothing overlaps with, keep the elements only."""
+        near: list[tuple[int, Array]] = []
         for place, array in self._kept.loose:
             low, high = byte_bounds(array)
-            others = [bounds(view) for i, view in enumerate(self.buffers) if i != place]
-            if high - low > MOST_GAPS * array.nbytes or not any(
-                a < high and low < b for a, b in others
-            ):
+            if high - low > MOST_GAPS * array.nbytes:
                 self.buffers[place] = _memory(_compact(array))
+            else:
+                near.append((place, array))
+        if near:
+            alone = _alone([bounds(view) for view in self.buffers])
+            for place, array in near:
+                if place in alone:
+                    self.buffers[place] = _memory(_compact(array))
 
     def _array(self, array: Array) -> Any:
         base = home(array)
@@ -180,13 +187,13 @@ class ArrayPickler(ByValuePickler):
         if kind is not np.ndarray and not _pickles_as_ndarray(kind):
             return None
         if type(base) is Shared:
-            offset = first - base.address
+            offset = first - base.address if array.size else 0  # it may point anywhere
         else:
             found = _file_below(array, base)
             if found is None:
                 return None
             path, mode, address, at = found
-            offset = first - address + at
+            offset = first - address + at if array.size else 0
             root = self._files.setdefault((path, mode), _File(path, mode))
         return _from_memory, (
             kind, root, array.dtype, array.shape, offset, array.strides, array.flags.writeable,
@@ -263,11 +270,45 @@ class _Stack:
         return _unstack, (self.array,)
 
 
-def stacked(column: Any) -> Any:
-    """One array in place of many small ones; it takes a tenth of the time.
+def stacked(columns: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Put one array in the place of many small ones in a column; it takes a tenth of the time.
 
-    They are copies of their own on the other side, as they would be.
+    They are copies of their own on the other side, as they would be. An array that another column
+    has too stays one object there, so it is not copied here.
     """
+    stacks = tuple([_stack(column) for column in columns])
+    if len(columns) > 1:
+        joined = [
+            column for column, stack in zip(columns, stacks, strict=True) if stack is not column
+        ]
+        arrays = {id(array) for column in joined for array in column}
+        if len(arrays) < sum(map(len, joined)):
+            return columns
+        for column, stack in zip(columns, stacks, strict=True):
+            if arrays and stack is column and not _has_none(column, arrays):
+                return columns
+    return stacks
+
+
+def _has_none(column: Any, arrays: set[int]) -> bool:
+    """Whether it is certain, without a look into objects, that a column has none of these."""
+    if type(column) not in (list, tuple):
+        return isinstance(column, (range, str)) or (
+            isinstance(column, np.ndarray) and not column.dtype.hasobject
+        )
+    return all(
+        type(value) in _PLAIN
+        or isinstance(value, (np.number, np.bool_))
+        or (type(value) is np.ndarray and not value.dtype.hasobject and id(value) not in arrays)
+        for value in column
+    )
+
+
+_PLAIN = frozenset({int, float, bool, complex, str, bytes, type(None)})
+
+
+def _stack(column: Any) -> Any:
+    """One array in place of a column, if it is many small ones."""
     if type(column) not in (list, tuple) or len(column) < MANY or type(column[0]) is not np.ndarray:
         return column
     dtype, shape = column[0].dtype, column[0].shape
@@ -400,6 +441,19 @@ def _memory(array: Array) -> memoryview:
     low, high = byte_bounds(array)
     exposed: Any = np.asarray(_Exposed(low, high - low, array.flags.writeable, array))
     return memoryview(exposed)
+
+
+def _alone(ranges: list[tuple[int, int]]) -> set[int]:
+    """Which of some ranges of addresses, by number, overlap with no other."""
+    order = sorted(range(len(ranges)), key=lambda i: ranges[i])
+    starts = [ranges[i][0] for i in order[1:]]
+    alone, reached = set(), 0
+    for number, following in itertools.zip_longest(order, starts, fillvalue=sys.maxsize):
+        low, high = ranges[number]
+        if reached <= low and high <= following:
+            alone.add(number)
+        reached = max(reached, high)
+    return alone
 
 
 def bounds(view: memoryview) -> tuple[int, int]:

@@ -11,27 +11,22 @@ inline where it is new to both. All else is made again here:
 - Locks and weak references go where their meaning survives the copy; what else pickle refuses, or
   what names itself as a global of ``__main__``, goes by dill.
 
-It is long because each of these is a reduction of its own, and all ask the same questions of names.
+It is long because each of these is a reduction of its own. What they all ask stands in files of its
+own: `importable`, `code_names`, `classes`.
 """
 
 from __future__ import annotations
-import __future__
 
 import _thread
 import abc
-import ast
 import copyreg
-import dis
 import enum
 import functools
 import gc
 import importlib
-import inspect
 import io
-import linecache
 import marshal
 import operator
-import os
 import pickle
 import re
 import sys
@@ -40,36 +35,19 @@ import types
 import typing
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from contextvars import Context, ContextVar, Token
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar, Protocol
 
 from ..errors import StaysHere
-from ..place.nesting import in_worker_process
-from . import exceptions, inheritance, rebuild
-from .mirror import MAIN, current, find_spec, source_lines, space_key, tokens, unlisted
+from . import context_variables, exceptions, inheritance, rebuild
+from .classes import bound_as, class_attributes, home, registered, take_members
+from .code_names import global_names, handmade, looks_around, names_of_statement, submodules
+from .importable import CLOUDPICKLE, importable, is_imported, is_reachable, module_that_has
+from .mirror import MAIN, current, source_lines, space_key, tokens, unlisted
 
-__all__ = [
-    "NOT_ATTRIBUTES",
-    "ByValuePickler",
-    "Needs",
-    "class_attributes",
-    "class_statement",
-    "global_names",
-    "handmade",
-    "importable",
-    "in_library",
-    "is_compiled",
-    "is_imported",
-    "is_named",
-    "is_reachable",
-    "looks_around",
-    "member_attributes",
-    "registered",
-    "submodules",
-]
+__all__ = ["ByValuePickler", "Needs"]
 
 
 SMALL = 1 << 14  # bytes of what goes along with an error though nobody may look at it
@@ -126,7 +104,10 @@ class ByValuePickler(pickle.Pickler):
     weakly : bool
         Whether what lies in weak containers may be copied.
     plain : bool
-        Whether plain pickle would say the same of the content.
+        Whether plain pickle would say the same of the content, as long as names stand for what
+        they stand for now: that of `named`.
+    named : list
+        Functions and classes that are known by a token.
     """
 
     knowledge: ClassVar[Knowledge]
@@ -144,6 +125,7 @@ class ByValuePickler(pickle.Pickler):
         self.defining = defining
         self.shared: list[Any] = []
         self.plain = True
+        self.named: list[Any] = []
         self.by_dill = self.comparing = self.sizing = False
         self.weakly = True
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
@@ -188,6 +170,11 @@ class ByValuePickler(pickle.Pickler):
             return rebuild.member, (kind, obj._name_)  # its value need not be equal to a copy
         if kind in _FOR_CLOUDPICKLE or kind.__module__ in _MODULES_FOR_CLOUDPICKLE:
             self._reducers.update(_cloudpickle().Pickler._dispatch_table)
+        if kind.__module__ == MAIN and kind.__dict__.get("__reduce__") is not None:
+            name = obj.__reduce_ex__(5)  # of a singleton, what its module calls it
+            if isinstance(name, str):
+                made = copyreg.__newobj__, (kind,), getattr(obj, "__dict__", None)  # type: ignore[attr-defined]
+                return self._global(obj, name) or made
         if kind in self.dispatch_table or _never_by_dill(kind):
             if self.by_dill and kind not in self.dispatch_table:
                 return self._if_refused(obj)
@@ -213,10 +200,13 @@ class ByValuePickler(pickle.Pickler):
     # --- classes ---------------------------------------------------------------------------------
 
     def _class(self, cls: type) -> Any:
-        if cls.__module__ == "builtins":
-            return _builtin(cls)
         if is_reachable(cls):
             return NotImplemented
+        module = module_that_has(cls)
+        if module is not None:
+            return getattr, (module, cls.__name__)
+        if cls.__module__ == "builtins":  # one of Python's own that has no name anywhere
+            return _cloudpickle()._class_reduce(cls)
         made_of = cls.__dict__.get("__pydantic_generic_metadata__") or {}
         if made_of.get("origin") is not None:  # it is kept by that, and so found again
             return operator.getitem, (made_of["origin"], made_of["args"])
@@ -231,12 +221,12 @@ class ByValuePickler(pickle.Pickler):
 
     def _class_statement(self, cls: type, statement: CodeType) -> Any:
         """Have a class made by its statement; what that looks up as it runs goes along."""
-        space = _home(cls).__dict__
+        space = home(cls).__dict__
         self._need_globals(space, global_names(statement))
         names = [n for n in names_of_statement(statement) if n in space and space[n] is not cls]
         args = (
             *(tokens.given(cls), space_key(space), space["__name__"]),
-            *(statement, _bound_as(cls, space), {name: space[name] for name in names}),
+            *(statement, bound_as(cls, space), {name: space[name] for name in names}),
         )
         return rebuild.run_statement, args
 
@@ -253,6 +243,7 @@ class ByValuePickler(pickle.Pickler):
         if unit is None:
             return None
         self.needs[unit] = None
+        self.named.append(obj)
         return None if self.defining.get(unit) else unit.token
 
     def _class_definition(self, cls: type, token: str) -> Any:
@@ -260,7 +251,7 @@ class ByValuePickler(pickle.Pickler):
         members = None
         early: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
         if isinstance(cls, enum.EnumMeta):
-            members = _members(cls, attributes)
+            members = take_members(cls, attributes)
         else:
             slots = cls.__dict__.get("__slots__")
             named_tuple = issubclass(cls, tuple) and hasattr(cls, "_fields")
@@ -403,9 +394,10 @@ class ByValuePickler(pickle.Pickler):
             if value is obj:
                 unit = self.knowledge.global_unit(space, name)
                 self.needs[unit] = None
+                key = space_key(space)
                 if unit in self.defining:
-                    return NotImplemented
-                return rebuild.find_global, (space_key(space), MAIN, name)
+                    return rebuild.bare, (key, name, unit.version)
+                return rebuild.find_global, (key, MAIN, name)
         return self._bare_object_of_modules(obj)
 
     def _bare_object_of_modules(self, obj: object) -> Any:
@@ -490,7 +482,7 @@ class ByValuePickler(pickle.Pickler):
             self.needs[self.knowledge.surroundings(space)] = None
             unlisted[key] = module
         elif key not in mirror.spaces:  # made here: who gets it has not got it
-            content = {k: v for k, v in space.items() if k != _BUILTIN}
+            content = {k: v for k, v in space.items() if k != "__builtins__"}
             return _cloudpickle().dynamic_subimport, (name, content)
         return rebuild.module, (key, name)
 
@@ -568,145 +560,8 @@ class _Size:
         return self.nbytes > SMALL  # then it is written, which is too much
 
 
-# --- what can be imported ------------------------------------------------------------------------
-
-_importable: dict[str, tuple[Any, Any, bool]] = {}
-
-
-_STANDARD = os.path.dirname(os.__file__)
-# By these most modules are told apart, without a library of paths that takes an import.
-_USUAL_LIBRARIES = (
-    _STANDARD + os.sep,
-    os.path.join(sys.prefix, "lib", os.path.basename(_STANDARD), "site-packages") + os.sep,
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep,  # installed or not
-)
-
-
-@functools.cache
-def _libraries() -> tuple[str, ...]:
-    """Folders of Python and of packages, this one's too, which need not be installed."""
-    import sysconfig
-
-    folders = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
-    return tuple(folder + os.sep for folder in {*folders, *map(os.path.realpath, folders)})
-
-
-def in_library(module: ModuleType) -> bool:
-    """Whether a module belongs to Python or to an installed package."""
-    spec = module.__dict__.get("__spec__")
-    origin = getattr(spec, "origin", None)
-    if not isinstance(origin, str):
-        return True
-    if origin.startswith(_USUAL_LIBRARIES) or not os.path.isabs(origin):  # built in, or frozen
-        return True
-    return origin.startswith(_libraries())
-
-
-def importable(name: str) -> bool:
-    """Whether the other side finds the module `name`, as far as it is loaded here."""
-    if name in (MAIN, "__mp_main__"):
-        return False
-    module = sys.modules.get(name)
-    if module is None:
-        return False
-    if _is_registered(module):
-        return False
-    spec = getattr(module, "__spec__", None)
-    known = _importable.get(name)
-    if known is not None and known[0] is module and known[1] is spec:
-        return known[2]
-    if spec is None:  # made by hand, as by ``runpy.run_path``: nobody else could
-        found = not isinstance(module, ModuleType)
-    elif not in_library(module):
-        found = _is_found(name, spec)
-    else:
-        found = True
-    _importable[name] = module, spec, found
-    return found
-
-
-def _is_registered(module: ModuleType) -> bool:
-    """Whether the user has told cloudpickle that what is in a module goes by value."""
-    cloudpickle = sys.modules.get(_CLOUDPICKLE)
-    if cloudpickle is None or not getattr(cloudpickle, "_PICKLE_BY_VALUE_MODULES", None):
-        return False
-    return bool(cloudpickle._is_registered_pickle_by_value(module))
-
-
-def _is_found(name: str, spec: Any) -> bool:
-    """Whether an import of `name` finds the file that is loaded."""
-    found = find_spec(name)
-    return found is not None and bool(found.origin == spec.origin)
-
-
-def is_imported(name: str) -> bool:
-    """Whether the other side has the module `name` by an import, of itself or of its package.
-
-    A library may make modules by hand as it is imported.
-    """
-    module = sys.modules[name]
-    if name == MAIN or importable(name):
-        return name != MAIN
-    if getattr(module, "__spec__", None) is not None or _is_registered(module):
-        return False
-    known = _imports.get(name)
-    if known is None or known[0] is not module:
-        parent = name.rpartition(".")[0]
-        found = (parent in sys.modules and is_imported(parent)) or find_spec(name) is not None
-        known = _imports[name] = module, found
-    return known[1]
-
-
-_imports: dict[str, tuple[Any, bool]] = {}
-
-
-def is_reachable(obj: Any) -> bool:
-    """Whether the other side finds a function or class by importing it."""
-    module = getattr(obj, "__module__", None)
-    if not isinstance(module, str):
-        return False
-    name = getattr(obj, "__qualname__", None) or obj.__name__
-    if not importable(module):
-        return module not in sys.modules and isinstance(obj, type) and _imported(obj)
-    found: Any = sys.modules[module]
-    if "." not in name:
-        return getattr(found, name, None) is obj
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is obj
-
-
-def _imported(cls: type) -> bool:
-    """Import the module that a class names itself by, if it is there, as pickle does.
-
-    A package may load that module only when it is asked for (``numpy.rec``); cloudpickle takes
-    what is not loaded for something that cannot be imported.
-    """
-    found: Any
-    try:
-        found = importlib.import_module(cls.__module__)
-        for name in cls.__qualname__.split("."):
-            found = getattr(found, name)
-    except (ImportError, AttributeError, TypeError, ValueError):
-        return False
-    return found is cls
-
-
-def _builtin(cls: type) -> Any:
-    """Reduce a class of Python's own, which need not be found under its name."""
-    found = getattr(importlib.import_module("builtins"), cls.__name__, None)
-    return NotImplemented if found is cls else _cloudpickle()._class_reduce(cls)
-
-
-def is_named(func: Any) -> bool:
-    """Whether a function is found in its globals under its own name."""
-    found: Any = func.__globals__.get(func.__qualname__)
-    return found is func
-
-
 # --- what cloudpickle knows how to take apart -----------------------------------------------------
 
-_CLOUDPICKLE = "cloudpickle.cloudpickle"
 _plain: dict[Any, Any] = {}
 _ordered: OrderedDict[Any, Any] = OrderedDict()
 # Many programs have none of these in what they send, and it takes milliseconds to import.
@@ -723,90 +578,7 @@ _MODULES_FOR_CLOUDPICKLE = frozenset({"logging", "dataclasses"})
 
 
 def _cloudpickle() -> Any:
-    return importlib.import_module(_CLOUDPICKLE)
-
-
-# --- what code refers to -------------------------------------------------------------------------
-
-_BUILTIN = "__builtins__"
-_GLOBALS = frozenset({"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"})
-_code_names: dict[CodeType, tuple[str, ...]] = {}
-_LOOKS_AROUND = frozenset({"globals", "eval", "exec"})
-_OWN_NAME = frozenset({"__name__", MAIN})
-
-
-def global_names(code: CodeType) -> tuple[str, ...]:
-    """Names of globals that code refers to, and the code within it."""
-    names = _code_names.get(code)
-    if names is None:
-        found: dict[str, None] = {}
-        for instruction in dis.get_instructions(code):
-            if instruction.opname in _GLOBALS:
-                found[instruction.argval] = None
-        for const in code.co_consts:
-            if isinstance(const, CodeType):
-                found.update(dict.fromkeys(global_names(const)))
-        if len(_code_names) > 4096:
-            _code_names.clear()
-        names = _code_names[code] = tuple(found)
-    return names
-
-
-def looks_around(code: CodeType) -> bool:
-    """Whether code may ask for globals by names that are made as it runs."""
-    names = set(_attribute_names(code))
-    return bool(names & _LOOKS_AROUND) or ("modules" in names and bool(names & _OWN_NAME))
-
-
-@functools.lru_cache(4096)
-def _attribute_names(code: CodeType) -> tuple[str, ...]:
-    names = dict.fromkeys(code.co_names)
-    for const in code.co_consts:
-        if isinstance(const, CodeType):
-            names.update(dict.fromkeys(_attribute_names(const)))
-        elif const == MAIN:
-            names[MAIN] = None
-    return tuple(names)
-
-
-def submodules(code: CodeType, space: Mapping[str, Any]) -> list[str]:
-    """Modules within packages that code refers to as their attributes (``scipy.optimize``)."""
-    found: list[str] = []
-    for name in global_names(code):
-        value = space.get(name)
-        if isinstance(value, ModuleType) and hasattr(value, "__path__"):
-            packages = [value.__name__]
-            for package in packages:
-                for attribute in _attribute_names(code):
-                    inner = f"{package}.{attribute}"
-                    if inner in sys.modules and inner not in packages:
-                        packages.append(inner)
-            found += packages[1:]
-    return found
-
-
-@functools.lru_cache(4096)
-def _imported_names(code: CodeType) -> tuple[str, ...]:
-    """Modules that code imports, with the packages that they are in."""
-    found: dict[str, None] = {}
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "IMPORT_NAME":
-            parts = instruction.argval.split(".")
-            found.update(dict.fromkeys(".".join(parts[:n]) for n in range(1, len(parts) + 1)))
-    for const in code.co_consts:
-        if isinstance(const, CodeType):
-            found.update(dict.fromkeys(_imported_names(const)))
-    return tuple(found)
-
-
-def handmade(code: CodeType) -> list[str]:
-    """Modules that code imports, and that nobody else could."""
-    names = [name for name in _imported_names(code) if name]
-    return [
-        name
-        for name in names
-        if isinstance(sys.modules.get(name), ModuleType) and not is_imported(name)
-    ]
+    return importlib.import_module(CLOUDPICKLE)
 
 
 _FUNCTION_STATE = (
@@ -831,159 +603,7 @@ def _cell(_: ByValuePickler, cell: CellType) -> Any:
     return rebuild.empty_cell, (), content, None, None, rebuild.set_cell
 
 
-# --- what classes consist of ---------------------------------------------------------------------
-
 _USUAL = frozenset({type, enum.EnumMeta, abc.ABCMeta})
-NOT_ATTRIBUTES = frozenset(
-    {"__dict__", "__weakref__", "__slots__", "__slotnames__", "_abc_impl", "__annotate_func__"}
-)
-_OF_ENUMS = frozenset(
-    {
-        *("_member_names_", "_member_map_", "_value2member_map_"),
-        *("_unhashable_values_", "_hashable_values_", "_unhashable_values_map_"),
-    }
-)
-
-
-def class_attributes(cls: type) -> dict[str, Any]:
-    """What stands in a class, without what Python itself puts there."""
-    return {
-        name: value
-        for name, value in cls.__dict__.items()
-        if name not in NOT_ATTRIBUTES
-        and not (isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls)
-    }
-
-
-def is_compiled(metaclass: type) -> bool:
-    """Whether a metaclass makes classes in compiled code, which nothing else can do for it."""
-    for base in metaclass.__mro__:
-        if base is type:
-            return False
-        new = base.__dict__.get("__new__")
-        if new is not None and not isinstance(new, (staticmethod, FunctionType)):
-            return True
-    return False
-
-
-def class_statement(cls: type) -> CodeType | None:
-    """Code of the statement that made a class of a module, where its source is there.
-
-    It is a class statement, or an assignment of what a library has made for that name.
-    """
-    module = _home(cls)
-    file = getattr(module, "__file__", None)
-    files = [file] if isinstance(file, str) else []
-    functions = [value for value in cls.__dict__.values() if isinstance(value, FunctionType)]
-    files += [function.__code__.co_filename for function in functions]
-    for file in dict.fromkeys(files):
-        try:
-            tree = ast.parse("".join(linecache.getlines(file)))
-        except (SyntaxError, ValueError):
-            continue
-        found = [node for node in _statements(tree.body) if _makes(node, cls, module)]
-        if found:
-            future = getattr(module, "annotations", None) is __future__.annotations
-            flags = __future__.annotations.compiler_flag if future else 0
-            whole = ast.Module([found[-1]], [])
-            code: CodeType = compile(whole, file, "exec", flags=flags, dont_inherit=True)
-            return code
-    return None
-
-
-def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements that a module runs itself, those of ``if``, ``try`` and ``with`` included."""
-    for statement in body:
-        yield statement
-        if isinstance(statement, (ast.If, ast.Try, ast.With, ast.ExceptHandler)):
-            for part in ("body", "handlers", "orelse", "finalbody"):
-                yield from _statements(getattr(statement, part, ()))
-
-
-def _makes(statement: ast.stmt, cls: type, module: Any) -> bool:
-    """Whether it is the statement of a class, or binds what a call has made (``Base = f()``)."""
-    if isinstance(statement, ast.ClassDef):
-        return statement.name == cls.__qualname__ and cls.__module__ == getattr(
-            module, "__name__", cls.__module__
-        )
-    return (
-        isinstance(statement, ast.Assign)
-        and isinstance(statement.value, ast.Call)
-        and isinstance(statement.targets[0], ast.Name)
-        and getattr(module, "__dict__", {}).get(statement.targets[0].id) is cls
-    )
-
-
-def names_of_statement(code: CodeType) -> list[str]:
-    """Globals that a class statement looks up as it runs, and not in its methods."""
-    found = {i.argval: None for i in dis.get_instructions(code) if i.opname in _LOADS}
-    for const in code.co_consts:
-        if isinstance(const, CodeType) and not const.co_flags & inspect.CO_OPTIMIZED:
-            found.update(dict.fromkeys(names_of_statement(const)))
-    return list(found)
-
-
-_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME"})
-
-
-def _members(cls: Any, attributes: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """Take the members of an Enum out of its attributes; how each is made, without its making."""
-    for name in (*_OF_ENUMS, *cls._member_map_):
-        attributes.pop(name, None)
-    members: list[tuple[Any, ...]] = []
-    listed = set(cls._member_names_)
-    for name, member in cls._member_map_.items():
-        if member._name_ != name:
-            members.append((name, None, (member._name_,), None))
-            continue
-        maker = cls._member_type_
-        args: tuple[Any, ...] = ()
-        if maker is not object:
-            reduced: Any = object.__reduce_ex__(member, 2)
-            args = reduced[1][1:]
-            if not args and maker.__reduce__ is not object.__reduce__:
-                args = maker.__reduce__(member)[1]
-        state = {k: v for k, v in vars(member).items() if k != "__objclass__"}
-        if name not in listed:
-            state["__listed__"] = False
-        members.append((name, maker, args, state))
-    return members
-
-
-def member_attributes(cls: Any) -> dict[tuple[str, str], Any]:
-    """What has been given to members of an Enum, by the names of the member and of that."""
-    return {
-        (name, key): value
-        for name, member in cls._member_map_.items()
-        if len(vars(member)) > 3 and member._name_ == name
-        for key, value in vars(member).items()
-        if key not in _OF_EACH_MEMBER
-    }
-
-
-_OF_EACH_MEMBER = frozenset({"_value_", "_name_", "__objclass__", "_sort_order_"})
-
-
-def _home(cls: type) -> Any:
-    """Module of a class; the script, where that has got it of a library by a call."""
-    main: Any = sys.modules[MAIN]
-    if cls.__module__ != MAIN and any(value is cls for value in list(vars(main).values())):
-        return main
-    return sys.modules.get(cls.__module__)
-
-
-def _bound_as(cls: type, space: Mapping[str, Any]) -> str:
-    """Name of a class in its module, which need not be its own."""
-    names = [name for name, value in list(space.items()) if value is cls]
-    return cls.__name__ if cls.__name__ in names or not names else names[0]
-
-
-def registered(cls: Any) -> list[type]:
-    """Classes that an abstract class was told of by ``register``."""
-    if "_abc_impl" not in cls.__dict__:
-        return []
-    registry = abc._get_dump(cls)[0]  # type: ignore[attr-defined]
-    return [found for found in (ref() for ref in registry) if found is not None]
 
 
 # --- what is taken apart and made again -------------------------------------------------------
@@ -1039,15 +659,6 @@ def _dead_reference() -> Any:
     return weakref.ref(type("Gone", (), {})())
 
 
-def _context_variable(_: ByValuePickler, variable: ContextVar[Any]) -> Any:
-    told = _token_of(variable), variable.name, variable.get(_UNSET)
-    try:
-        default = Context().run(variable.get)
-    except LookupError:
-        return _variable, told
-    return _variable, (*told, default)
-
-
 class Needs:
     """Stands beside a pickle within a pickle, for what that needs; arrives as nothing."""
 
@@ -1070,7 +681,7 @@ _OWN: dict[Any, Callable[[Any, Any], Any]] = {
     CellType: _cell,
     functools._lru_cache_wrapper: ByValuePickler._cache,
     functools.cached_property: _cached_property,
-    ContextVar: _context_variable,
+    ContextVar: context_variables.reduced,
     weakref.ref: ByValuePickler._reference,
     **dict.fromkeys(_WEAK_CONTAINERS, ByValuePickler._weak_container),
     _thread.LockType: _lock,
@@ -1080,51 +691,6 @@ _OWN: dict[Any, Callable[[Any, Any], Any]] = {
 }
 if _ALIAS is not None:
     _OWN[_ALIAS] = ByValuePickler._type_name
-
-
-# --- context variables ------------------------------------------------------------------------
-
-_variables: dict[str, ContextVar[Any]] = {}  # worker: copies, by token; parent: the originals
-_variable_tokens: dict[ContextVar[Any], str] = {}
-_UNSET = "parallelkit: this context variable is not set"
-
-
-def _token_of(variable: ContextVar[Any]) -> str:
-    token = _variable_tokens.get(variable)
-    if token is None:
-        token = _variable_tokens[variable] = os.urandom(8).hex()
-        _variables[token] = variable
-    return token
-
-
-def token_of(variable: ContextVar[Any]) -> str | None:
-    """By what a variable that came by value is known, in all workers."""
-    return _variable_tokens.get(variable)
-
-
-def variable_of(token: str) -> ContextVar[Any] | None:
-    """Copy of the variable that is known by `token`, if it has come here."""
-    return _variables.get(token)
-
-
-def _variable(token: str, name: str, value: Any, *default: Any) -> ContextVar[Any]:
-    """Worker: the copy of a variable of the parent, with the value that it has there."""
-    variable = _variables.get(token)
-    if variable is None:
-        variable = ContextVar(name, default=default[0]) if default else ContextVar(name)
-        _variables[token] = variable
-        _variable_tokens[variable] = token
-    if in_worker_process():
-        if not (type(value) is str and value == _UNSET):
-            before = variable.set(value)
-            _before.setdefault(variable, before)
-        elif variable in _before:
-            with suppress(ValueError):  # of another context, which ends with the item
-                variable.reset(_before.pop(variable))
-    return variable
-
-
-_before: dict[ContextVar[Any], Token[Any]] = {}  # worker: how to have a variable not set again
 
 
 # --- what names itself as a global ------------------------------------------------------------

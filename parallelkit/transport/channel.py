@@ -34,6 +34,7 @@ from typing import Any
 
 from ..place import system
 from ..place.records import NamedTuple
+from ..place.sigint import by_a_handler, pass_on
 
 __all__ = ["Channel", "Closed", "Message", "Watch", "take_all"]
 
@@ -134,9 +135,9 @@ class Channel:
                     try:
                         self._wait_to_send()
                     except (OSError, ValueError) as error:  # closed meanwhile
-                        raise Closed(str(error)) from None
+                        raise _closed(error) from None
                 except (OSError, ValueError) as error:
-                    raise Closed(str(error)) from None
+                    raise _closed(error) from None
                 else:
                     rest = rest[sent:]
         finally:
@@ -223,7 +224,8 @@ class Channel:
                 count, ancillary, _, _ = self._socket.recvmsg_into([self._scratch], _ANCILLARY)
             except BlockingIOError:
                 break
-            except OSError:
+            except OSError as error:
+                pass_on(error)
                 count, ancillary = 0, []
             for level, kind, raw in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -298,6 +300,11 @@ def take_all(ids: list[int]) -> list[int]:
     taken = ids[:]
     del ids[: len(taken)]
     return taken
+
+
+def _closed(error: Exception) -> Exception:
+    """What to raise where the system refuses; a signal handler's own error goes on its way."""
+    return error if by_a_handler(error) else Closed(str(error))
 
 
 def _copy(fd: int) -> int:

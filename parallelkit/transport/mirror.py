@@ -8,7 +8,8 @@
               ◄── classes by token ──── the caller's own class again
 
 A token stands for one function or class, in whichever process it was made. In the caller a token
-and a namespace lead to the originals, in a worker to what was made of them there.
+and a namespace lead to the originals, in a worker to what was made of them there. The namespace of
+a module of the user's that workers import is that module itself there too; see `carried`.
 """
 
 from __future__ import annotations
@@ -28,13 +29,17 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
+from . import carried, context_variables
+from .importable import MAIN, find_spec, importable, in_library
+
 __all__ = [
+    "IMPORTED",
     "MAIN",
     "Mirror",
     "Script",
     "class_of_module",
     "current",
-    "find_spec",
+    "forget_spaces",
     "leave",
     "module_of",
     "namespace",
@@ -46,7 +51,7 @@ __all__ = [
     "unlisted",
 ]
 
-MAIN = "__main__"
+IMPORTED = "#imported"  # ends the key of a module of the user's that the other side imports
 _MAIN_OF_SPAWNED = "__mp_main__"  # as `multiprocessing` calls it, and so do results that it gets
 
 
@@ -160,6 +165,9 @@ class Mirror:
     ----------
     client : str
         Whose script it is. Two scripts may use one worker.
+    alone : bool
+        Whether no other client has a part of this process, so that what this one has in modules
+        that are imported may be put into them. Else each has copies.
 
     Attributes
     ----------
@@ -169,19 +177,29 @@ class Mirror:
         By token: functions and classes that came; kept, as the client counts on them.
     objects : dict
         By id: those without content, with the key, the module and the name of their global.
+    bare : dict
+        By key and name of a global: the latest of those, with its version.
     """
 
-    def __init__(self, client: str = "") -> None:
+    def __init__(self, client: str = "", alone: bool = False) -> None:
         self.client = client
+        self.alone = alone
         self.spaces: dict[str, dict[str, Any]] = {}
         self.known: dict[str, Any] = {}
         self.objects: dict[int, tuple[object, str, str, str]] = {}
+        self.bare: dict[tuple[str, str], tuple[int, object]] = {}
         self.learning = False  # whether what comes now is the client's, who knows that it is here
         self._modules: dict[str, ModuleType] = {}
         self.space(MAIN, MAIN)
 
     def space(self, key: str, name: str) -> dict[str, Any]:
         """Globals of the module `name`; made if nothing of it has come yet."""
+        if self.is_own(key):
+            with suppress(ImportError):  # it is here in another way than there, or not at all
+                found = importlib.import_module(name).__dict__
+                carried.note()
+                self.spaces[key] = found
+                return found
         space = self.spaces.get(key)
         if space is None:
             module = Script(name) if key == MAIN else ModuleType(name)
@@ -189,9 +207,13 @@ class Mirror:
             # The C pickler imports by way of the builtins of the globals that it finds.
             space["__builtins__"] = builtins
             self._modules[key] = module
-            if key == name:
+            if key.removesuffix(IMPORTED) == name:
                 self._install(module)
         return space
+
+    def is_own(self, key: str) -> bool:
+        """Whether the globals called `key` are those of this process's own module."""
+        return self.alone and key.endswith(IMPORTED) and key not in self._modules
 
     def _install(self, module: ModuleType) -> None:
         """Let a module be found by its name, where nothing else is."""
@@ -216,7 +238,7 @@ class Mirror:
         global _current
         _current = self
         for key, module in self._modules.items():
-            if key == module.__name__:
+            if key.removesuffix(IMPORTED) == module.__name__:
                 self._install(module)
 
     def forget(self, gone: Iterable[str]) -> None:
@@ -229,24 +251,6 @@ class Mirror:
         return self._modules[key]
 
 
-def find_spec(name: str) -> Any:
-    """Spec that an import of a module would find, whatever is loaded under its name; or None."""
-    parent = name.rpartition(".")[0]
-    path = None
-    if parent:
-        path = getattr(sys.modules.get(parent), "__path__", None)
-        if path is None:
-            return None
-    for finder in sys.meta_path:
-        try:
-            found = finder.find_spec(name, path, None)
-        except Exception:  # noqa: BLE001, S112 - somebody else's finder
-            continue
-        if found is not None:
-            return found
-    return None
-
-
 _OURS = "__mirrored__"
 _current: Mirror | None = None
 
@@ -256,12 +260,14 @@ def current() -> Mirror | None:
     return _current
 
 
-def settle(client: str = "") -> Mirror:
+def settle(client: str = "", alone: bool = False) -> Mirror:
     """Make this process a worker that knows nothing yet, whatever it was forked from."""
     tokens.clear()
-    _spaces.clear()
-    _keys.clear()
-    mirror = Mirror(client)
+    context_variables.forget()
+    forget_spaces()
+    if _current is not None:
+        carried.forget()
+    mirror = Mirror(client, alone)
     mirror.enter()
     return mirror
 
@@ -277,6 +283,12 @@ def leave() -> None:
 _spaces: dict[int, tuple[str, dict[str, Any]]] = {}  # by id; and kept, so that the id is not reused
 _keys: dict[str, dict[str, Any]] = {}
 _numbers = itertools.count(1)
+
+
+def forget_spaces() -> None:
+    """Name all namespaces anew, and keep none of them alive."""
+    _spaces.clear()
+    _keys.clear()
 
 
 def space_key(space: dict[str, Any]) -> str:
@@ -295,6 +307,8 @@ def space_key(space: dict[str, Any]) -> str:
     module = sys.modules.get(name)
     if module is not None and getattr(module, "__dict__", None) is space:
         key = name
+        if importable(name) and not in_library(module):
+            key += IMPORTED
     else:
         key = f"{name}#{os.getpid()}.{next(_numbers)}"
     if len(_spaces) > _MOST_SPACES:
@@ -334,12 +348,14 @@ def class_of_module(space: dict[str, Any]) -> type[ModuleType]:
 
 def namespace(key: str, name: str) -> dict[str, Any]:
     """Globals that are called `key`: the module itself in the caller, its mirror in a worker."""
+    if _current is not None and (key in _current.spaces or _current.is_own(key)):
+        return _current.space(key, name)
     space = _keys.get(key)
     if space is not None:
         return space
     if _current is not None:
         return _current.space(key, name)
-    module = sys.modules.get(name) if key == name else None
+    module = sys.modules.get(name) if key.removesuffix(IMPORTED) == name else None
     if module is not None:
         return module.__dict__
     space = _keys[key] = {"__name__": name, "__builtins__": builtins}

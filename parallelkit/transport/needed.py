@@ -13,7 +13,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from ..place.attributes import attribute
-from .byvalue import global_names, in_library, submodules
+from .code_names import closure_variables, global_names, submodules
+from .importable import in_library
 
 __all__ = ["modules_of"]
 
@@ -88,9 +89,5 @@ def _parts_of_function(func: FunctionType, found: dict[str, None]) -> Iterator[A
     for name in submodules(code, func.__globals__):
         if _is_library(name):
             found[name] = None
-    for cell in func.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # it is empty
-            pass
+    yield from closure_variables(func).values()
     yield attribute(func, "__wrapped__")

@@ -136,7 +136,7 @@ def _dumps_with_arrays(
     from .arrays import ArrayPickler, stacked
 
     if type(obj) is tuple and not together:  # columns of arguments, or results
-        obj = tuple([stacked(part) for part in obj])
+        obj = stacked(obj)
     pieces: list[bytes] = []
     pickler = ArrayPickler(_Sink(pieces, max_nbytes), max_nbytes, count=together, defining=units)
     pickler.by_dill = by_dill

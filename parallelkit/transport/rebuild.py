@@ -20,7 +20,7 @@ from contextlib import suppress
 from types import CellType, CodeType, FunctionType, ModuleType, new_class, resolve_bases
 from typing import Any, Self
 
-from . import parts
+from . import carried, parts
 from .mirror import MAIN, Script, current, module_of, namespace, show_source, tokens
 
 __all__ = [
@@ -85,9 +85,9 @@ def method(cls: type, name: str) -> Any:
     return cls.__dict__[name]
 
 
-def member(cls: Any, name: str) -> Any:
-    """Member of an Enum."""
-    return cls._member_map_[name]
+def member(cls: Any, name: str | int) -> Any:
+    """Member of an Enum, or a combination of members by its value."""
+    return cls._member_map_[name] if isinstance(name, str) else cls(name)
 
 
 # --- functions -----------------------------------------------------------------------------------
@@ -249,6 +249,8 @@ def run_statement(
     known = tokens.find(token)
     if known is None:
         space = namespace(key, module)
+        if _is_imported_here(key):
+            space = dict(space)
         space.update(names)
         exec(statement, space)  # noqa: S102 - the script's own
         known = space[name]
@@ -276,9 +278,12 @@ def _set(cls: type, name: str, value: Any) -> None:
             pass
 
 
-def _set_members(cls: Any, members: Iterable[tuple[str, Any, tuple[Any, ...], Any]]) -> None:
+def _set_members(cls: Any, members: Iterable[tuple[Any, Any, tuple[Any, ...], Any]]) -> None:
     """Give an Enum its members, with all that their making has given them."""
     for name, maker, args, state in members:
+        if not isinstance(name, str):
+            vars(member(cls, name)).update(state)
+            continue
         if maker is None:  # another name of one before
             cls._member_map_[name] = cls._member_map_[args[0]]
         else:
@@ -315,13 +320,13 @@ def change(
 
 
 def change_members(
-    cls: Any, given: Mapping[tuple[str, str], Any], gone: Iterable[tuple[str, str]]
+    cls: Any, given: Mapping[tuple[str | int, str], Any], gone: Iterable[tuple[str | int, str]]
 ) -> None:
     """Change what was given to members of an Enum as it was given to the originals."""
     for (name, key), value in given.items():
-        vars(cls._member_map_[name])[key] = value
+        vars(member(cls, name))[key] = value
     for name, key in gone:
-        vars(cls._member_map_[name]).pop(key, None)
+        vars(member(cls, name)).pop(key, None)
 
 
 def change_function(func: FunctionType, attributes: Mapping[str, Any], gone: Iterable[str]) -> None:
@@ -423,7 +428,10 @@ def end() -> None:
 
 def bind(key: str, module: str, names: Mapping[str, Any]) -> None:
     """Bind globals of the script."""
-    namespace(key, module).update(names)
+    space = namespace(key, module)
+    if _is_imported_here(key):
+        names = {k: v for k, v in names.items() if carried.is_news(module, k, v)}
+    space.update(names)
     mirror = current()
     if mirror is not None:
         for name, value in names.items():
@@ -431,11 +439,35 @@ def bind(key: str, module: str, names: Mapping[str, Any]) -> None:
                 mirror.objects[id(value)] = value, key, module, name
 
 
+def bare(key: str, name: str, version: int) -> object:
+    """Make an ``object()`` that a global is bound to; once, however often that version comes."""
+    mirror = current()
+    if mirror is None:
+        return object()
+    known = mirror.bare.get((key, name))
+    if known is None or known[0] != version:
+        known = mirror.bare[key, name] = version, object()
+    return known[1]
+
+
 def bind_same(
     key: str, module: str, name: str, other_key: str, other_module: str, other_name: str
 ) -> None:
     """Bind a global to what another one is bound to."""
-    namespace(key, module)[name] = namespace(other_key, other_module)[other_name]
+    bind(key, module, {name: namespace(other_key, other_module)[other_name]})
+
+
+def bind_again(key: str, module: str, name: str, value: Any) -> None:
+    """Bind a global to the function or class that an import has bound it to."""
+    if _is_imported_here(key):
+        value = carried.original(module, name) or value
+    bind(key, module, {name: value})
+
+
+def _is_imported_here(key: str) -> bool:
+    """Whether globals are those of a module that this worker imports, and nobody else has."""
+    mirror = current()
+    return mirror is not None and mirror.is_own(key)
 
 
 def share(root: Any, path: parts.Path, other: Any, other_path: parts.Path) -> None:
@@ -481,3 +513,4 @@ def reload(name: str, anew: bool) -> None:
             delattr(sys.modules[package], last)
     elif module is not None:
         importlib.reload(module)
+    carried.note_again(name)

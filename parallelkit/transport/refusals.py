@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
-from types import CodeType
+from types import CodeType, FunctionType
 
 from ..errors import StaysHere, TransportError
 from ..place.attributes import attribute
 from . import pickling
-from .byvalue import class_attributes, global_names, is_reachable
+from .classes import class_attributes
+from .code_names import closure_variables, global_names
+from .importable import is_reachable
 from .inheritance import Unforked
 from .mirror import current
-from .script import Unsendable, script
+from .script import script
+from .units import Unsendable
 
 __all__ = ["check", "is_refused", "is_unforked", "refusal"]
 
@@ -102,13 +105,10 @@ def _parts(obj: object, shallow: bool) -> list[tuple[str, object]]:
     parts += [
         (f".{slot}", getattr(obj, slot)) for slot in slots if attribute(obj, slot) is not None
     ]
-    closure = attribute(obj, "__closure__")
-    if closure:
-        names = obj.__code__.co_freevars  # type: ignore[attr-defined]
-        parts += [
-            (f" (its variable {name!r})", cell.cell_contents)
-            for name, cell in zip(names, closure, strict=True)
-        ]
+    func = attribute(obj, "__func__", obj)
+    if isinstance(func, FunctionType):
+        variables = closure_variables(func)
+        parts += [(f" (its variable {name!r})", value) for name, value in variables.items()]
     defaults = attribute(obj, "__defaults__") or ()
     code = attribute(obj, "__code__")
     if isinstance(code, CodeType):

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ParallelError
 from ..place import limits, system
+from ..place.sigint import pass_on
 from . import anonymous
 from .pickling import Pickled
 
@@ -165,13 +166,14 @@ class Outbox:
             spans.append((offset, view.nbytes, view.readonly))
         try:
             segment = self._lease(end)
-        except OSError:
+        except OSError as error:
+            pass_on(error)
             return (*_whole(parts, offsets, end, spans), shared), None
         try:
             segment.write(parts, offsets)
-        except OSError:
-            del self._leased[segment.id]
-            segment.close()
+        except OSError as error:
+            self._give_up(self._leased.pop(segment.id))
+            pass_on(error)
             return (*_whole(parts, offsets, end, spans), shared), None
         return (None, segment.id, segment.size, tuple(spans), shared), segment
 
@@ -183,9 +185,7 @@ class Outbox:
                 continue
             self._free.append(segment)
             while sum(s.size for s in self._free) > self._cap:
-                oldest = self._free.pop(0)
-                self.forgotten.append(oldest.id)
-                oldest.close()
+                self._give_up(self._free.pop(0))
 
     def close(self) -> None:
         """Give all segments back."""
@@ -194,12 +194,20 @@ class Outbox:
         self._leased.clear()
         self._free.clear()
 
+    def _give_up(self, segment: Segment) -> None:
+        self.forgotten.append(segment.id)
+        segment.close()
+
     def _lease(self, nbytes: int) -> Segment:
         fitting = [s for s in self._free if nbytes <= s.size <= 2 * nbytes + SMALLEST]
         if fitting:
             segment = min(fitting, key=lambda s: s.size)
             self._free.remove(segment)
-            segment.recycle()
+            try:
+                segment.recycle()
+            except OSError:
+                self._give_up(segment)
+                raise
         else:
             self._count += 1
             segment = Segment(self._count, _round(nbytes), self._folder)
@@ -281,19 +289,30 @@ class Inbox:
         """Map the segment of a packet as it arrives, and the shared memory; takes `fds` over.
 
         A private map is copy-on-write, for one packet only.
+
+        Raises
+        ------
+        Missing
+            If descriptors of shared memory are lost: nothing tells which, so none is used.
         """
         data, number, size, _, shared = packet
-        if shared:
-            from .shared import arrive
+        fresh = data is None and (private or number not in self._maps)
+        rest = list(fds)
+        try:
+            if len(fds) != fresh + len(shared):
+                if shared:
+                    raise Missing
+                return
+            if fresh:
+                self._maps[number] = anonymous.mapped(fds[0], size, private=private)
+                self._private = private
+            if shared:
+                from .shared import arrive
 
-            fds, rest = fds[: len(fds) - len(shared)], fds[len(fds) - len(shared) :]
-            self._held[id(packet)] = arrive(shared, rest)
-        for fd in fds:
-            try:
-                if data is None:
-                    self._maps[number] = anonymous.mapped(fd, size, private=private)
-                    self._private = private
-            finally:
+                rest = rest[:fresh]
+                self._held[id(packet)] = arrive(shared, fds[fresh:])
+        finally:
+            for fd in rest:
                 anonymous.close(fd)
 
     def require(self, packet: Packet) -> None:

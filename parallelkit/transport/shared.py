@@ -128,7 +128,8 @@ def arrive(names: Sequence[tuple[str, int]], fds: Sequence[int]) -> list[Shared 
                 held.append(Descriptor(fd, token))
                 continue
             known = _mapped.get(token)
-            if isinstance(known, Shared):
+            # A copy of the caller, as which workers may begin, has its memory but no descriptors.
+            if isinstance(known, Shared) and not known.is_lost():
                 anonymous.close(fd)
                 held.append(known)
             else:

@@ -99,10 +99,17 @@ def apply_call(call: Callable[[], Any], /) -> Any:
 
 
 def apply_parts(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], /
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    within: Callable[..., Any] | None = None,
+    /,
 ) -> Any:
-    """Make a call that came in parts, for ``submit``: they are quicker to send than one object."""
-    return func(*args, **kwargs)
+    """Make a call that came in parts, for ``submit``: they are quicker to send than one object.
+
+    `within` makes it in the context of who has submitted it.
+    """
+    return func(*args, **kwargs) if within is None else within(func, args, kwargs)
 
 
 def around(
@@ -116,7 +123,7 @@ def around(
             else apply_call(wrap(call) if callable(call) else call)
         )
     if func is apply_parts:
-        return lambda func, args, kwargs: wrap(func)(*args, **kwargs)
+        return lambda func, *parts: apply_parts(wrap(func), *parts)
     if isinstance(func, functools.partial) and func.func is apply_row:
         return functools.partial(apply_row, wrap(func.args[0]))
     return wrap(func)

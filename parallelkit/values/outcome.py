@@ -7,7 +7,7 @@ from typing import Any
 
 from ..place.records import Frozen, NamedTuple
 
-__all__ = ["Failure", "Lost", "Raised", "Reply"]
+__all__ = ["Failure", "Lost", "Raised", "Reply", "short"]
 
 
 class Failure(Frozen):
@@ -57,10 +57,19 @@ class Failure(Frozen):
         return False
 
     def __repr__(self) -> str:
-        import reprlib
-
-        args, exception = reprlib.repr(self.args), self.exception
+        args, exception = short(self.args, 1000), self.exception
         return f"Failure(index={self.index}, {args=!s}, {exception=}, attempts={self.attempts})"
+
+
+def short(value: object, most: int = 120) -> str:
+    """Text of a value for a message."""
+    import reprlib
+
+    try:
+        text = reprlib.repr(value)
+    except Exception:  # noqa: BLE001 - as that of an int of many digits does
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 class Raised(NamedTuple):

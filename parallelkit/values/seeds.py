@@ -18,10 +18,11 @@ import itertools
 import operator
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ..options import NumberedSeed, drawn_from
@@ -45,6 +46,7 @@ __all__ = [
     "root",
     "run",
     "takes_rng",
+    "torch_here",
 ]
 
 # Nested calls are numbered from here, so that they do not meet what an item spawns by itself; and
@@ -115,7 +117,7 @@ def run(
 ) -> Any:
     """Call `func` with the stream of `seed`.
 
-    With `alone`, no other item runs in this process: `random` and `numpy.random` are set too.
+    With `alone`, no other item runs in this process: `random`, `numpy.random` and torch are set.
     They stay as the item leaves them; see :func:`kept`.
     """
     token = _here.set(_Here(seed, itertools.count(_CALLS)))
@@ -171,10 +173,27 @@ def takes_rng(func: Callable[..., Any], positional: int, names: frozenset[str]) 
     """Whether `func`, called with so many positional arguments and keywords, lacks an ``rng``."""
     if "rng" in names:
         return False
+    if type(func) is MethodType:
+        func, positional = func.__func__, positional + 1
+    known = _lacking.get((id(func), positional))
+    if known is None or known[0]() is not func:
+        known = _lacking[id(func), positional] = _weakly(func), _lacks_rng(func, positional)
+        if len(_lacking) > MOST_LACKING:
+            _lacking.pop(list(_lacking)[0], None)  # noqa: RUF015 - other threads add to it
+    return known[1]
+
+
+# Which functions lack an ``rng``, by their ids and a number of positional arguments.
+_lacking: dict[tuple[int, int], tuple[Callable[[], Any], bool]] = {}
+MOST_LACKING = 256
+
+
+def _weakly(func: Callable[..., Any]) -> Callable[[], Any]:
+    """What returns `func`, which is not kept alive for it, where that can be helped."""
     try:
-        return _lacks_rng(func, positional)
-    except Exception:  # noqa: BLE001 - it cannot be hashed, or compared
-        return _lacks_rng.__wrapped__(func, positional)
+        return weakref.ref(func)
+    except TypeError:  # NumPy's, or an object with slots
+        return lambda: func
 
 
 def draws(call: Call) -> bool:
@@ -208,7 +227,6 @@ def fresh() -> int:
     return int.from_bytes(os.urandom(16), "little")
 
 
-@lru_cache(maxsize=256)
 def _lacks_rng(func: Callable[..., Any], positional: int) -> bool:
     text = attribute(func, "__text_signature__")
     if isinstance(text, str) and "rng" not in text:  # of a builtin, which is long to be read
@@ -230,10 +248,12 @@ def _lacks_rng(func: Callable[..., Any], positional: int) -> bool:
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Leave `random` and `numpy.random` as they were before."""
+    """Leave `random`, `numpy.random` and torch as they were before."""
     import random  # nobody needs it without a seed
 
     before, numpy_random = random.getstate(), _numpy_random()
+    torch = torch_here()
+    before_torch = None if torch is None else torch.get_rng_state()
     before_numpy = None if numpy_random is None else numpy_random.get_state()
     try:
         yield
@@ -243,6 +263,14 @@ def kept() -> Iterator[None]:
             numpy_random.set_state(before_numpy)
         elif (numpy_random := _numpy_random()) is not None:
             numpy_random.seed()
+        if torch is not None:
+            torch.set_rng_state(before_torch)
+
+
+def torch_here() -> Any:
+    """Return torch where somebody has imported it, else None."""
+    found = whole("torch") if "torch" in sys.modules else None
+    return found if hasattr(found, "default_generator") else None
 
 
 def _numpy_random() -> Any:
@@ -256,3 +284,7 @@ def _set_global(seed: Seed) -> None:
     words = seed.sequence().generate_state(8)
     random.seed(words[:4].tobytes())
     whole("numpy.random").seed(words[4:])
+    torch = torch_here()
+    if torch is not None:
+        # Its `manual_seed` sees to devices as well, which takes a fifth of a millisecond.
+        torch.default_generator.manual_seed(int(words[0]) << 32 | int(words[1]))

@@ -17,9 +17,11 @@ from typing import Any
 
 from ..place import nesting
 from ..place.importing import whole
-from ..transport import byvalue
+from ..place.records import NamedTuple
+from ..transport import context_variables
+from ..values.call import apply_parts
 
-__all__ = ["Carried", "carried", "enter"]
+__all__ = ["Carried", "carried", "carried_with", "enter", "ours", "within"]
 
 Carried = tuple[tuple[str, str, Any], ...]  # module, name and value of each variable
 
@@ -35,7 +37,10 @@ def carried() -> Carried:
             _names[variable] = _find(variable)
         name = _names[variable]
         if name is None:
-            continue
+            token = context_variables.token_of(variable)
+            if token is None:
+                continue
+            name = _BY_TOKEN, token
         if name in _COMPILED:
             state = _COMPILED[name](value)
             if state is not None:
@@ -43,6 +48,60 @@ def carried() -> Carried:
         elif not _is_refused(value):
             found.append((*name, value))
     return tuple(found)
+
+
+def carried_with(task: Any) -> Carried:
+    """Those that go with a task; of single calls, which are one endless call, each has its own."""
+    return () if task.func is apply_parts else carried()
+
+
+def within(inline: bool) -> Within | WithinHere | None:
+    """What a single call is to be made within, as it is now; None where nothing is set.
+
+    `inline` tells whether it is made in this process.
+    """
+    if not inline:
+        variables = carried()
+        return Within(variables) if variables else None
+    here = contextvars.copy_context().items()
+    values = [(variable, value) for variable, value in here if not _is_ours(variable)]
+    return WithinHere(values) if values else None
+
+
+def ours() -> contextvars.Context:
+    """A context in which this package's own variables alone are set, as they are here."""
+    made = contextvars.Context()
+    for variable, value in contextvars.copy_context().items():
+        if _is_ours(variable):
+            made.run(variable.set, value)
+    return made
+
+
+def _is_ours(variable: contextvars.ContextVar[Any]) -> bool:
+    return variable.name.startswith("parallelkit_")
+
+
+class WithinHere(NamedTuple):
+    """The context of who has submitted a call, in the same process."""
+
+    values: list[tuple[contextvars.ContextVar[Any], Any]]
+
+    def __call__(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Make the call."""
+        for variable, value in self.values:
+            variable.set(value.copy() if variable.name == "decimal_context" else value)
+        return func(*args, **kwargs)
+
+
+class Within(NamedTuple):
+    """The context of who has submitted a call."""
+
+    variables: Carried
+
+    def __call__(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Make the call."""
+        enter(self.variables)
+        return func(*args, **kwargs)
 
 
 def _is_refused(value: object) -> bool:
@@ -64,7 +123,7 @@ def enter(variables: Carried, *, apart: bool = False) -> None:
             _ENTER[module, name](value)
             continue
         if module == _BY_TOKEN:
-            known = byvalue.variable_of(name)
+            known = context_variables.variable_of(name)
             if known is not None:
                 known.set(value)
             continue
@@ -79,16 +138,14 @@ def _find(variable: contextvars.ContextVar[Any]) -> tuple[str, str] | None:
     """Module and name of a variable that a worker can import; ours are set by other means."""
     if variable.name in _COMPILED_NAMES:
         return _COMPILED_NAMES[variable.name]
-    if nesting.in_worker_process() and (token := byvalue.token_of(variable)) is not None:
-        return _BY_TOKEN, token
-    main = sys.modules.get("__main__")  # which may have a second name
-    for module_name, module in list(sys.modules.items()):
-        if module is main or module_name.partition(".")[0] == "parallelkit":
-            continue
-        for name, value in list(getattr(module, "__dict__", {}).items()):
-            if value is variable:
-                return module_name, name
-    return None
+    if _is_ours(variable):
+        return None
+    home = context_variables.home_of(variable)
+    if home is None and not nesting.in_worker_process():
+        main = getattr(sys.modules.get("__main__"), "__dict__", {})
+        if any(value is variable for value in list(main.values())):
+            return _BY_TOKEN, context_variables.given_token(variable)
+    return home
 
 
 # --- those of compiled modules, whose values cannot be pickled -----------------------------------

@@ -20,6 +20,9 @@ __all__ = [
 ]
 
 PATIENCE = 0.5  # seconds for the exit handlers of what items have used
+# In the command of a process that removes what others have left behind, as it is started by
+# multiprocessing, multiprocess and loky. It ends by itself when those have ended.
+_TRACKER = "resource_tracker import main"
 
 
 def kill_with_children(pid: int) -> None:
@@ -41,7 +44,10 @@ def end_now() -> None:
 
 
 def kill_below(pid: int) -> None:
-    """Kill what a process has started, but for what has been given a session of its own."""
+    """Kill what a process has started, but for what has been given a session of its own.
+
+    Nor what removes the files of those that are killed, and then ends.
+    """
     if system.WINDOWS:
         return  # its job does
     for child in _children(pid):
@@ -53,7 +59,7 @@ def kill_below(pid: int) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    """Processes that the threads of a process have started, as far as the system tells."""
+    """Processes that the threads of a process have started, but for trackers."""
     found: list[int] = []
     try:
         for thread in os.listdir(f"{system.PROC}/{pid}/task"):
@@ -62,13 +68,22 @@ def _children(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):  # it has ended
         pass
     except OSError:  # not Linux
-        found += _listed_below(pid)
-    return found
+        return _listed_below(pid)
+    return [child for child in found if _TRACKER not in _command(child)]
+
+
+def _command(pid: int) -> str:
+    """What a process was started with, on Linux."""
+    try:
+        with open(f"{system.PROC}/{pid}/cmdline", encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:  # it has ended
+        return ""
 
 
 def _listed_below(pid: int) -> list[int]:
     """The same, as `ps` tells it."""
-    command = ["ps", "-A", "-o", "pid=", "-o", "ppid="]
+    command = ["ps", "-A", "-ww", "-o", "pid=", "-o", "ppid=", "-o", "command="]
     try:
         import subprocess  # which cannot be read where too many files are open
 
@@ -82,7 +97,8 @@ def _listed_below(pid: int) -> list[int]:
                 return []
     except OSError:
         return []
-    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    lines = [line.split(None, 2) for line in listed.splitlines() if _TRACKER.encode() not in line]
+    pairs = [(int(line[0]), int(line[1])) for line in lines]
     return [child for child, parent in pairs if parent == pid and child != ps.pid]
 
 

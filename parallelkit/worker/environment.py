@@ -35,6 +35,7 @@ from typing import Any
 from ..place import blas, system
 from ..place.foreign import process_of
 from ..place.records import NamedTuple
+from ..transport import carried
 from . import hooks, output, printing
 
 __all__ = [
@@ -286,6 +287,7 @@ def keep_own() -> None:
 
 def keep_imported() -> None:
     """Let it stay where modules have been imported since the last `change`: it was their doing."""
+    carried.note()
     if len(sys.modules) == _modules:
         return
     keep_own()

@@ -26,6 +26,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
+from ..transport import carried
 from . import bootstrap, output, preload
 from .ending import kill_with_children
 
@@ -57,6 +58,7 @@ def prepare() -> None:
     """
     codecs.lookup("ascii")  # files of the kernel are read by it
     output.set_filters(output.filters())  # whose patterns are compiled
+    carried.note()
     sys.modules.setdefault("__mp_main__", sys.modules["__main__"])  # as the script has it there
 
 

@@ -375,13 +375,16 @@ def _warn(
             pass  # its text will do
     if not isinstance(message, Warning):
         message = _wording(category)(text)  # type: ignore[arg-type]  # mypy: not Hashable
-    loaded = getattr(sys.modules.get(module or ""), "__dict__", None)
-    if loaded is None:
-        registry = _registries.setdefault(module or filename, {})
-    else:
-        registry = loaded.setdefault("__warningregistry__", {})
+    about: dict[str, Any] = {}  # what was warned by hand says nothing, and None is no module
+    if module is not None:
+        loaded = getattr(sys.modules.get(module), "__dict__", None)
+        if loaded is None:
+            registry = _registries.setdefault(module, {})
+        else:
+            registry = loaded.setdefault("__warningregistry__", {})
+        about = {"module": module, "registry": registry}
     try:
-        warnings.warn_explicit(message, category, filename, lineno, module, registry)
+        warnings.warn_explicit(message, category, filename, lineno, **about)
     except Warning:
         warnings.showwarning(text, category, filename, lineno)
 

@@ -379,6 +379,7 @@ class Worker:
             self.runtime.forget(order.over)
         if (order.news is None or self._learn_script(order)) and order.state is not None:
             self._learn(order)
+            randomness.renew_torch()  # what was loaded with it
             fresh = False
         if not fresh:
             self.take()  # the call may have been given up since

@@ -1,6 +1,6 @@
-"""What items without a seed draw from `random` and `numpy.random` in a worker process.
+"""What items without a seed draw from `random`, `numpy.random` and torch in a worker process.
 
-Both are one for the whole process. Draws of different workers differ, and a seed that an item sets
+Each is one for the whole process. Draws of different workers differ, and a seed that an item sets
 for itself does not reach the next call: there the generators begin anew, where they have been
 touched at all. Those that the initializer has seeded are its own, and go on.
 """
@@ -18,8 +18,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..place.importing import whole
+from ..values.seeds import torch_here
 
-__all__ = ["keep_own", "renew", "settle"]
+__all__ = ["keep_own", "renew", "renew_torch", "settle"]
 
 _WORDS = 624  # of the state of a Mersenne twister, which is followed by its position
 
@@ -46,14 +47,20 @@ _seeds = itertools.count()
 _python = _numpy = True  # whether they are to begin anew with each call
 _glance: Callable[[], tuple[int, int]] | None = None  # at the state of numpy's generator
 _expected = 0, 0
+_torch = True
+_TORCH_BEGINS_WITH = 67280421310721  # in each process, as long as nobody has seeded it
+_torch_seed = _TORCH_BEGINS_WITH
 
 
 def settle() -> None:
     """In a new worker: begin with random numbers of its own."""
-    global _seeds, _python, _numpy, _glance
+    global _seeds, _python, _numpy, _glance, _torch, _torch_seed
     _seeds = itertools.count(int.from_bytes(os.urandom(7), "little"))
-    _python = _numpy = True
+    _python = _numpy = _torch = True
     _glance = None
+    _torch_seed = (
+        -1 if "torch" in sys.modules else _TORCH_BEGINS_WITH
+    )  # the caller may have seeded it
     generator: Any = random._inst
     if type(generator) is random.Random:
         generator.__class__ = _Watched
@@ -63,9 +70,11 @@ def settle() -> None:
 
 def keep_own() -> None:
     """After the initializer: what it has seeded stays as it is."""
-    global _python, _numpy
+    global _python, _numpy, _torch
     _python = not _touched()
     _numpy = not _numpy_touched()
+    torch = torch_here()
+    _torch = torch is None or torch.initial_seed() == _torch_seed
 
 
 def renew() -> None:
@@ -75,6 +84,18 @@ def renew() -> None:
         random._inst.__dict__["touched"] = False
     if _numpy and "numpy.random" in sys.modules and _numpy_touched():
         _renew_numpy()
+    renew_torch()
+
+
+def renew_torch() -> None:
+    """Begin anew with torch, which may be there since a function was loaded, where it is needed."""
+    global _torch_seed
+    torch = torch_here() if _torch else None
+    if torch is None:
+        return
+    if torch.initial_seed() != _torch_seed or _torch_seed == _TORCH_BEGINS_WITH:
+        _torch_seed = next(_seeds)
+        torch.manual_seed(_torch_seed)
 
 
 def _touched() -> bool:

@@ -67,7 +67,7 @@ class Runtime:
         known: mirror.Mirror | None = None,
     ) -> None:
         self.tasks: dict[Any, Task] = {}
-        self.mirror = known or mirror.settle()
+        self.mirror = known or mirror.settle(alone=True)
         self.max_nbytes = 1 << 16  # of a buffer that travels in the pickle itself
         self.items = 0  # that have been run
         self.item: tuple[int, Progress] | None = None  # first index and progress of what runs

@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 
 from .. import options
 from ..place import blas, forksafe, system
+from ..transport import carried
 from . import bootstrap, forkserver, leftovers, preload
 from .leftovers import kept
 
@@ -171,6 +172,7 @@ def _forget_script() -> None:
     for kind, reduce in list(copyreg.dispatch_table.items()):
         if _is_of_script(reduce):
             kept.append(copyreg.dispatch_table.pop(kind))
+    carried.forget()
     main = types.ModuleType("__main__")
     main.__dict__["__builtins__"] = builtins
     sys.modules["__main__"] = main

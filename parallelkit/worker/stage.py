@@ -105,7 +105,9 @@ class Said:
         self.progress = progress
 
 
-saying: contextvars.ContextVar[Said | None] = contextvars.ContextVar("saying", default=None)
+saying: contextvars.ContextVar[Said | None] = contextvars.ContextVar(
+    "parallelkit_saying", default=None
+)
 
 
 def _tell(kind: str, fields: tuple[Any, ...]) -> None:

@@ -20,10 +20,11 @@ from .. import options
 from ..errors import StaysHere, formatted
 from ..place import nesting
 from ..place.attributes import attribute
-from ..place.nesting import Nesting
+from ..place.nesting import GivenUp, Nesting
 from ..values import seeds
 from ..values.outcome import Raised, Reply
-from ..values.source import LARGEST_BYTES, Chunk
+from ..values.sizer import LARGEST_BYTES
+from ..values.source import Chunk
 from ..values.weight import weight
 from . import context
 from .environment import LOOK
@@ -165,12 +166,15 @@ class Task:
         spare: Callable[[], int] | None = None,
         put_back: Callable[[], bool] | None = None,
         lap: Lap | None = None,
+        given_up: Callable[[], bool] | None = None,
     ) -> Reply:
         """Run the items of a chunk, from its first until it is done or has taken too long.
 
         A `KeyboardInterrupt` in the main process is the user's, not the item's, and goes through.
         With `progress` every item is marked there before it starts. `spare` tells how many cores
-        the items may use beyond the share of their place, at the moment of asking.
+        the items may use beyond the share of their place, at the moment of asking. `given_up` tells
+        whether nobody waits for them any more: then no item is begun, of this chunk and of calls
+        that its items make, and `GivenUp` is raised.
 
         An item runs in a copy of its call's context. Very short ones share one, a few at a time,
         until one of them is seen to have set something. So it is with what they set for the whole
@@ -178,12 +182,14 @@ class Task:
         """
         progress, apart = progress or Progress(), contextvars.copy_context()
         if self.traced is None:
-            return apart.run(self._run, chunk, rank, stop, progress, spare, put_back, None)
+            run = self._run
+            return apart.run(run, chunk, rank, stop, progress, spare, put_back, None, given_up)
         alone = lap is None  # else whoever sends the answer writes it down
         lap = lap or self.lap(chunk, rank, time.perf_counter())
         reply = None
         try:
-            reply = apart.run(self._run, chunk, rank, stop, progress, spare, put_back, lap)
+            run = self._run
+            reply = apart.run(run, chunk, rank, stop, progress, spare, put_back, lap, given_up)
         finally:
             lap.ran(progress.raised)
             if alone or reply is None:
@@ -197,7 +203,7 @@ class Task:
         assert self.traced is not None
         return Lap(self.traced, chunk, rank, taken)
 
-    def _run(  # noqa: C901, PLR0912 - the one loop over items
+    def _run(  # noqa: C901, PLR0912, PLR0915 - the one loop over items
         self,
         chunk: Chunk,
         rank: int,
@@ -206,9 +212,12 @@ class Task:
         spare: Callable[[], int] | None,
         put_back: Callable[[], bool] | None,
         lap: Lap | None,
+        given_up: Callable[[], bool] | None,
     ) -> Reply:
-        place = self.place(rank)
-        nesting.enter(place, spare)
+        place, outer = self.place(rank), nesting.given_up()
+        asked = None if given_up is None else _Asked(given_up, outer)
+        left = asked or outer
+        nesting.enter(place, spare, left)
         options.enter(self.below(place))
         context.enter(self.variables, apart=put_back is not None)
         columns, size = chunk.columns, chunk.size
@@ -226,8 +235,10 @@ class Task:
         if lap is not None:
             call = lap.around(call, values, batch)
         around = contextvars.copy_context()
-        with seeds.kept() if self.alone else _NOTHING, limited or _NOTHING:
+        with seeds.kept() if self.alone else _NOTHING, limited or _NOTHING, asked or _NOTHING:
             while len(values) < size:
+                if left is not None and left():
+                    raise GivenUp
                 if mark is not None:
                     mark(len(values))
                 before = len(values)
@@ -305,6 +316,30 @@ class Task:
         return {**self.configured, "workers": min(workers, place.cores) if workers > 0 else None}
 
 
+class _Asked:
+    """Tells, while a chunk runs, whether its call was given up, or an item around that.
+
+    What its items leave behind, such as the iterators that they return, is not given up with them
+    later. What has been given up by the end of the chunk, such as calls that they have submitted
+    and that wait for a worker, remains so.
+    """
+
+    def __init__(self, *asked: Callable[[], bool] | None) -> None:
+        self._asked = [each for each in asked if each is not None]
+
+    def __call__(self) -> bool:
+        return any(each() for each in self._asked)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._asked = [_yes] if self() else []
+
+
+def _yes() -> bool:
+    return True
+
+
 # Not values.extend(map(call, items)): that would take a StopIteration of `call` for the end.
 
 
@@ -331,7 +366,7 @@ def _is_ours(error: BaseException) -> bool:
     """Whether an exception that comes up in an item is not the item's."""
     if isinstance(error, KeyboardInterrupt):
         return not nesting.in_worker_process()
-    return isinstance(error, Interrupted)
+    return isinstance(error, (Interrupted, GivenUp))
 
 
 def format_error(error: BaseException) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 
 __all__ = ["difference", "head", "identity", "made_with", "own_version"]
 
-VERSION = 1  # of `remote.Order` and of what `remote.run` takes and gives
+VERSION = (
+    2  # of `remote.Order` and of what `remote.run` takes and gives: raised when one of them changes
+)
 
 _identity = 0, ""
 
@@ -46,7 +48,7 @@ def made_with() -> tuple[tuple[str, str], ...]:
             ("Python", "{}.{}".format(*sys.version_info)),
             ("parallelkit", own_version()),
             ("cloudpickle", cloudpickle),
-            ("the order of parallelkit", str(VERSION)),
+            ("the cluster protocol of parallelkit", str(VERSION)),
         )
     return _versions
 

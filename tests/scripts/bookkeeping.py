@@ -1,9 +1,29 @@
-"""A library whose metaclass takes the fields out of a class as it is made, and keeps books of them by weak references."""
+"""A library with a context variable, and a metaclass that keeps books of fields by weak references."""
 
+import contextvars
 import weakref
 
 MARK = object()
+CURRENT = contextvars.ContextVar("current", default=0)
 FIELDS = weakref.WeakKeyDictionary()
+SEEN = []
+LEVEL = 1
+
+
+def state(_=None):
+    return LEVEL, SEEN
+
+
+def remember(x):
+    SEEN.append(x)
+
+
+def rememberer():
+    def found(x):
+        SEEN.append(x)
+        return state() == (LEVEL, SEEN), LEVEL, SEEN
+
+    return found
 
 
 class Booked(type):
@@ -21,3 +41,7 @@ class Booked(type):
 def base():
     """Make a class as a library does that has the script give it a name."""
     return Booked("Base", (), {"by_itself": weakref.WeakValueDictionary()})
+
+
+def current():
+    return CURRENT.get()

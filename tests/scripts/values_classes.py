@@ -3,6 +3,7 @@
 import abc
 import collections
 import enum
+import threading
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
@@ -94,18 +95,19 @@ def what_enums_and_their_members_are_given():
         return (
             *(getattr(Colour, "shade", None), getattr(Colour.RED, "note", None)),
             *(getattr(Level.LOW, "note", None), len(Colour)),
+            getattr(Mode.READ | Mode.WRITE, "note", None),
         )
 
     def check_given():
         assert pk.map(given, ITEMS) == [given(0)] * len(ITEMS)
 
     check_given()
-    Colour.RED.note = ["warm"]
+    Colour.RED.note, (Mode.READ | Mode.WRITE).note = ["warm"], "both"
     check_given()
     Colour.RED.note.append("bright")
-    Colour.shade, Level.LOW.note = 1, "low"
+    Colour.shade, Level.LOW.note, (Mode.READ | Mode.WRITE).note = 1, "low", "all"
     check_given()
-    del Colour.shade, Colour.RED.note
+    del Colour.shade, Colour.RED.note, (Mode.READ | Mode.WRITE).note
     check_given()
 
 
@@ -118,6 +120,28 @@ class Typed(NamedTuple):
 
     def both(self):
         return f"{self.left}{self.right}"
+
+
+HELD = threading.Lock()
+HELD.acquire()
+
+
+def local_class():
+    assert HELD.locked()  # which can go to no other process, and is not asked to
+
+    class Local:
+        def plus(self, x):
+            return x + 1
+
+    return Local
+
+
+@case
+def a_local_class_needs_nothing_of_its_function():
+    local = local_class()
+    assert pk.map(local().plus, ITEMS) == [x + 1 for x in ITEMS]
+    check([local()], type)
+    assert type(pk.map(same, [local()])[0]) is local
 
 
 @case

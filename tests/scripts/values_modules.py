@@ -9,6 +9,7 @@ import sys
 import types
 from pathlib import Path
 
+import bookkeeping
 from cases import case, run_cases
 
 import __main__
@@ -60,6 +61,28 @@ def modules_there_and_back():
     assert all(
         pk.map(lambda m: m, [ghost, unlisted])[i] is m for i, m in enumerate([ghost, unlisted])
     )
+
+
+@case
+def closures_of_an_imported_module_run_on_that_module():
+    if not {"process", "thread", "serial"} & set(sys.argv[1].split('"')):
+        return  # workers of others have copies
+    found, state = bookkeeping.rememberer(), bookkeeping.state
+    with pk.Pool(1, initializer=bookkeeping.remember, initargs=("worker",)) as pool:
+        assert pool.map(found, ["item"]) == [(True, 1, ["worker", "item"])]
+        bookkeeping.LEVEL = 2
+        assert pool.map(found, ["more"]) == [(True, 2, ["worker", "item", "more"])]
+        bookkeeping.LEVEL = 1
+        assert pool.map(state, [0]) == [(1, ["worker", "item", "more"])]
+        bookkeeping.SEEN = ["caller"]
+        assert pool.map(found, ["item"]) == [(True, 1, ["caller", "item"])]
+        bookkeeping.state = lambda: 0
+        assert pool.map(found, ["item"])[0][0] is False
+        bookkeeping.state = state
+        assert pool.map(found, ["item"])[0][0] is True
+    bookkeeping.LEVEL, bookkeeping.SEEN = 3, ["changed"]
+    with pk.Pool(1) as pool:  # of which nothing is known yet
+        assert pool.map(found, ["item"]) == [(True, 3, ["changed", "item"])]
 
 
 class Lazy(types.ModuleType):

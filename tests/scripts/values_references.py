@@ -1,12 +1,16 @@
 """Weak references and containers, two names of one object, and context variables, as globals of ``__main__``; no guard."""
 
+import collections
 import contextvars
 import dataclasses
+import decimal
+import functools
 import gc
 import sys
+import threading
 import weakref
 
-from bookkeeping import MARK
+from bookkeeping import CURRENT, MARK, current
 from cases import case, run_cases
 
 import parallelkit as pk
@@ -203,6 +207,115 @@ def what_items_have_put_into_a_part_stays():
         pool.map(lambda x: FILLED["cache"].update(x=x), [1])
         BESIDE["n"] = 1
         assert pool.map(lambda _: dict(BESIDE["cache"]), [1]) == [{"x": 1}]
+
+
+Params = collections.namedtuple("Params", "rate parts")  # noqa: PYI024 - it keeps functions in a namespace of its own
+PARAMS = Params(2, [3])
+
+
+@case
+def a_named_tuple_as_a_global():
+    check(lambda x: (PARAMS.rate * x, PARAMS.parts, type(PARAMS) is Params))
+    PARAMS.parts.append(4)
+    check(lambda x: (PARAMS.rate * x, PARAMS.parts, type(PARAMS) is Params))
+
+
+class Missing:
+    def __reduce__(self):
+        return "MISSING"
+
+
+MISSING = Missing()
+
+
+@case
+def a_singleton_that_is_pickled_by_its_name():
+    assert pk.map(lambda x: x is MISSING, [MISSING, 1]) == [True, False]
+    assert pk.map(lambda _: MISSING, ITEMS) == [MISSING] * 2
+
+
+SETTINGS = {"scale": 1}
+setting = SETTINGS.get
+
+
+@case
+def a_method_of_what_is_changed():
+    """`get = SETTINGS.get`, as scripts save a look-up, is a part of that dict and changes with it."""
+    for scale in (1, 1000):
+        SETTINGS["scale"] = scale
+        check(lambda x: (x * setting("scale"), SETTINGS["scale"]))
+
+
+RATE = 1
+
+
+@functools.cache
+def price(x):
+    return x * RATE
+
+
+@case
+def a_cache_that_the_caller_clears():
+    global RATE
+    assert [price(x) for x in ITEMS] == pk.map(price, ITEMS) == [0, 1]
+    RATE = 10
+    assert [price(x) for x in ITEMS] == [0, 1]  # as in a loop, what was found is kept
+    price.cache_clear()
+    assert pk.map(price, ITEMS) == [0, 10]
+
+
+request = contextvars.ContextVar("request", default=0)
+
+
+def its_request(_=None):
+    return request.get(), decimal.getcontext().prec
+
+
+@case
+def context_variables_of_threads_that_call_at_once():
+    """Each call has those of its thread, whatever another one has told workers meanwhile."""
+    wrong = []
+
+    def serve(number):
+        request.set(number)
+        for _ in range(20):
+            found = {one[0] for one in pk.map(its_request, ITEMS)}
+            if found != {number}:
+                wrong.append((number, found))
+
+    threads = [threading.Thread(target=serve, args=(number,)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [], wrong
+
+
+@case
+def a_context_variable_of_a_module():
+    """The script's name for it and the module's own stand for one variable."""
+    pool = pk.Pool()
+    for number in (0, 1, 2):
+        CURRENT.set(number)
+        check(lambda _: (CURRENT.get(), current()))
+        assert pool.submit(lambda: (CURRENT.get(), current())).result() == (number, number)
+
+
+@case
+def context_variables_of_submitted_calls():
+    """Each has those of the moment at which it was submitted, and none that only an earlier one had."""
+    pool = pk.Pool()
+    precision = decimal.getcontext().prec
+    futures = []
+    for number in (11, 12):
+        token = request.set(number)
+        decimal.getcontext().prec = number
+        futures.append(pool.submit(its_request))
+        assert futures[-1].result() == (number, number)
+        request.reset(token)
+        decimal.getcontext().prec = precision
+    last = pool.submit(its_request).result()
+    assert last == (0, precision), last
 
 
 run_cases()

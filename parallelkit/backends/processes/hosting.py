@@ -161,7 +161,10 @@ def host_of(
     """
     if start_method in family.EARLY:
         return EarlyHost(workers, start_method, on_start, on_failure)
-    from .pathos_host import Host
+    # Other threads may be at their first calls too, and what they import would be half made in
+    # workers that are forked meanwhile.
+    with importing.lock:
+        from .pathos_host import Host
 
-    importing.at_exit()
-    return Host(workers, start_method, on_start, on_failure)
+        importing.at_exit()
+        return Host(workers, start_method, on_start, on_failure)

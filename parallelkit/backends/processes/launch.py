@@ -19,11 +19,22 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ParallelError
+from ...place import system
 
 if TYPE_CHECKING:
     import subprocess
 
-__all__ = ["apart", "end", "first_path", "pair", "run", "see_off", "standard_modules", "starting"]
+__all__ = [
+    "apart",
+    "end",
+    "first_path",
+    "interpreter",
+    "pair",
+    "run",
+    "see_off",
+    "standard_modules",
+    "starting",
+]
 
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _ZIPPED = "python{}{}.zip".format(*sys.version_info)
@@ -63,6 +74,41 @@ def _is_standard(path: str) -> bool:
     return f"{path}{os.sep}".startswith(_STANDARD) or os.path.basename(path) == _ZIPPED
 
 
+def interpreter() -> str:
+    """Return the Python that workers run in: this one, or what was named to multiprocessing.
+
+    A program that embeds Python, or is frozen, is itself `sys.executable`. Started once more with
+    the command line of a worker it would do all its work again, and start further ones.
+
+    Raises
+    ------
+    ParallelError
+        If there is none.
+    """
+    spawn = sys.modules.get("multiprocessing.spawn")
+    named = spawn.get_executable() if spawn is not None else sys.executable
+    python = os.fsdecode(named or "")
+    if _is_interpreter(python):
+        return python
+    version = "python{}.{}".format(*sys.version_info)
+    for name in ("python.exe",) if system.WINDOWS else (f"bin/{version}", "bin/python3"):
+        found = os.path.join(sys.base_exec_prefix, name)
+        if os.path.isfile(found):
+            return found
+    raise ParallelError(
+        f"worker processes need a Python interpreter, and the program that runs this, {python!r}, "
+        "is another one: name a Python with the same packages by multiprocessing.set_executable, "
+        "or use backend='thread'"
+    )
+
+
+def _is_interpreter(python: str) -> bool:
+    if python != (sys.executable or ""):
+        return True  # somebody has named it
+    name = os.path.basename(python).lower()
+    return ("py" in name or "thon" in name) and not hasattr(sys, "frozen")
+
+
 def run(code: str, fds: Iterable[int]) -> subprocess.Popen[bytes]:
     """Run `code`, with these descriptors open, in an interpreter with the flags of this one."""
     import subprocess  # a call whose workers are all forked does without
@@ -74,7 +120,7 @@ def run(code: str, fds: Iterable[int]) -> subprocess.Popen[bytes]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, *flags, "-c", guarded], pass_fds=tuple(fds)
+            [interpreter(), *flags, "-c", guarded], pass_fds=tuple(fds)
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

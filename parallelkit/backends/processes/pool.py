@@ -44,7 +44,7 @@ from .workers import Workers
 __all__ = ["ProcessPool", "end_idle", "pool_for", "shutdown"]
 
 CHECK = 0.25  # seconds between looks at workers that hold on to the interpreter
-PREFETCH_BELOW = 0.02  # seconds; a longer chunk makes the gap between two of no account
+PREFETCH_BELOW = 0.03  # seconds; a longer chunk makes the gap between two of no account
 LOOK_EVERY = 8  # submitted calls after which who submits looks for results
 MOST_METHODS = 64  # sets of arguments whose start method is remembered
 MOST_LEFT = 4  # sets of workers that finish what they run while others go on
@@ -342,7 +342,7 @@ class _Run:
             if call.assignments <= self._workers.size or now - call.relieved < LONG:
                 return
             call.relieved = now
-        out = self._workers.scheduler.relieve(call, empty)
+        out = self._workers.scheduler.relieve(call, empty, 2 * self._source.sizer.seconds)
         if out:
             self._workers.carry_out(out)
 

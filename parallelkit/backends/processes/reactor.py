@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ...place.descriptors import identity
+from ...place.sigint import pass_on
 from . import family
 from .handle import Handle
 from .state import Call, Waiter
@@ -201,8 +202,8 @@ class Reactor:
             return
         try:
             self._wake_in.send(b"x")
-        except (BlockingIOError, OSError):
-            pass  # full: it will wake; closed: nobody waits
+        except OSError as error:
+            pass_on(error)  # else it is full, and will wake, or closed, and nobody waits
 
     def look(self, call: Call) -> None:
         """Take in what has already come, on behalf of `call`, if nobody drives."""
@@ -236,8 +237,9 @@ class Reactor:
             return
         try:
             events = self._poll.poll(LOOK if timeout is None else timeout)
-        except (OSError, ValueError):  # closed, also under a call that Python's end has cut off
-            self.is_open()
+        except (OSError, ValueError) as error:
+            pass_on(error)
+            self.is_open()  # closed, also under a call that Python's end has cut off
             return
         if not events and timeout is None:
             self.is_open()
@@ -249,8 +251,8 @@ class Reactor:
             elif fd == self._wake_fd:
                 try:
                     self._wake_out.recv(4096)
-                except (BlockingIOError, OSError):
-                    pass
+                except OSError as error:
+                    pass_on(error)
 
 
 def _wait_for(wakes: SimpleQueue[None], timeout: float | None) -> None:

@@ -300,11 +300,12 @@ class Scheduler:
             call.assignments += 1
             return assignment
 
-    def relieve(self, call: Call, empty: bool) -> list[Instruction]:
+    def relieve(self, call: Call, empty: bool, patience: float = 0.0) -> list[Instruction]:
         """Take back what waits behind others, where somebody could run it now.
 
         That is where there is nothing else for an idle worker (`empty`), and where a worker has
-        been long at what it runs: it may even wait for what it has been given in advance.
+        been at its chunk for `LONG` and for `patience` (seconds that are nothing unusual for a
+        chunk of `call`): it may even wait for what it has been given in advance.
         """
         with self.lock:
             out: list[Instruction] = []
@@ -317,7 +318,7 @@ class Scheduler:
                 waiting = len(worker.assignments) - 1
                 if waiting < 1 or worker.assignments[0].call is not call:
                     continue
-                if now - worker.since > LONG:
+                if now - worker.since > max(LONG, patience):
                     worker.long = True
                     self._take_back(worker, waiting, out)
                 elif loaded is None or len(loaded.assignments) <= waiting:

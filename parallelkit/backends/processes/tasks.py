@@ -12,8 +12,8 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ...transport.byvalue import is_named, is_reachable
 from ...transport.channel import take_all
+from ...transport.importable import is_named, is_reachable
 from ...transport.pickling import Pickled
 from ...transport.script import script
 from ...transport.segments import Outbox, Packet, Segment
@@ -26,6 +26,7 @@ __all__ = ["Holder", "Prepared", "Tasks", "forgotten"]
 
 KEPT = 512 << 20  # bytes of free segments
 REMEMBERED = 64  # tasks that workers keep although no call needs them
+MOST_BYTES = 64 << 20  # of these together, but for the last one
 
 
 Kept = tuple[bytes, int]  # a pickle, and what of the modules that it names was reloaded by then
@@ -52,12 +53,15 @@ class Prepared:
     pickled : Pickled
     """
 
-    __slots__ = ("calls", "kept", "key", "packet", "pickled", "script", "segment", "users")
+    __slots__ = (
+        *("calls", "kept", "key", "packet", "pickled", "roots", "script", "segment", "users"),
+    )
 
     def __init__(self, key: int, pickled: Pickled, kept: Kept | None) -> None:
         self.key = key
-        self.pickled = pickled
-        self.script: Any = pickled.needs or None  # what it needs of the script
+        self.pickled = pickled if kept is None else pickled._replace(needs=())
+        self.roots: tuple[Any, ...] = ()  # what it names of the script
+        self.script: Any = pickled.needs or None  # what it needs of that, while there are calls
         self.kept = kept  # by which it is found again
         self.calls = 1
         self.packet: Packet | None = None
@@ -68,19 +72,18 @@ class Prepared:
 class _Opened:
     """A task of a function that is known by name, as it was prepared, to be found without a pickle.
 
-    Nothing of the caller's is kept alive by it.
+    Nothing of the caller's is kept alive by it, once that was defined anew.
     """
 
-    __slots__ = ("_frozen", "_func", "_importable", "_told", "prepared", "reloaded", "roots")
+    __slots__ = ("_frozen", "_func", "_importable", "_told", "prepared", "reloaded")
 
-    def __init__(self, task: Task, prepared: Prepared, roots: tuple[Any, ...]) -> None:
+    def __init__(self, task: Task, prepared: Prepared) -> None:
         self._func = weakref.ref(task.func)
         self._importable = is_reachable(task.func)
         self._frozen = dict(task.frozen)
         self._told = _told(task)
         self.reloaded = script.reloaded
         self.prepared = prepared
-        self.roots = roots
 
     def is_of(self, task: Task) -> bool:
         """Whether `task` would be pickled to the same."""
@@ -118,9 +121,11 @@ class Tasks:
         self.outbox = Outbox(cap=KEPT, folder=folder)
         self._keys = 0
         self._remembered: dict[Kept, Prepared] = {}  # the last used one last
+        self._nbytes = 0  # of these
         self._opened: dict[int, _Opened] = {}  # by the id of the function
         self._in_segments: dict[int, Prepared] = {}
         self._news: Prepared | None = None  # what was last told of the script
+        self._deaths = 0  # of the script, when tasks were last let go of for them
 
     def find(self, task: Task, carried: Carried) -> Prepared | None:
         """A task as it was prepared for an earlier call; None if it must be pickled.
@@ -134,7 +139,7 @@ class Tasks:
         if opened is None or carried or task.seed is not None or not opened.is_of(task):
             return None
         prepared = opened.prepared
-        needs = script.prepare(opened.roots)
+        needs = script.prepare(prepared.roots)
         if opened.reloaded != script.reloaded:  # its names may stand for something else
             return None
         with self._lock:
@@ -152,7 +157,8 @@ class Tasks:
         if prepared.kept is None or carried or task.seed is not None:
             return
         if is_reachable(func) or is_named(func):
-            self._opened[id(func)] = _Opened(task, prepared, tuple(roots))
+            prepared.roots = tuple(roots)
+            self._opened[id(func)] = _Opened(task, prepared)
             if len(self._opened) > REMEMBERED:
                 del self._opened[next(iter(self._opened))]
 
@@ -165,6 +171,7 @@ class Tasks:
             if found is None:
                 self._keys += 1
                 found = Prepared(self._keys, pickled, data)
+                self._nbytes += 0 if data is None else len(data[0])
             else:
                 found.calls += 1
                 found.script = pickled.needs or None
@@ -209,17 +216,16 @@ class Tasks:
             worker.sharing = False
         with self._lock:
             task.calls -= 1
-            if task.calls:
-                return told
-            over = [task]
-            if task.kept is not None:
-                if len(self._remembered) <= REMEMBERED:
-                    return told
-                over = [one for one in self._remembered.values() if not one.calls]
-                over = over[: len(self._remembered) - REMEMBERED]
+            if not task.calls:
+                task.script = None
+            over = [] if task.calls or task.kept is not None else [task]
+            full = len(self._remembered) > REMEMBERED or self._nbytes > MOST_BYTES
+            if full or self._deaths != script.deaths:
+                over += self._not_to_be_kept()
             for one in over:
                 if one.kept is not None:
                     del self._remembered[one.kept]
+                    self._nbytes -= len(one.kept[0])
                 for worker in workers:
                     if one.key in worker.known:
                         worker.known.discard(one.key)
@@ -228,6 +234,25 @@ class Tasks:
                             told.append(worker)
                 self._free_if_unused(one)
             return told
+
+    def _not_to_be_kept(self) -> list[Prepared]:
+        """Of the tasks that no call needs, those of what was defined anew, and the oldest."""
+        self._deaths = script.deaths
+        idle = [one for one in self._remembered.values() if not one.calls]
+        over = [one for one in idle if any(root.lost for root in one.roots)]
+        tasks = len(self._remembered) - len(over)
+        nbytes = self._nbytes - sum(len(one.kept[0]) for one in over if one.kept is not None)
+        for one in idle[:-1]:
+            if tasks <= REMEMBERED and nbytes <= MOST_BYTES:
+                break
+            if one not in over and one.kept is not None:
+                over.append(one)
+                tasks -= 1
+                nbytes -= len(one.kept[0])
+        for number, opened in list(self._opened.items()):
+            if opened.prepared in over:
+                self._opened.pop(number, None)
+        return over
 
     def freed(self, worker: Holder, segments: Sequence[int]) -> None:
         """A worker refers to these segments no more."""

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from multiprocessing import spawn
+from multiprocessing import spawn  # noqa: F401 - names another program for services
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -66,10 +66,9 @@ class Started:
         guarded = f"import sys; sys.path[:] = {launch.first_path()!r}; {code}"
         flags = [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]
         environment = dict(os.environ)
-        python = os.fsdecode(spawn.get_executable())  # services have another, as does who set it
-        base = getattr(sys, "_base_executable", python)
-        if python == sys.executable and base and base != python:
-            # A venv's launcher starts another process, which would be the worker.
+        python = launch.interpreter()
+        base = _behind(python)
+        if base != python:
             environment["__PYVENV_LAUNCHER__"] = python
             python = base
         self._process = started = _program([python, *flags, "-c", guarded], environment)
@@ -146,6 +145,27 @@ class _Popen:
 
     def close(self) -> None:
         """Nothing is held but by the worker itself."""
+
+
+def _behind(python: str) -> str:
+    """Return the interpreter behind one of a virtual environment, or the same.
+
+    The environment's is a launcher: it starts another process, which would be the worker. A file
+    tells of what: https://peps.python.org/pep-0405/.
+    """
+    if python == sys.executable:
+        return getattr(sys, "_base_executable", None) or python
+    folder, name = os.path.split(os.path.abspath(python))
+    for place in (folder, os.path.dirname(folder)):
+        try:
+            with open(os.path.join(place, "pyvenv.cfg"), encoding="utf-8") as file:
+                lines = [line.partition("=") for line in file]
+        except OSError:
+            continue
+        for key, _, home in lines:
+            if key.strip().lower() == "home":
+                return os.path.join(home.strip(), name)
+    return python
 
 
 def _end(process: int) -> None:

@@ -40,7 +40,7 @@ from ...transport.segments import Missing, Packet
 from ...values.outcome import Lost
 from ...values.source import MOST_AHEAD, Chunk
 from ...worker import output
-from ...worker.context import carried
+from ...worker.context import carried_with
 from ...worker.environment import current
 from ...worker.parentage import own_name
 from ...worker.protocol import (
@@ -265,7 +265,8 @@ class Workers:
             code = exit_code(worker.process)
             told = obituary(worker.pid, code)
             if recording.on:
-                self._note("ended", worker, told if code else "")
+                died = code and not (worker.given_up or worker.retired)  # by no doing of ours
+                self._note("ended", worker, told if died else "")
             out = self.scheduler.died(worker, told)
             self.tasks.bury(worker)
             worker.close()
@@ -371,7 +372,7 @@ class Workers:
         """Make a call, which `begin` begins."""
         try:
             begin = 0.0 if task.traced is None else time.perf_counter()
-            variables = carried()
+            variables = carried_with(task)
             prepared = self.tasks.find(task, variables)
             if prepared is None:
                 state = task.state(variables)
@@ -591,7 +592,7 @@ class Workers:
     def _replied(self, worker: Handle, message: Replied, fds: list[int]) -> list[Instruction]:
         number, packet, seconds, count, final, released, tasks, forgotten = message
         lost = None
-        if fds or packet[0] is None:
+        if fds or packet[0] is None or packet[4]:
             try:
                 worker.inbox.adopt(packet, fds)
                 worker.inbox.require(packet)
