@@ -35,7 +35,7 @@ import sys
 import threading
 import time
 import weakref
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Generator
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -494,7 +494,8 @@ class _Helpers:
 
     def __init__(self, level: int, own: bool) -> None:
         self.left: weakref.WeakSet[_Job] = weakref.WeakSet()
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._work: deque[Callable[[], None]] = deque()
+        self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()  # one a work; at the end, False
         self._level = level
         self._own = own
         self._wanted = 0
@@ -517,7 +518,8 @@ class _Helpers:
         with _lock:
             if not self._closed:
                 self._busy += 1
-                self._queue.put(work)
+                self._work.append(work)
+                self._calls.put(True)
                 return
         _engage(self._level, self._threads, wished=False, own=False).put(work)
 
@@ -537,7 +539,7 @@ class _Helpers:
         with _lock:
             self._closed = True
         for _ in range(self._threads):
-            self._queue.put(None)
+            self._calls.put(False)
         wait = wait and self._over()
         for pool in self._pools:
             pool.close()
@@ -563,7 +565,11 @@ class _Helpers:
                 continue
 
     def _serve(self) -> None:
-        while (work := self._queue.get()) is not None:
+        while self._calls.get():
+            try:
+                work = self._work.popleft()
+            except IndexError:  # it has been dropped
+                continue
             work()
             del work
             with _lock:
@@ -573,12 +579,16 @@ class _Helpers:
     def _drop(self) -> None:
         """Forget what was put and not begun, whose threads have not woken up yet.
 
-        The next call would else find them busy, and have others started, call after call.
+        The next call would else find them busy, and have others started, call after call. Of a
+        thread that waits for the interpreter the work is here, its call is not from Python 3.13 on.
         """
+        with suppress(IndexError):
+            while True:
+                self._work.pop()
+                self._busy -= 1
         with suppress(queue.Empty):
             while True:
-                self._queue.get_nowait()
-                self._busy -= 1
+                self._calls.get_nowait()
 
     def _settle(self) -> None:
         """Become free for another call, if these are one call's own, and it is over."""
