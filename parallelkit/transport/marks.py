@@ -75,7 +75,11 @@ def marked(value: Any, script: Known, seen: dict[int, Any]) -> Mark:
 
 
 class Mark:
-    """What cannot change, by identity."""
+    """What cannot change, by identity.
+
+    A mark that has found a difference finds it again when it is asked once more: units ask first
+    whether something has changed, and then what.
+    """
 
     __slots__ = ("value",)
     fixed = True
@@ -144,9 +148,9 @@ class FunctionMark(Mark):
         ):
             return False
         if self.loaded != script.loaded:
-            self.loaded = script.loaded
             if self.imports != _imports(value):
                 return False
+            self.loaded = script.loaded
         if self.simple:
             return True
         parts = _parts(value)
@@ -196,7 +200,10 @@ def _wrapped(value: Any) -> Sequence[Any]:
 
 
 class CacheMark(Mark):
-    """A function with a cache, which somebody may clear: by how often it was asked."""
+    """A function with a cache, which somebody may clear: by how often it was asked.
+
+    Where it has been asked as often again since, it is not seen that it was cleared.
+    """
 
     __slots__ = ("asked",)
     fixed = False
@@ -209,8 +216,11 @@ class CacheMark(Mark):
         """Whether `value` is what was seen before, and was not cleared since."""
         if value is not self.value:
             return False
-        before, self.asked = self.asked, _asked(value)
-        return self.asked >= before
+        asked = _asked(value)
+        if asked < self.asked:
+            return False
+        self.asked = asked
+        return True
 
 
 def _asked(value: Any) -> int:

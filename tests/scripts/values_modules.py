@@ -1,5 +1,6 @@
 """Modules that no worker could import, made by hand or from a file outside the path; no guard."""
 
+import importlib
 import importlib.util
 import inspect
 import math
@@ -7,6 +8,7 @@ import multiprocessing
 import os
 import sys
 import types
+import xml
 from pathlib import Path
 
 import bookkeeping
@@ -30,6 +32,30 @@ package.inner = module("package.inner", "V = 1\n")
 unlisted = types.ModuleType("unlisted")
 unlisted.V = 1
 LIMIT = 1
+
+
+def knows_its_part(_):
+    try:
+        return xml.dom.__name__
+    except AttributeError:
+        return None
+
+
+class Documents:
+    def part(self, _):
+        try:
+            return xml.dom.__name__
+        except AttributeError:
+            return None
+
+
+@case
+def a_part_of_a_package_that_is_imported_later():
+    """Functions and methods that name it find it in workers as soon as the caller does."""
+    part = Documents().part
+    assert pk.map(knows_its_part, ITEMS) == pk.map(part, ITEMS) == [None] * 2
+    importlib.import_module("xml.dom")
+    assert pk.map(knows_its_part, ITEMS) == pk.map(part, ITEMS) == ["xml.dom"] * 2
 
 
 def imports(_):

@@ -264,6 +264,38 @@ def a_cache_that_the_caller_clears():
     assert pk.map(price, ITEMS) == [0, 10]
 
 
+class Shop:
+    @staticmethod
+    @functools.cache
+    def price(x):
+        return x * RATE
+
+
+def price_of_shop(x):
+    return Shop.price(x)
+
+
+def price_of_attribute(x):
+    return price_of_attribute.asks(x)
+
+
+price_of_attribute.asks = functools.cache(lambda x: x * RATE)
+
+
+@case
+def a_cache_in_a_class_or_of_a_function_that_the_caller_clears():
+    global RATE
+    for ask, cache in (
+        (price_of_shop, Shop.price),
+        (price_of_attribute, price_of_attribute.asks),
+    ):
+        RATE = 1
+        assert [ask(x) for x in ITEMS] == pk.map(ask, ITEMS) == [0, 1]
+        RATE = 10
+        cache.cache_clear()
+        assert pk.map(ask, ITEMS) == [0, 10]
+
+
 request = contextvars.ContextVar("request", default=0)
 
 
