@@ -524,8 +524,8 @@ class ByValuePickler(pickle.Pickler):
             if name is not None:
                 unit = self.knowledge.global_unit(space, name)
                 self.needs[unit] = None
-                if self.comparing:  # another object of that name is another element
-                    found.append(id(obj))
+                if self.comparing:  # another object of that name is another element, and a
+                    found.append((name, id(obj), obj))  # changed one is sent anew, and so this is
                     continue
                 if unit not in self.defining:
                     found.append(_Global(space, name))

@@ -573,7 +573,10 @@ class Script:
         pickled = self._news.get(key)
         if pickled is None:
             entries = news_entries(missing, gone, same)
-            pickled = self._news[key] = pickling.dumps_defining(entries, _defined(missing))
+            defined = _defined(missing)
+            for unit in () if same is None else same.names:  # the receiver has that object
+                defined.pop(unit, None)
+            pickled = self._news[key] = pickling.dumps_defining(entries, defined)
             if len(self._news) > MOST_NEWS:
                 self._news.popitem(last=False)
         return pickled

@@ -60,6 +60,58 @@ def weak_containers():
     check(lambda _: reference() is None)
 
 
+class Model:
+    def __init__(self):
+        self.layers = []
+        self.parent = None
+
+
+model, held = Model(), Model()
+held.parent = weakref.ref(model)
+models = {
+    "ref": weakref.ref(model),
+    "set": weakref.WeakSet([model]),
+    "values": weakref.WeakValueDictionary(one=model),
+    "keys": weakref.WeakKeyDictionary({model: 1}),
+}
+first_of = weakref.ref(held)
+
+
+def who(_):
+    refers = models["ref"]() is model, held.parent() is model, models["values"].get("one") is model
+    return (*refers, model in models["set"], models["keys"].get(model), len(model.layers))
+
+
+@case
+def weak_references_to_what_is_changed():
+    check(who)
+    model.layers.append(1)
+    check(who)
+    held.layers.append(1)
+    check(who)
+    check(lambda _: (first_of() is held, first_of().parent() is model))
+    model.layers.append(2)
+    check(lambda _: len(model.layers))  # nothing is asked of those that refer to it
+    check(who)
+    check(lambda _: len(models["ref"]().layers))
+    model.layers.append(3)
+    check(lambda _: len(models["ref"]().layers))
+
+
+first = model
+
+
+@case
+def weak_references_to_what_has_another_name_now():
+    global model
+    check(who)
+    model = Model()
+    check(who)
+    check(lambda _: (models["ref"]() is first, first in models["set"], len(models["set"])))
+    held.parent = weakref.ref(model)
+    check(who)
+
+
 class Other:
     pass
 
