@@ -68,6 +68,14 @@ def test_python_c(command, start_method):
     assert (ran.out, ran.err) == (EXPECTED, "")
 
 
+def test_python_bb(command):
+    """Where to compare bytes with text is an error, functions with bytes in their code work."""
+    ran = command(
+        ["-bb", "-c", "import parallelkit as pk; print(pk.map(lambda x: b'ab'[x], [0, 1]))"]
+    )
+    assert (ran.out, ran.err) == ("[97, 98]\n", "")
+
+
 @pytest.mark.parametrize("arguments", [[], ["-"]], ids=["piped", "dash"])
 def test_python_from_stdin(command, start_method, arguments):
     """A program that comes through standard input works as a script does, and workers leave that input alone."""

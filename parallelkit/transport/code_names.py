@@ -51,7 +51,7 @@ def _attribute_names(code: CodeType) -> tuple[str, ...]:
     for const in code.co_consts:
         if isinstance(const, CodeType):
             names.update(dict.fromkeys(_attribute_names(const)))
-        elif const == MAIN:
+        elif type(const) is str and const == MAIN:
             names[MAIN] = None
     return tuple(names)
 

@@ -327,7 +327,7 @@ def module_of(key: str, name: str) -> ModuleType:
     """Module whose globals are called `key`: itself in the caller, its mirror in a worker."""
     space = namespace(key, name)
     if _current is not None:
-        return _current.module(key)
+        return sys.modules[name] if _current.is_own(key) else _current.module(key)
     module = sys.modules.get(name)
     if module is None or module.__dict__ is not space:
         module = unlisted.get(key)

@@ -12,6 +12,7 @@ import xml
 from pathlib import Path
 
 import bookkeeping
+import cloudpickle
 from cases import case, run_cases
 
 import __main__
@@ -109,6 +110,18 @@ def closures_of_an_imported_module_run_on_that_module():
     bookkeeping.LEVEL, bookkeeping.SEEN = 3, ["changed"]
     with pk.Pool(1) as pool:  # of which nothing is known yet
         assert pool.map(found, ["item"]) == [(True, 3, ["changed", "item"])]
+
+
+@case
+def a_module_that_is_registered_to_go_by_value():
+    """What cloudpickle is told of a module counts for it, also after its globals have been sent."""
+    pk.map(bookkeeping.rememberer(), ITEMS)
+    cloudpickle.register_pickle_by_value(bookkeeping)
+    try:
+        bookkeeping.LEVEL = 7
+        assert pk.map(lambda _: bookkeeping.LEVEL, ITEMS) == [7] * 2
+    finally:
+        cloudpickle.unregister_pickle_by_value(bookkeeping)
 
 
 class Lazy(types.ModuleType):
