@@ -16,7 +16,6 @@ import sys
 import weakref
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from ..backends import TABLE, end_all, prepare
@@ -27,6 +26,7 @@ from ..place import blas, importing, limits, recording
 from ..place.nesting import nesting
 from ..place.sigint import Shield
 from ..values.call import Call
+from ..values.remembered import Remembered
 from ..values.seeds import draws, fresh, needs, of_next_call, root
 from ..values.sizer import LARGEST, LARGEST_LAZY, Sizer
 from ..values.source import Source
@@ -48,7 +48,6 @@ Watch = Callable[[Any], object]
 # Seconds to see whether an iterator gives nothing at all, in which case no worker is started.
 FIRST_ITEM_PATIENCE = 0.05
 LEARN_FROM = 1e-4  # seconds of a call in place from which on it is remembered what it took
-MOST_COSTS = 1000  # functions of which it is remembered how long their items take
 _TASK = f"{__package__.rpartition('.')[0]}.worker.task"  # needed from the first call on
 _BEGUN = Part(0, 0, [])  # stands before the results of a call, when its work has begun
 
@@ -105,7 +104,7 @@ def _in_place(
             if part.error is not None:
                 raise part.error
     if reply.seconds > LEARN_FROM and call.inner is not None:
-        _costs.learn(call.func, reply.seconds / len(reply.values))
+        _learn_cost(call.func, reply.seconds / len(reply.values))
     return Part(0, len(reply.values), reply.values), task, chunk.size
 
 
@@ -179,34 +178,13 @@ def _source(call: Call, options: Options, plan_: Plan, lazy: bool) -> Source:
     return source
 
 
-class _Costs:
-    """What an item of a function has taken, so that a short call need not find it out anew."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[int, tuple[weakref.ref[Any], float]] = {}
-
-    def of(self, func: Callable[..., Any]) -> float:
-        """Seconds; 0.0 where nothing is known."""
-        func = func.__func__ if isinstance(func, MethodType) else func
-        known = self._seconds.get(id(func))
-        return 0.0 if known is None or known[0]() is not func else known[1]
-
-    def learn(self, func: Callable[..., Any], seconds: float) -> None:
-        """Remember a call. The longer ones count: what is taken for quick is not shared out."""
-        func = func.__func__ if isinstance(func, MethodType) else func
-        known = self._seconds.get(id(func))
-        if known is not None and known[0]() is func:
-            self._seconds[id(func)] = known[0], max(seconds, (known[1] + seconds) / 2)
-            return
-        try:
-            self._seconds[id(func)] = weakref.ref(func), seconds
-        except TypeError:
-            return  # it cannot be referred to weakly
-        if len(self._seconds) > MOST_COSTS:
-            del self._seconds[next(iter(self._seconds))]
+# Seconds that an item of a function has taken, so that a short call need not find it out anew.
+_costs = Remembered(1000, 0.0)
 
 
-_costs = _Costs()
+def _learn_cost(func: Callable[..., Any], seconds: float) -> None:
+    """Remember a call. The longer ones count: what is taken for quick is not shared out."""
+    _costs.keep(func, max(seconds, (_costs.of(func) + seconds) / 2))
 
 
 def _parts(
@@ -248,7 +226,7 @@ def _parts(
         source.end()
         cost = source.sizer.cost
         if cost and call.inner is not None:  # else each item is a call of its own
-            _costs.learn(call.func, cost)
+            _learn_cost(call.func, cost)
 
 
 def _bar(options: Options, source: Source, failures: Failures, workers: int) -> Bar:

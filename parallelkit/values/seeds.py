@@ -18,7 +18,6 @@ import itertools
 import operator
 import os
 import sys
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -30,6 +29,7 @@ from ..place.attributes import attribute
 from ..place.importing import whole
 from ..place.records import NamedTuple
 from .call import Call, around
+from .remembered import Remembered
 
 if TYPE_CHECKING:
     from numpy.random import SeedSequence
@@ -175,25 +175,14 @@ def takes_rng(func: Callable[..., Any], positional: int, names: frozenset[str]) 
         return False
     if type(func) is MethodType:
         func, positional = func.__func__, positional + 1
-    known = _lacking.get((id(func), positional))
-    if known is None or known[0]() is not func:
-        known = _lacking[id(func), positional] = _weakly(func), _lacks_rng(func, positional)
-        if len(_lacking) > MOST_LACKING:
-            _lacking.pop(list(_lacking)[0], None)  # noqa: RUF015 - other threads add to it
-    return known[1]
+    before = _before_rng.of(func)
+    if before is None:
+        before = _arguments_before_rng(func)
+        _before_rng.keep(func, before)
+    return positional <= before
 
 
-# Which functions lack an ``rng``, by their ids and a number of positional arguments.
-_lacking: dict[tuple[int, int], tuple[Callable[[], Any], bool]] = {}
-MOST_LACKING = 256
-
-
-def _weakly(func: Callable[..., Any]) -> Callable[[], Any]:
-    """What returns `func`, which is not kept alive for it, where that can be helped."""
-    try:
-        return weakref.ref(func)
-    except TypeError:  # NumPy's, or an object with slots
-        return lambda: func
+_before_rng: Remembered[int | None] = Remembered(256, None)
 
 
 def draws(call: Call) -> bool:
@@ -227,23 +216,23 @@ def fresh() -> int:
     return int.from_bytes(os.urandom(16), "little")
 
 
-def _lacks_rng(func: Callable[..., Any], positional: int) -> bool:
+def _arguments_before_rng(func: Callable[..., Any]) -> int:
+    """How many positional arguments `func` may get and still lack an ``rng``; -1 if it has none."""
     text = attribute(func, "__text_signature__")
     if isinstance(text, str) and "rng" not in text:  # of a builtin, which is long to be read
-        return False
+        return -1
     import inspect
 
     try:
         parameters = list(inspect.signature(func).parameters.values())
     except Exception:  # noqa: BLE001 - some built-in functions do not tell, and some objects
-        return False
+        return -1
     for position, parameter in enumerate(parameters):
         if parameter.name == "rng":
             if parameter.kind is parameter.KEYWORD_ONLY:
-                return True
-            by_name = parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-            return by_name and position >= positional
-    return False
+                return sys.maxsize
+            return position if parameter.kind is parameter.POSITIONAL_OR_KEYWORD else -1
+    return -1
 
 
 @contextmanager
