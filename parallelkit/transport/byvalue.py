@@ -568,7 +568,7 @@ _ordered: OrderedDict[Any, Any] = OrderedDict()
 _FOR_CLOUDPICKLE = frozenset(
     {
         *(classmethod, staticmethod, property, memoryview, io.TextIOWrapper, weakref.WeakSet),
-        *(types.MethodType, types.MappingProxyType, types.GetSetDescriptorType, typing.TypeVar),
+        *(types.MethodType, types.GetSetDescriptorType, typing.TypeVar),
         *(abc.abstractclassmethod, abc.abstractstaticmethod, abc.abstractproperty),
         *(type(view()) for view in (_plain.keys, _plain.values, _plain.items)),
         *(type(view()) for view in (_ordered.keys, _ordered.values, _ordered.items)),
@@ -611,6 +611,10 @@ _USUAL = frozenset({type, enum.EnumMeta, abc.ABCMeta})
 
 def _cached_property(_: ByValuePickler, made: Any) -> Any:  # before 3.12 it holds a lock
     return functools.cached_property, (made.func,), {"attrname": made.attrname}
+
+
+def _proxy(_: ByValuePickler, proxy: Any) -> Any:  # of the dict itself, which others may have too
+    return types.MappingProxyType, (gc.get_referents(proxy)[0],)
 
 
 def _ufunc(func: Any) -> Any:
@@ -682,6 +686,7 @@ _OWN: dict[Any, Callable[[Any, Any], Any]] = {
     functools._lru_cache_wrapper: ByValuePickler._cache,
     functools.cached_property: _cached_property,
     ContextVar: context_variables.reduced,
+    types.MappingProxyType: _proxy,
     weakref.ref: ByValuePickler._reference,
     **dict.fromkeys(_WEAK_CONTAINERS, ByValuePickler._weak_container),
     _thread.LockType: _lock,

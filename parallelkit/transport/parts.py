@@ -6,17 +6,20 @@ receiver then puts those in the place of the copies that have come, and goes on 
 
 A part is named by its root, which is the globals of a module, a function or a class, and a path:
 keys of dicts, numbers within lists and tuples, names of attributes, each by the kind of what it is
-looked up in.
+looked up in. What a bound method, a read-only view of a dict or a `functools.partial` is made of
+counts as its parts.
 """
 
 from __future__ import annotations
 
+import functools
+import gc
 import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from copyreg import _slotnames  # type: ignore[attr-defined] # names of slots, as pickle knows them
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
 __all__ = ["Path", "find", "part", "place", "shared_outside"]
@@ -25,7 +28,10 @@ MOST = 20_000  # objects that are looked at below one root: what is beyond arriv
 
 Path = tuple[Any, ...]
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), range})
-_NO_PARTS = (type, ModuleType, FunctionType, BuiltinFunctionType, tuple, frozenset)
+_METHODS = (MethodType, BuiltinFunctionType)
+_MADE_ANEW = (tuple, *_METHODS, MappingProxyType)  # to have other parts
+_OF_PARTIAL = ("func", "args", "keywords")
+_NOT_SHARED = (type, ModuleType, FunctionType, frozenset, *_MADE_ANEW)
 
 
 # --- where there are shared parts ----------------------------------------------------------------
@@ -70,12 +76,12 @@ def _parts(root: Any, names: Iterable[str] | None) -> dict[int, tuple[Any, list[
             if kind in _ATOMS:
                 continue
             number = id(obj)
-            if not issubclass(kind, _NO_PARTS):
+            if not issubclass(kind, _NOT_SHARED):
                 if number in found:
                     found[number][1].append((*above, key))
                     continue
                 found[number] = obj, [(*above, key)]
-            elif not issubclass(kind, tuple) or number in seen:
+            elif not issubclass(kind, _MADE_ANEW) or number in seen:
                 continue
             seen.add(number)
             left -= 1 + (len(obj) if issubclass(kind, _SIZED) else 0)
@@ -96,15 +102,26 @@ def _inner(obj: Any, names: Collection[str] | None) -> Iterator[tuple[Any, Any]]
                 yield key, dict.get(obj, key)
     elif issubclass(kind, (list, tuple, deque)):
         yield from enumerate(list(obj))
+    elif issubclass(kind, _METHODS):
+        yield "__self__", obj.__self__
+    elif kind is MappingProxyType:
+        yield "mapping", _mapping(obj)
     elif issubclass(kind, (type, FunctionType)):
         if names is None and issubclass(kind, FunctionType):
             yield from _inner_of_function(obj)
         yield from ((k, o) for k, o in list(vars(obj).items()) if names is None or k in names)
     else:
-        yield from list(_attributes(obj).items())
-        for name in _slotnames(kind):
-            with suppress(AttributeError):  # it is not set
-                yield name, object.__getattribute__(obj, name)
+        yield from _inner_of_object(obj)
+
+
+def _inner_of_object(obj: Any) -> Iterator[tuple[Any, Any]]:
+    kind = type(obj)
+    if issubclass(kind, functools.partial):
+        yield from ((name, getattr(obj, name)) for name in _OF_PARTIAL)
+    yield from list(_attributes(obj).items())
+    for name in _slotnames(kind):
+        with suppress(AttributeError):  # it is not set
+            yield name, object.__getattribute__(obj, name)
 
 
 def _inner_of_function(func: FunctionType) -> Iterator[tuple[Any, Any]]:
@@ -113,6 +130,10 @@ def _inner_of_function(func: FunctionType) -> Iterator[tuple[Any, Any]]:
     for number, cell in enumerate(func.__closure__ or ()):
         with suppress(ValueError):  # it is empty
             yield number, cell.cell_contents
+
+
+def _mapping(proxy: MappingProxyType[Any, Any]) -> Any:
+    return gc.get_referents(proxy)[0]
 
 
 def _attributes(obj: Any) -> dict[str, Any]:
@@ -145,11 +166,13 @@ def _part(obj: Any, key: Any) -> Any:
         return getattr(obj, key)
     if issubclass(kind, type):
         return vars(obj)[key]
+    if kind is MappingProxyType:
+        return _mapping(obj)
     return object.__getattribute__(obj, key)
 
 
 def place(root: Any, path: Path, new: Any) -> Any:
-    """Put something in the place that a path leads to; return the root, a tuple made anew."""
+    """Put something in the place that a path leads to; return the root, or one made anew."""
     if not path:
         return new
     kind, (key, *rest) = type(root), path
@@ -157,24 +180,42 @@ def place(root: Any, path: Path, new: Any) -> Any:
     inner = place(before, tuple(rest), new)
     if inner is before:
         return root
-    if issubclass(kind, tuple):
-        return tuple.__new__(type(root), [*root[:key], inner, *root[key + 1 :]])
+    if issubclass(kind, _MADE_ANEW):
+        return _made_anew(root, key, inner)
+    _put(root, key, inner)
+    return root
+
+
+def _made_anew(obj: Any, key: Any, inner: Any) -> Any:
+    if isinstance(obj, MethodType):
+        return MethodType(obj.__func__, inner)
+    if isinstance(obj, BuiltinFunctionType):
+        return getattr(inner, obj.__name__)
+    if isinstance(obj, MappingProxyType):
+        return MappingProxyType(inner)
+    return tuple.__new__(type(obj), [*obj[:key], inner, *obj[key + 1 :]])
+
+
+def _put(obj: Any, key: Any, inner: Any) -> None:
+    kind = type(obj)
     if issubclass(kind, dict):
-        dict.__setitem__(root, key, inner)
+        dict.__setitem__(obj, key, inner)
     elif issubclass(kind, (list, deque)):
-        root[key] = inner
+        obj[key] = inner
     elif issubclass(kind, FunctionType):
         if isinstance(key, int):
-            (root.__closure__ or ())[key].cell_contents = inner
+            (obj.__closure__ or ())[key].cell_contents = inner
         else:
-            setattr(root, key, inner)
+            setattr(obj, key, inner)
     elif issubclass(kind, type):
-        type.__setattr__(root, key, inner)
-    elif key in _attributes(root):
-        _attributes(root)[key] = inner
+        type.__setattr__(obj, key, inner)
+    elif issubclass(kind, functools.partial) and key in _OF_PARTIAL:
+        state = [inner if name == key else getattr(obj, name) for name in _OF_PARTIAL]
+        obj.__setstate__((*state, obj.__dict__ or None))
+    elif key in _attributes(obj):
+        _attributes(obj)[key] = inner
     else:
-        object.__setattr__(root, key, inner)
-    return root
+        object.__setattr__(obj, key, inner)
 
 
 def _references_of_ourselves() -> int:

@@ -8,6 +8,7 @@ import functools
 import gc
 import sys
 import threading
+import types
 import weakref
 
 from bookkeeping import CURRENT, MARK, current
@@ -249,6 +250,64 @@ def parts_within_tuples_objects_functions_and_classes():
 
 FILLED, BESIDE = {"cache": {}}, {"n": 0}
 BESIDE["cache"] = FILLED["cache"]
+
+
+class Account:
+    def __init__(self):
+        self.booked = []
+
+    def book(self, sum_):
+        self.booked.append(sum_)
+
+
+def of_proxy(proxy):
+    return gc.get_referents(proxy)[0]
+
+
+def of_method(method):
+    return method.__self__
+
+
+def of_partial(part):
+    return part.args[0] if part.args else part.keywords["self"]
+
+
+ACCOUNT_1, ACCOUNT_2, ACCOUNT_3 = Account(), Account(), Account()
+ROWS, TABLE = [], {"rows": []}
+METHOD, PARTIAL = ACCOUNT_1.book, functools.partial(Account.book, ACCOUNT_2)
+HOLDING = types.SimpleNamespace(method=ACCOUNT_3.book, later=functools.partial(ROWS.append, 1))
+READ_ONLY, ADD = types.MappingProxyType(TABLE), ROWS.append
+
+
+@case
+def what_methods_and_views_and_partials_are_of():
+    """Where these are sent first, and what they are of only later, that is the same object; and the other way round."""
+    check(lambda _: [type(one).__name__ for one in (METHOD, PARTIAL, READ_ONLY, ADD)])
+    check(lambda _: (type(HOLDING.method).__name__, HOLDING.later.args))
+
+    def same(_):
+        accounts = of_method(METHOD) is ACCOUNT_1, of_partial(PARTIAL) is ACCOUNT_2
+        held = of_method(HOLDING.method) is ACCOUNT_3, of_method(HOLDING.later.func) is ROWS
+        return (*accounts, *held, of_proxy(READ_ONLY) is TABLE, of_method(ADD) is ROWS)
+
+    check(same)
+    ACCOUNT_1.booked.append(1)
+    TABLE["n"] = 1
+    ROWS.append(2)
+    check(same)
+
+
+COUNTS, TOTAL, DONE = {}, Account(), []
+
+
+@case
+def what_was_there_before_methods_and_views_of_it():
+    global count_of, book, view, done
+    check(lambda _: (len(COUNTS), len(TOTAL.booked), len(DONE)))
+    count_of, book = COUNTS.get, functools.partial(Account.book, self=TOTAL)
+    view, done = types.MappingProxyType(COUNTS), DONE.append
+    check(lambda _: (of_method(count_of) is COUNTS, of_partial(book) is TOTAL))
+    check(lambda _: (of_proxy(view) is COUNTS, of_method(done) is DONE))
 
 
 @case
