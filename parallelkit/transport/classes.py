@@ -42,7 +42,7 @@ def class_attributes(cls: type) -> dict[str, Any]:
     """What stands in a class, without what Python itself puts there."""
     return {
         name: value
-        for name, value in cls.__dict__.items()
+        for name, value in list(cls.__dict__.items())
         if name not in NOT_ATTRIBUTES
         and not (isinstance(value, types.MemberDescriptorType) and value.__objclass__ is cls)
     }
@@ -124,12 +124,12 @@ def take_members(cls: Any, attributes: dict[str, Any]) -> list[tuple[Any, ...]]:
             args = reduced[1][1:]
             if not args and maker.__reduce__ is not object.__reduce__:
                 args = maker.__reduce__(member)[1]
-        state = {k: v for k, v in vars(member).items() if k != "__objclass__"}
+        state = {k: v for k, v in vars(member).copy().items() if k != "__objclass__"}
         if name not in listed:
             state["__listed__"] = False
         members.append((name, maker, args, state))
     for value, member in _composites(cls).items():
-        given = {k: v for k, v in vars(member).items() if k not in _OF_EACH_MEMBER}
+        given = {k: v for k, v in vars(member).copy().items() if k not in _OF_EACH_MEMBER}
         if given:
             members.append((value, None, (), given))
     return members
@@ -145,7 +145,7 @@ def member_attributes(cls: Any) -> dict[tuple[str | int, str], Any]:
         (name, key): value
         for name, member in (members | _composites(cls)).items()
         if len(vars(member)) > 2
-        for key, value in vars(member).items()
+        for key, value in vars(member).copy().items()
         if key not in _OF_EACH_MEMBER
     }
 

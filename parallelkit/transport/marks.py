@@ -121,7 +121,7 @@ class FunctionMark(Mark):
         self.keywords = func.__kwdefaults__
         self.parts = [marked(part, script, seen) for part in _parts(func)]
         self.attributes = {
-            name: marked(value, script, seen) for name, value in func.__dict__.items()
+            name: marked(value, script, seen) for name, value in func.__dict__.copy().items()
         }
         self.simple = func.__closure__ is None and all(part.fixed for part in self.parts)
         self.loaded = script.loaded
@@ -134,6 +134,7 @@ class FunctionMark(Mark):
         marks, attributes = self.attributes, value.__dict__
         if not marks and not attributes:
             return True
+        attributes = attributes.copy()  # another thread may change them
         return marks.keys() == attributes.keys() and all(
             mark.same(attributes[name], script) for name, mark in marks.items()
         )

@@ -283,7 +283,7 @@ class FunctionUnit(Unit):
         if before is None or not before.same_body(func, script) or hasattr(func, "registry"):
             self.body = self.version
         else:
-            for name, value in func.__dict__.items():
+            for name, value in func.__dict__.copy().items():
                 known = before.attributes.get(name)
                 if known is None or not known.same(value, script):
                     self.changes.made(name, self.version)
@@ -298,7 +298,8 @@ class FunctionUnit(Unit):
         if self.is_whole(since):  # who gets it may have had it before, as it was
             whole: list[tuple[Any, ...]] = [(rebuild.learn, self.func)]
             return [*whole, (rebuild.change_function, self.func, {}, gone)] if gone else whole
-        attributes = {name: self.func.__dict__[name] for name in changed}
+        now = self.func.__dict__.copy()  # another thread may have taken some away since
+        attributes = {name: now[name] for name in changed if name in now}
         return [(rebuild.change_function, self.func, attributes, gone)]
 
     def root(self, since: int) -> tuple[Any, Collection[str] | None]:
@@ -337,7 +338,7 @@ class ClassUnit(Unit):
             and not self._registers()
             and not (self.members is not None and self._gives(script))
         ):
-            for name, value in content.items():
+            for name, value in list(content.items()):
                 mark = marks.get(name)
                 if mark is None or not (
                     (mark.fixed and value is mark.value) or mark.same(value, script)
@@ -450,7 +451,7 @@ class ClassUnit(Unit):
         entries = [(rebuild.change, self.cls, attributes, gone, told)]
         if changed_of_members or gone_of_members:
             given = member_attributes(self.cls)
-            gifts = {name: given[name] for name in changed_of_members}
+            gifts = {name: given[name] for name in changed_of_members if name in given}
             entries.append((rebuild.change_members, self.cls, gifts, gone_of_members))
         return entries
 

@@ -1,6 +1,9 @@
 """Functions and classes of ``__main__`` that are defined anew, as cells of a notebook do; no guard."""
 
+import enum
 import gc
+import itertools
+import sys
 import threading
 import time
 import weakref
@@ -201,6 +204,46 @@ def several_threads_at_once():
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+class Settled:
+    pass
+
+
+class Light(enum.Enum):
+    ON = 1
+
+
+def untouched(_):
+    return Settled, Light.ON
+
+
+@case
+def what_another_thread_gives_and_takes_meanwhile():
+    """Calls get on while what functions, classes and members of Enums have comes and goes."""
+    given = untouched, Settled, Light.ON
+    over = threading.Event()
+
+    def work():
+        for number in itertools.cycle(range(7)):
+            for one in given:
+                setattr(one, f"given_{number}", number)
+            for one in given:
+                delattr(one, f"given_{number}")
+            if over.is_set():
+                return
+
+    thread = threading.Thread(target=work)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread.start()
+    try:
+        for _ in range(100):
+            assert pk.map(untouched, ITEMS) == [(Settled, Light.ON)] * 3
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(before)
 
 
 run_cases()
