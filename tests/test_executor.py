@@ -376,6 +376,19 @@ def test_shutdown_ends_trying_again(executor):
         failing.result(60)
 
 
+def test_shutdown_while_somebody_waits_for_the_next_attempt(executor):
+    """It returns when the last attempt is over, for which another thread has done the waiting."""
+    own = executor(retries=1, retry_on=(ZeroDivisionError,), retry_wait=2)
+    failing = own.submit(inverse, 0)
+    waiting = threading.Thread(target=failing.exception)
+    waiting.start()
+    ending = threading.Thread(target=own.shutdown)
+    ending.start()
+    waiting.join()
+    ending.join(60)
+    assert not ending.is_alive()
+
+
 def test_an_executor_that_is_dropped(executor, folder):
     """What was submitted is done though nothing refers to the executor any more."""
     own = pk.PoolExecutor(2, "thread")

@@ -154,6 +154,8 @@ class Source:
         timer.daemon = True
         self._later[chunk.start] = timer
         timer.start()
+        if self.last_attempt:  # since it was decided that there is to be another one
+            timer.hurry()
 
     def rest(self, seconds: float) -> None:
         """Let time pass before the next attempt."""
@@ -186,6 +188,11 @@ class Source:
     def idle(self) -> bool:
         """Whether it is known, without a look at the input, that `take` gives nothing just now."""
         return False
+
+    @property
+    def waits(self) -> bool:
+        """Whether something waits to be taken, be it after a while."""
+        return bool(self._later) or not self.idle
 
     @property
     def finished(self) -> bool:

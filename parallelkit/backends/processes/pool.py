@@ -218,7 +218,7 @@ class _Run:
     def _wait(self) -> None:
         workers, call, source = self._workers, self._call, self._source
         if source.endless:
-            workers.attend(call, source.hurried, not source.idle)
+            workers.attend(call, source.hurried, source.waits)
         else:
             workers.wait(call, None if call.timeout is None else CHECK)
         if call.timeout is not None:
