@@ -67,8 +67,11 @@ class Task(Protocol):
         """
         ...
 
-    def state(self, variables: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return what a worker process makes its copy from; `variables` are the context's."""
+    def state(self, variables: tuple[Any, ...], own: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+        """Return what a worker process makes its copy from.
+
+        `variables` are the context's, `own` is what a worker's items have made of the script.
+        """
         ...
 
     def may_be_kept(self) -> bool:

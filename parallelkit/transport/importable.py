@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 __all__ = [
     "CLOUDPICKLE",
+    "IMPORTED",
     "MAIN",
     "find_spec",
     "importable",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 MAIN = "__main__"
+IMPORTED = "#imported"  # ends the key of a module of the user's that the other side imports
 CLOUDPICKLE = "cloudpickle.cloudpickle"
 _importable: dict[str, tuple[Any, Any, bool]] = {}
 _imports: dict[str, tuple[Any, bool]] = {}

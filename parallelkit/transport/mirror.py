@@ -30,7 +30,8 @@ from types import ModuleType
 from typing import Any
 
 from . import carried, context_variables
-from .importable import MAIN, find_spec, importable, in_library
+from .importable import IMPORTED, MAIN, find_spec, importable, in_library
+from .own import Own
 
 __all__ = [
     "IMPORTED",
@@ -51,7 +52,6 @@ __all__ = [
     "unlisted",
 ]
 
-IMPORTED = "#imported"  # ends the key of a module of the user's that the other side imports
 _MAIN_OF_SPAWNED = "__mp_main__"  # as `multiprocessing` calls it, and so do results that it gets
 
 
@@ -179,6 +179,8 @@ class Mirror:
         By id: those without content, with the key, the module and the name of their global.
     bare : dict
         By key and name of a global: the latest of those, with its version.
+    own : Own
+        What items have made of all that; kept track of where no other client has a part.
     """
 
     def __init__(self, client: str = "", alone: bool = False) -> None:
@@ -189,6 +191,8 @@ class Mirror:
         self.objects: dict[int, tuple[object, str, str, str]] = {}
         self.bare: dict[tuple[str, str], tuple[int, object]] = {}
         self.learning = False  # whether what comes now is the client's, who knows that it is here
+        self.own = Own(self.spaces, self.known)
+        self._came: list[tuple[Any, Iterable[str] | None]] = []  # of the client, just now
         self._modules: dict[str, ModuleType] = {}
         self.space(MAIN, MAIN)
 
@@ -241,10 +245,22 @@ class Mirror:
             if key.removesuffix(IMPORTED) == module.__name__:
                 self._install(module)
 
+    def came(self, place: str | tuple[str] | None, names: Iterable[str] | None = None) -> None:
+        """Take note that something is coming: globals, or attributes of what has a token."""
+        if self.alone and place is not None:
+            self._came.append((place, names))
+
+    def settled(self) -> None:
+        """All that was coming is there."""
+        for place, names in self._came:
+            self.own.note(place, names)
+        self._came.clear()
+
     def forget(self, gone: Iterable[str]) -> None:
         """Keep functions and classes no longer that the client will not name again."""
         for token in gone:
             self.known.pop(token, None)
+            self.own.forget(token)
 
     def module(self, key: str) -> ModuleType:
         """Module whose globals are called `key`."""

@@ -317,6 +317,7 @@ def change(
             pass
     for subclass in registered:
         obj.register(subclass)
+    _came(obj, [*attributes, *gone])
 
 
 def change_members(
@@ -334,6 +335,7 @@ def change_function(func: FunctionType, attributes: Mapping[str, Any], gone: Ite
     func.__dict__.update(attributes)
     for name in gone:
         func.__dict__.pop(name, None)
+    _came(func, [*attributes, *gone])
 
 
 # --- names of types ------------------------------------------------------------------------------
@@ -408,8 +410,16 @@ def fill_weakly(container: Any, state: tuple[list[Any], list[Any]]) -> None:
 # --- news ----------------------------------------------------------------------------------------
 
 
-def learn(_: Any) -> None:
+def learn(obj: Any) -> None:
     """Take in a function or class: what its making did is all there is to it."""
+    _came(obj)
+
+
+def _came(obj: Any, names: Iterable[str] | None = None) -> None:
+    """Let the attributes of a function or class, or some, count as the caller's."""
+    mirror = current()
+    if mirror is not None:
+        mirror.came(tokens.of(obj), names)
 
 
 def begin() -> None:
@@ -424,6 +434,7 @@ def end() -> None:
     mirror = current()
     if mirror is not None:
         mirror.learning = False
+        mirror.settled()
 
 
 def bind(key: str, module: str, names: Mapping[str, Any]) -> None:
@@ -434,6 +445,7 @@ def bind(key: str, module: str, names: Mapping[str, Any]) -> None:
     space.update(names)
     mirror = current()
     if mirror is not None:
+        mirror.came((key,), names)
         for name, value in names.items():
             if type(value) is object:
                 mirror.objects[id(value)] = value, key, module, name
@@ -493,6 +505,9 @@ def unbind(key: str, module: str, names: Iterable[str]) -> None:
     space = namespace(key, module)
     for name in names:
         space.pop(name, None)
+    mirror = current()
+    if mirror is not None:
+        mirror.came((key,), names)
 
 
 def forget(gone: Iterable[str]) -> None:

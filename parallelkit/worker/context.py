@@ -21,7 +21,7 @@ from ..place.records import NamedTuple
 from ..transport import context_variables
 from ..values.call import apply_parts
 
-__all__ = ["Carried", "carried", "carried_with", "enter", "ours", "within"]
+__all__ = ["Carried", "carried", "carried_with", "enter", "is_refused", "ours", "within"]
 
 Carried = tuple[tuple[str, str, Any], ...]  # module, name and value of each variable
 
@@ -45,7 +45,7 @@ def carried() -> Carried:
             state = _COMPILED[name](value)
             if state is not None:
                 found.append((*name, state))
-        elif not _is_refused(value):
+        elif not is_refused(value):
             found.append((*name, value))
     return tuple(found)
 
@@ -104,10 +104,11 @@ class Within(NamedTuple):
         return func(*args, **kwargs)
 
 
-def _is_refused(value: object) -> bool:
-    from ..transport.refusals import is_refused  # nobody needs it where nothing is set
+def is_refused(value: object) -> bool:
+    """Whether a value cannot be pickled."""
+    from ..transport import refusals  # nobody needs it where nothing is set
 
-    return is_refused(value)
+    return refusals.is_refused(value)
 
 
 def enter(variables: Carried, *, apart: bool = False) -> None:
@@ -183,7 +184,7 @@ def _numpy_errors(_: Any) -> dict[str, Any] | None:
     if errors == _NUMPY_USUAL:
         return None
     call = numpy.geterrcall()
-    return errors if call is None or _is_refused(call) else {**errors, "call": call}
+    return errors if call is None or is_refused(call) else {**errors, "call": call}
 
 
 def _enter_numpy(errors: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
@@ -27,10 +28,12 @@ from typing import Any, Protocol
 from ..place.recording import Traced
 from ..transport import pickling
 from ..transport.channel import Closed
+from ..transport.own import Sent, State, WithOwn, sent
+from ..transport.pickling import Pickled, dumps
 from ..values.outcome import Lost, Reply
 from ..values.source import Chunk, Source
 from .connection import Connection
-from .context import Carried, carried
+from .context import Carried, carried, is_refused
 from .environment import altered, hurry, hurry_no_more
 from .protocol import (
     CHUNK_BEGUN,
@@ -57,7 +60,7 @@ class Stateful(Protocol):
 
     traced: Traced | None  # where to note how long its items take
 
-    def state(self, variables: Carried) -> tuple[Any, ...]:
+    def state(self, variables: Carried, own: Sent) -> tuple[Any, ...]:
         """Return what a worker makes its copy from; `variables` are the context's."""
         ...
 
@@ -103,6 +106,8 @@ class Inner:
         self.helpers = helpers
         self.context = contextvars.copy_context()  # helpers find what is set where the call is made
         self.outer: int | None = None  # the call whose item makes this one
+        self.main = threading.current_thread() is threading.main_thread()
+        self.own: State = {}  # what items here have made of the script
         self.lock = threading.RLock()  # the garbage collector may close an iterator anywhere
         self.events: SimpleQueue[None] = SimpleQueue()  # something has come for who waits
         self.failed: BaseException | None = None
@@ -176,6 +181,16 @@ class Inner:
         return short and (left is None or left > 2 * (self.helpers + 1))
 
 
+def _with_own(own: State, pickled: Callable[[Sent], Pickled]) -> Pickled:
+    """Pickle something with what items have made of the script, as far as that can be sent."""
+    try:
+        return pickled(sent(own))
+    except Exception:
+        if not own:
+            raise
+    return pickled(sent(own, is_refused))
+
+
 class Link:
     """What a worker process uses to have its items' calls helped by idle ones.
 
@@ -206,12 +221,20 @@ class Link:
             inner.outer = self._worker.running
             # Helpers would not find what the item has set; and a thread that has outlived its item
             # must not be waiting for them when another item's call is given up.
-            inner.alone = inner.outer is None or altered()
+            inner.alone = inner.outer is None or altered() or not self._look_at_own(inner)
             if not self._inners:  # the thread must not wait long for an item in pure Python
                 hurry(SWITCH)
             self._inners[inner.number] = inner
             self._needed.set()
         return inner
+
+    def _look_at_own(self, inner: Inner) -> bool:
+        """See what helpers are to have as it is here; whether that can be seen now."""
+        main = threading.current_thread() is threading.main_thread()
+        own = self._worker.runtime.mirror.own.changed_by_items(here=main)
+        if own is not None:
+            inner.own = own
+        return own is not None
 
     def seek(self, inner: Inner) -> None:
         """Ask for helpers, if there is something for them to do."""
@@ -230,6 +253,8 @@ class Link:
         Who runs the call may be in the middle of an item, and does not ask for helpers meanwhile.
         """
         inner.worth_seeking = True
+        if inner.source.endless and not inner.alone:  # a call was submitted just now
+            self._look_at_own(inner)
         self.seek(inner)
         self.nudge()
 
@@ -266,6 +291,8 @@ class Link:
         spare = False
         main = threading.current_thread() is threading.main_thread()
         main = main and not altered(filters=True)  # or others' chunks would undo that
+        # Items in other threads here are to find the script as it is.
+        main = main and all(other.main for other in list(self._inners.values()))
         try:
             while not (inner.answers or inner.failed or self._closed):
                 self.seek(inner)
@@ -376,20 +403,29 @@ class Link:
         """Send a chunk to the helper that was granted, or do without."""
         chunk = inner.take_to_lend()
         if chunk is None:
-            inner.seeking = False
+            # In this order: another thread that seeks meanwhile must not be heard before.
             self._worker.connection.send(Quit(inner.number))
+            inner.seeking = False
             self.seek(inner)  # if there is something since
             return
         limit, connection = self._worker.runtime.max_nbytes, self._worker.connection
         try:
             if not inner.task_sent:
                 traced = inner.task.traced
-                task = pickling.dumps(inner.task.state(carried()), limit, together=True)
+                own = {} if inner.source.endless else inner.own
+                state, variables = inner.task.state, carried()
+                task = _with_own(own, lambda own: dumps(state(variables, own), limit, True))
                 connection.send_pickled(
                     NestedTask, (inner.number,), task, (list(task.needs), traced)
                 )
                 inner.task_sent = True
-            pickled = pickling.dumps(chunk.columns, limit)
+            if inner.source.endless:  # who submitted it may be about to say so
+                self._look_at_own(inner)
+            if inner.source.endless and inner.own:
+                columns = chunk.columns
+                pickled = _with_own(inner.own, lambda own: dumps(WithOwn(columns, own), limit))
+            else:
+                pickled = dumps(chunk.columns, limit)
         except Closed:
             raise
         except Exception:  # noqa: BLE001 - what cannot be sent can still be run here

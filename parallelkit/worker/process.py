@@ -29,12 +29,14 @@ from typing import TYPE_CHECKING, Any
 from ..place import malloc, nesting, recording, system
 from ..transport import anonymous, pickling
 from ..transport.channel import Channel, Closed, Message
+from ..transport.own import Told, WithOwn
 from ..transport.segments import Missing, Outbox, opened_block
 from ..values import seeds
 from ..values.outcome import Reply
 from ..values.source import Chunk
 from . import environment, hooks, output, printing, randomness
 from .connection import Connection
+from .context import is_refused
 from .environment import StandardFinder, Surroundings
 from .parentage import Parentage
 from .protocol import (
@@ -281,6 +283,7 @@ class Worker:
             initializer(*initargs)
             environment.keep_own()
             randomness.keep_own()
+        self.runtime.mirror.own.note_all()
 
     def finalize(self) -> None:
         """Call the user's finalizer, at the end of a worker that has lived."""
@@ -418,6 +421,10 @@ class Worker:
     ) -> None:
         """Run the items of a chunk, and answer for them."""
         size, runtime = order.size, self.runtime
+        own = task.own if order.nested else None
+        if own is not None and isinstance(columns[0], WithOwn):
+            columns[0], told = columns[0]
+            own = Told(told)
         if self.max_items and size > self.max_items - runtime.items:
             size = self.max_items - runtime.items
             columns[0] = tuple([column[:size] for column in columns[0]])
@@ -426,13 +433,14 @@ class Worker:
         columns.append(chunk.columns)
         task.traced = order.traced
         in_segment = order.packet[1] > 0
-        for reply in runtime.run(task, chunk, order.rank, watch, begin):
-            if in_segment and watch is None:  # so that the answer can tell that this is free again
-                columns.clear()
-                chunk.columns = ()
-            self._answer(order.number, reply, leave=reply.final and not order.nested)
-            if not reply.final:
-                self.running = order.call
+        with runtime.mirror.own.standing_in(own, is_refused, self.undisturbed):
+            for reply in runtime.run(task, chunk, order.rank, watch, begin):
+                if in_segment and watch is None:  # so that the answer can tell: this is free again
+                    columns.clear()
+                    chunk.columns = ()
+                self._answer(order.number, reply, leave=reply.final and not order.nested)
+                if not reply.final:
+                    self.running = order.call
 
     def _watching(self, order: Run) -> Watch | None:
         """Begin to watch a chunk whose call has a time limit."""

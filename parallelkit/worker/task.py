@@ -21,6 +21,7 @@ from ..errors import StaysHere, formatted
 from ..place import nesting
 from ..place.attributes import attribute
 from ..place.nesting import GivenUp, Nesting
+from ..transport.own import Sent, Told
 from ..values import seeds
 from ..values.outcome import Raised, Reply
 from ..values.sizer import LARGEST_BYTES
@@ -87,6 +88,8 @@ class Task:
         Whether one item runs at a time, so that it may have `random` and `numpy.random` to itself.
     variables : tuple
         Context variables of the caller, in a process other than its own.
+    own : tuple
+        What the items of a worker that makes the call have made of the script; see `own`.
     """
 
     budget = BUDGET  # longer where a reply has a longer way
@@ -104,6 +107,7 @@ class Task:
         seed: tuple[Any, ...] | None = None,
         alone: bool = False,
         variables: context.Carried = (),
+        own: Sent = (),
     ) -> None:
         self.func = func
         self.frozen = frozen
@@ -116,6 +120,7 @@ class Task:
         self.seed = None if seed is None else seeds.Seed(*seed)
         self.alone = alone
         self.variables = variables
+        self.own = Told(own)
         self.traced: Traced | None = None  # not of the state: it is another one for each call
         self.patience: float | None = None  # likewise: `timeout` where no process is ended
         self.alters = False  # whether items have been seen to set context variables
@@ -126,14 +131,14 @@ class Task:
         func, frozen, stop_at_error, places, *rest = state
         return cls(func, frozen, stop_at_error, [Nesting(*place) for place in places], *rest)
 
-    def state(self, variables: context.Carried) -> tuple[Any, ...]:
-        """What another process makes the task of; `variables` are the caller's."""
+    def state(self, variables: context.Carried, own: Sent = ()) -> tuple[Any, ...]:
+        """What another process makes the task of; `variables` and `own` are the caller's."""
         places = tuple(map(tuple, self.places))
         return (
             *(self.func, self.frozen, self.stop_at_error, places),
             *(self.configured, self.cores, self.timeout, self.blas_threads),
             *(None if self.seed is None else tuple(self.seed), self.alone),
-            variables,
+            *(variables, own),
         )
 
     def may_be_kept(self) -> bool:
