@@ -24,6 +24,7 @@ from helpers import (
 
 import parallelkit as pk
 from parallelkit.transport.channel import Channel
+from parallelkit.transport.script import MOST_PLANS_SENT, Prepared, Sent, script
 
 ONE_START_METHOD = True
 
@@ -241,3 +242,11 @@ def test_a_call_that_ends_while_a_message_is_read(monkeypatch):
     assert within == [[]]
     here.close()
     there.close()
+
+
+def test_what_is_remembered_of_a_worker_is_bounded():
+    """However many functions a program has made and called, little is kept of what a worker has of them."""
+    sent = Sent()
+    for number in range(3 * MOST_PLANS_SENT):
+        assert script.news(sent, Prepared(script, number, ())) is None
+    assert len(sent.plans) <= MOST_PLANS_SENT + 1

@@ -47,6 +47,7 @@ __all__ = ["Prepared", "Script", "Sent", "let_go", "script"]
 
 MOST_CLASSES = 256  # classes made within functions that are kept in mind
 MOST_PLANS = 64
+MOST_PLANS_SENT = 1024  # of which it is remembered that a worker has all that they need
 MOST_NEWS = 4
 
 
@@ -423,6 +424,8 @@ class Script:
         else:
             return None
         with self._lock:
+            if len(plans) > MOST_PLANS_SENT:  # most are of functions that nobody has any more
+                plans.clear()
             missing: dict[Unit, int] = {}
             for plan in prepared:
                 if plan:
