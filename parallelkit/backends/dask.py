@@ -133,9 +133,8 @@ class DaskCluster:
         done = [future for future in futures if future.status == "finished"]
         values: dict[str, Any] = {}
         if done:
-            direct = (
-                self._direct if self._large else None
-            )  # one more question, which costs small ones
+            # To ask a worker takes one message more, which is worth it for large results alone.
+            direct = self._direct if self._large else None
             try:
                 results = await self._client.gather(done, direct=direct, asynchronous=True)
                 values = {future.key: value for future, value in zip(done, results, strict=True)}

@@ -103,10 +103,11 @@ def _submitted(group: list[Call]) -> Found:
 
 
 def _helped(call: Call) -> str:
+    """How calls in items use idle cores, for the end of a sentence."""
     told = "which use the cores that are idle"
-    return (
-        f'{told} (nested="auto" where they are Python loops)' if call.nested == "thread" else told
-    )
+    if call.nested == "thread":
+        told += ' (nested="auto" where they are Python loops)'
+    return told
 
 
 def _dominated(group: list[Call]) -> Found:

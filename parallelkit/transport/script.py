@@ -52,7 +52,17 @@ MOST_NEWS = 4
 
 
 class Sent:
-    """What one worker has been sent: units in their versions. Belongs to the worker's handle."""
+    """What one worker has been sent. Belongs to the worker's handle.
+
+    Attributes
+    ----------
+    versions : dict
+        Units, in which version each was sent.
+    plans : dict
+        By the number of a `Prepared`: the stamp that it had when all of it was there.
+    deaths : int
+        How many units the script had let go of when the worker was last told.
+    """
 
     __slots__ = ("_before", "deaths", "plans", "versions")
 
@@ -99,6 +109,17 @@ class Prepared:
 
     Attributes
     ----------
+    number : int
+        By which a `Sent` knows it.
+    roots : tuple of Unit
+        What the pickle itself names.
+    units : list of Unit
+        These and all that they need.
+    mine : collection of Unit
+        Of these, those that must be there; the others are there for who asks for them by names
+        that are made as the code runs, as far as they can be sent.
+    stamp : int
+        The latest version of all these.
     key : tuple
         Another one when something of it has changed.
     inherits : int
@@ -118,9 +139,9 @@ class Prepared:
         self._before: list[Unit] = []  # the same before the last change
         self.stamp = self.inherits = 0
         self.key = number, 0
-        self._required = 0  # units at the beginning that must be there
-        self.mine: Collection[Unit] = ()  # the same
-        self._around = False  # whether all of the script is wanted
+        self._required = 0  # how many units, at the beginning of the list, must be there
+        self.mine: Collection[Unit] = ()
+        self._around = False  # whether some code asks for globals by names that it makes
 
     def refresh(self) -> None:
         """Look whether something has changed."""
@@ -197,7 +218,7 @@ class Script:
         self._used: weakref.WeakSet[Prepared] = weakref.WeakSet()  # by calls under way, these too
         self._news: OrderedDict[Any, Any] = OrderedDict()
         self._numbers = itertools.count(1)
-        self._gone: dict[str, int] = {}
+        self._gone: dict[str, int] = {}  # tokens of units that were let go of; see `deaths`
         self.deaths = 0  # how many units were let go of
         self.redefined = False  # whether a name stands for another function or class than before
         self.modules: list[ModuleUnit] = []

@@ -58,9 +58,8 @@ def settle() -> None:
     _seeds = itertools.count(int.from_bytes(os.urandom(7), "little"))
     _python = _numpy = _torch = True
     _glance = None
-    _torch_seed = (
-        -1 if "torch" in sys.modules else _TORCH_BEGINS_WITH
-    )  # the caller may have seeded it
+    # Where this is a copy of a process that had torch, somebody may have seeded that there.
+    _torch_seed = -1 if "torch" in sys.modules else _TORCH_BEGINS_WITH
     generator: Any = random._inst
     if type(generator) is random.Random:
         generator.__class__ = _Watched

@@ -10,9 +10,8 @@ from typing import Any
 
 __all__ = ["difference", "head", "identity", "made_with", "own_version"]
 
-VERSION = (
-    2  # of `remote.Order` and of what `remote.run` takes and gives: raised when one of them changes
-)
+# Of `remote.Order` and of what `remote.run` takes and gives: raised when one of them changes.
+VERSION = 2
 
 _identity = 0, ""
 
