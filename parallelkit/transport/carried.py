@@ -23,7 +23,7 @@ from contextlib import suppress
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any, cast
 
-from .importable import MAIN, in_library
+from .importable import MAIN, NewModules, in_library
 
 __all__ = ["ATOMS", "forget", "is_news", "may_change", "note", "note_again", "original"]
 
@@ -60,23 +60,14 @@ class _Other:
 
 
 _notes: dict[str, _Note] = {}
-_seen = 0  # modules, at the last look
-_newest = ""  # the last of them
+_modules = NewModules()
 
 
 def note() -> None:
     """Keep in mind what modules of the user have that were imported since the last time."""
-    global _seen, _newest
-    grown, _seen = len(sys.modules) - _seen, len(sys.modules)
-    if not grown:
+    if len(sys.modules) == _modules.count:
         return
-    names: list[str] = []
-    if grown > 0:  # to look at a module costs a forked process a page of memory
-        names = list(itertools.islice(reversed(sys.modules), grown + 1))
-    if not names or names.pop() != _newest:
-        names = list(reversed(sys.modules))
-    _newest = names[0]
-    for name in names:
+    for name in _modules.names():
         module = sys.modules.get(name)
         if isinstance(module, ModuleType) and name != MAIN and not in_library(module):
             known = _notes.get(name)
@@ -86,9 +77,9 @@ def note() -> None:
 
 def forget() -> None:
     """Know nothing of any module, as a worker does that was forked from another one."""
-    global _seen, _newest
+    global _modules
     _notes.clear()
-    _seen, _newest = 0, ""
+    _modules = NewModules()
 
 
 def note_again(name: str) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import os
 import sys
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +20,7 @@ __all__ = [
     "CLOUDPICKLE",
     "IMPORTED",
     "MAIN",
+    "NewModules",
     "find_spec",
     "importable",
     "in_library",
@@ -183,6 +186,30 @@ def is_named(func: Any) -> bool:
     """Whether a function is found in its globals under its own name."""
     found: Any = func.__globals__.get(func.__qualname__)
     return found is func
+
+
+class NewModules:
+    """Looks for modules that were loaded since it looked last.
+
+    It looks at the latest alone, where no others are gone: after a fork, each module that is
+    looked at costs a page of memory, which its count of references is written to.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0  # modules, at the last look
+        self._latest = ""
+
+    def names(self) -> list[str]:
+        """Names of those that are new, the latest last; of all, where some are gone."""
+        grown, self.count = len(sys.modules) - self.count, len(sys.modules)
+        found: list[str] = []
+        if grown > 0:
+            with suppress(RuntimeError):  # another thread imports
+                found = list(itertools.islice(reversed(sys.modules), grown + 1))
+        if not found or found.pop() != self._latest:
+            found = list(reversed(list(sys.modules)))
+        self._latest = found[0]
+        return found[::-1]
 
 
 def find_spec(name: str) -> Any:

@@ -28,7 +28,7 @@ from typing import Any
 from ..place.records import NamedTuple
 from . import autoreload, inheritance, parts, pickling, rebuild
 from .byvalue import ByValuePickler
-from .importable import in_library, is_found, is_named, is_reachable
+from .importable import NewModules, in_library, is_found, is_named, is_reachable
 from .marks import ABSENT
 from .mirror import IMPORTED, MAIN, forget_spaces, namespace, tokens
 from .units import (
@@ -225,7 +225,7 @@ class Script:
         self.carried: list[GlobalUnit] = []  # of modules that workers import
         self._watched: dict[str, ModuleType] = {}
         self.loaded = 0  # modules, when they were last counted
-        self._newest: str | None = None  # the last of them
+        self._new = NewModules()
         self.reloaded = 0  # version of the module that was the last to be
         self._specs: list[int] = []  # by which that is seen
 
@@ -411,20 +411,11 @@ class Script:
         return last
 
     def count_modules(self) -> None:
-        """Look for modules of the user among those that are new.
-
-        All are looked at only where some are gone: after a fork, each that is looked at costs a
-        page of memory, which its count of references is written to.
-        """
-        grown, self.loaded = len(sys.modules) - self.loaded, len(sys.modules)
-        found = []
-        if grown > 0 and self._newest is not None:
-            with suppress(RuntimeError):  # another thread imports
-                found = list(itertools.islice(reversed(sys.modules.items()), grown + 1))
-        if not found or found.pop()[0] != self._newest:
-            found = list(reversed(list(sys.modules.items())))
-        self._newest = found[0][0]
-        for name, module in reversed(found):
+        """Look for modules of the user among those that are new."""
+        names = self._new.names()
+        self.loaded = self._new.count
+        for name in names:
+            module = sys.modules.get(name)
             if self._watched.get(name) is module:
                 continue
             if isinstance(module, ModuleType):
