@@ -2,6 +2,7 @@
 
 import re
 import socket
+import threading
 
 import numpy as np
 import pytest
@@ -24,7 +25,8 @@ from helpers import (
 
 import parallelkit as pk
 from parallelkit.transport.channel import Channel
-from parallelkit.transport.script import MOST_PLANS_SENT, Prepared, Sent, script
+from parallelkit.transport.mirror import space_key
+from parallelkit.transport.script import MOST_PLANS_SENT, Prepared, Script, Sent, script
 
 ONE_START_METHOD = True
 
@@ -250,3 +252,22 @@ def test_what_is_remembered_of_a_worker_is_bounded():
     for number in range(3 * MOST_PLANS_SENT):
         assert script.news(sent, Prepared(script, number, ())) is None
     assert len(sent.plans) <= MOST_PLANS_SENT + 1
+
+
+def test_threads_that_name_a_global_at_once():
+    """They have one unit for it, and one key for its module."""
+    both, found, own = threading.Barrier(2), [], Script()
+
+    class Space(dict):
+        def get(self, *args):
+            both.wait(60)  # so neither has found anything when the other one looks
+            return super().get(*args)
+
+    space = Space(__name__="cell", x=1)
+    ask = [threading.Thread(target=lambda: found.append(own.global_unit(space, "x"))) for _ in "ab"]
+    for thread in ask:
+        thread.start()
+    for thread in ask:
+        thread.join()
+    assert found[0] is found[1]
+    assert found[0].key == space_key(space)

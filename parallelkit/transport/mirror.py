@@ -330,7 +330,7 @@ def space_key(space: dict[str, Any]) -> str:
     if len(_spaces) > _MOST_SPACES:
         for number in list(_spaces)[: _MOST_SPACES // 2]:
             _keys.pop(_spaces.pop(number)[0], None)
-    _spaces[id(space)] = key, space
+    key = _spaces.setdefault(id(space), (key, space))[0]  # another thread may have named it too
     _keys[key] = space
     return key
 

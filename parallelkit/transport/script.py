@@ -302,9 +302,10 @@ class Script:
         """Unit of a global."""
         key = id(space), name
         unit = self._globals.get(key)
-        if unit is None:
-            unit = self._globals[key] = GlobalUnit(space, name)
-            if unit.key.endswith(IMPORTED):
+        if unit is None:  # several threads may ask at once, and are to have the same one
+            made = GlobalUnit(space, name)
+            unit = self._globals.setdefault(key, made)
+            if unit is made and unit.key.endswith(IMPORTED):
                 self.carried.append(unit)
         return unit
 
@@ -319,7 +320,7 @@ class Script:
         """All of a script."""
         unit = self._around.get(id(space))
         if unit is None:
-            unit = self._around[id(space)] = Surroundings(space)
+            unit = self._around.setdefault(id(space), Surroundings(space))
         return unit
 
     def inherited(self, lock: Any) -> InheritedUnit:
@@ -327,7 +328,7 @@ class Script:
         number = inheritance.sequence(lock)
         unit = self._inherited.get(number)
         if unit is None:
-            unit = self._inherited[number] = InheritedUnit(number)
+            unit = self._inherited.setdefault(number, InheritedUnit(number))
         return unit
 
     # --- calls -----------------------------------------------------------------------------------
