@@ -2,6 +2,7 @@
 
 import re
 import socket
+import sys
 import threading
 
 import numpy as np
@@ -25,7 +26,7 @@ from helpers import (
 
 import parallelkit as pk
 from parallelkit.transport.channel import Channel
-from parallelkit.transport.mirror import space_key
+from parallelkit.transport.mirror import Tokens, space_key
 from parallelkit.transport.script import MOST_PLANS_SENT, Prepared, Script, Sent, script
 
 ONE_START_METHOD = True
@@ -271,3 +272,23 @@ def test_threads_that_name_a_global_at_once():
         thread.join()
     assert found[0] is found[1]
     assert found[0].key == space_key(space)
+
+
+def test_threads_that_give_a_token_at_once():
+    """A class has one token, whichever thread was first."""
+    tokens, kinds = Tokens(), [type("Kind", (), {}) for _ in range(3000)]
+    found = [[] for _ in range(4)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        ask = [
+            threading.Thread(target=lambda own: own.extend(map(tokens.given, kinds)), args=(own,))
+            for own in found
+        ]
+        for thread in ask:
+            thread.start()
+        for thread in ask:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert found == [found[0]] * 4

@@ -72,7 +72,11 @@ class Tokens:
 
     def given(self, obj: Any) -> str:
         """Token of an object, made if it has none."""
-        return self.of(obj) or self.put(obj, f"{self._own()}{next(self._numbers):x}")
+        token = self.of(obj)
+        if token is None:
+            with self._lock:  # several threads may ask at once, and are to have the same one
+                token = self.of(obj) or self.put(obj, f"{self._own()}{next(self._numbers):x}")
+        return token
 
     def _own(self) -> str:
         if not self._prefix:
