@@ -24,13 +24,14 @@ from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleT
 from typing import Any, cast
 
 from .importable import MAIN, NewModules, in_library
+from .parts import ATOMS
 
-__all__ = ["ATOMS", "forget", "is_news", "may_change", "note", "note_again", "original"]
+__all__ = ["forget", "is_news", "may_change", "note", "note_again", "original"]
 
 MOST_PARTS = 2000  # of a value that is kept in mind by all of its parts
 MOST_BYTES = 1 << 16  # of an array that is
 _ABSENT = object()
-ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), range, CodeType})
+_ATOMS = ATOMS | {CodeType}
 _SETS = frozenset({set, frozenset})
 _CONTAINERS = frozenset({list, tuple, deque, *_SETS})
 _MAPPINGS = frozenset({dict, OrderedDict, defaultdict})
@@ -115,7 +116,7 @@ def is_news(module: str, name: str, value: Any) -> bool:
 
 def may_change(value: Any) -> bool:
     """Whether a value can change in place, and its pickle tells of that and runs nobody's code."""
-    if type(value) in ATOMS or issubclass(type(value), (FunctionType, type, ModuleType)):
+    if type(value) in _ATOMS or issubclass(type(value), (FunctionType, type, ModuleType)):
         return False
     return type(_picture(value)) is not _Other
 
@@ -141,7 +142,7 @@ def _picture(value: Any) -> Any:
 
 def _part(value: Any, parts: itertools.count[int], around: tuple[int, ...]) -> Any:
     kind = type(value)
-    if kind in ATOMS:
+    if kind in _ATOMS:
         return kind, repr(value) if kind in (float, complex) else value
     if issubclass(kind, (type, ModuleType, BuiltinFunctionType)):  # and no proxy of one
         return kind, id(value)

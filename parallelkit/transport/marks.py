@@ -25,13 +25,13 @@ from ..errors import StaysHere
 from .byvalue import ByValuePickler
 from .code_names import handmade, submodules
 from .importable import is_found, is_reachable
+from .parts import ATOMS
 
-__all__ = ["ABSENT", "ATOMS", "AtomMark", "FunctionMark", "Known", "Mark", "looked_at", "marked"]
+__all__ = ["ABSENT", "AtomMark", "FunctionMark", "Known", "Mark", "looked_at", "marked"]
 
 LARGE_TO_LOOK_AT = 1 << 16  # bytes of a pickle
 LARGE = 1 << 20  # bytes of a buffer from which on its checksum is kept, and not its content
 ABSENT = type("Absent", (), {"__repr__": lambda _: "<not bound>"})()
-ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), range})
 _BY_IDENTITY = frozenset(
     {
         *(type(str.join), type(object.__init__)),

@@ -22,12 +22,13 @@ from copyreg import _slotnames  # type: ignore[attr-defined] # names of slots, a
 from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 
-__all__ = ["Path", "find", "part", "place", "shared_outside"]
+__all__ = ["ATOMS", "Path", "find", "part", "place", "shared_outside"]
 
 MOST = 20_000  # objects that are looked at below one root: what is beyond arrives as a copy
 
 Path = tuple[Any, ...]
-_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), range})
+# What has no parts, and cannot change.
+ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, type(...), range})
 _METHODS = (MethodType, BuiltinFunctionType)
 _MADE_ANEW = (tuple, *_METHODS, MappingProxyType)  # to have other parts
 _OF_PARTIAL = ("func", "args", "keywords")
@@ -73,7 +74,7 @@ def _parts(root: Any, names: Iterable[str] | None) -> dict[int, tuple[Any, list[
         above, inner = waiting.popleft()
         for key, obj in inner:
             kind = type(obj)  # what a proxy says of its class is another matter
-            if kind in _ATOMS:
+            if kind in ATOMS:
                 continue
             number = id(obj)
             if not issubclass(kind, _NOT_SHARED):
@@ -98,7 +99,7 @@ def _inner(obj: Any, names: Collection[str] | None) -> Iterator[tuple[Any, Any]]
     kind = type(obj)
     if issubclass(kind, dict):
         for key in list(obj) if names is None else names:
-            if type(key) in _ATOMS or (type(key) is tuple and all(type(k) in _ATOMS for k in key)):
+            if type(key) in ATOMS or (type(key) is tuple and all(type(k) in ATOMS for k in key)):
                 yield key, dict.get(obj, key)
     elif issubclass(kind, (list, tuple, deque)):
         yield from enumerate(list(obj))

@@ -30,8 +30,9 @@ from .classes import (
     registered,
 )
 from .importable import is_named, is_reachable
-from .marks import ABSENT, ATOMS, AtomMark, FunctionMark, Known, Mark, looked_at, marked
+from .marks import ABSENT, AtomMark, FunctionMark, Known, Mark, looked_at, marked
 from .mirror import IMPORTED, MAIN, class_of_module, namespace, space_key, tokens
+from .parts import ATOMS
 
 __all__ = [
     "ClassUnit",
