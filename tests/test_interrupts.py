@@ -4,12 +4,13 @@ import importlib.util
 import os
 import signal
 import threading
+import time
 
 import faults
 import numpy as np
 import pytest
 from faults import wait_for_files
-from helpers import mark, wait_until
+from helpers import mark, meet, wait_until
 from programs import ITEMS, Program
 
 import parallelkit as pk
@@ -497,3 +498,39 @@ def test_what_a_handler_raises_while_large_things_are_written(process_pool, monk
         signal.signal(signal.SIGUSR1, before)
     assert caught.value is error
     assert pool.map(len, [np.zeros(100)] * 2) == [100, 100]
+
+
+def closing(folder):
+    """An iterator that is in the middle of its end when the call that it belongs to is given up."""
+    try:
+        yield
+    finally:
+        mark(folder, "closing")
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            time.sleep(0.001)
+
+
+def drops_an_iterator(i, folder):
+    if i:
+        wait_until(lambda: os.path.exists(os.path.join(folder, "closing")), "the other item")
+        raise ZeroDivisionError
+    iterator = closing(folder)
+    next(iterator)
+    del iterator
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        time.sleep(0.001)
+
+
+def test_an_item_that_is_given_up_while_an_iterator_of_it_ends(process_pool, tmp_path, capfd):
+    """It ends at once and without noise, though what is raised within a finalizer goes nowhere."""
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    own = process_pool(chunksize=1)
+    before = set(own.map(meet, range(2), folder=str(tmp_path / "before"), parties=2))
+    with pytest.raises(ZeroDivisionError):
+        own.map(drops_an_iterator, range(2), folder=str(tmp_path))
+    after = set(own.map(meet, range(2), folder=str(tmp_path / "after"), parties=2))
+    assert after == before  # the worker has not been ended
+    assert capfd.readouterr().err == ""

@@ -13,6 +13,7 @@ It is long because these messages share one state: what is queued, what runs, wh
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import contextvars
 import os
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
 
 __all__ = ["link", "serve"]
 
+LATER = 0.001  # seconds until an item is interrupted again
 LOOK = 1.0  # seconds between looks for messages that another thread has read
 MOST_ABORTED = 1024  # calls given up that are remembered, for chunks that were on their way
 
@@ -191,6 +193,7 @@ class Worker:
     def run(self) -> None:
         """Do what is asked for, until the parent hangs up."""
         signal.signal(signal.SIGINT, self._on_interrupt)
+        self.usual_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         self._greet()
         queue = self.queue
         while True:
@@ -491,9 +494,22 @@ class Worker:
 
     def leave_if_aborted(self) -> None:
         """Leave the item that runs if its call was given up meanwhile."""
-        if self.running in self.aborted:
+        call = self.running
+        if call in self.aborted:
             self.running = None
-            raise Interrupted
+            raise Interrupted(call)
+
+    def _unraisable(self, unraisable: Any) -> None:
+        """Leave the item a little later, where a finalizer was interrupted: it raises nothing."""
+        error = unraisable.exc_value
+        if not isinstance(error, Interrupted) or not error.args:
+            self.usual_hook(unraisable)
+            return
+        ready = threading.Lock()
+        ready.acquire()
+        _thread.start_new_thread(_interrupt_again, (ready,))
+        self.running = error.args[0]
+        ready.release()
 
     def _spare(self) -> int:
         return self.words[SPARE_CORES]
@@ -570,6 +586,12 @@ class Worker:
         finally:
             self.holding = False
         self.leave_if_aborted()
+
+
+def _interrupt_again(ready: threading.Lock) -> None:
+    ready.acquire()
+    time.sleep(LATER)
+    _thread.interrupt_main()
 
 
 def _own_cores() -> int:
