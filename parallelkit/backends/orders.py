@@ -18,6 +18,7 @@ from typing import Any
 from ..errors import INHERITED, ParallelError, RemoteTraceback, TransportError, assign
 from ..place.recording import called
 from ..transport import pickling
+from ..transport.by_name import by_name
 from ..transport.pickling import Pickled
 from ..transport.refusals import is_refused, refusal
 from ..transport.script import script
@@ -69,7 +70,8 @@ class There(Dispatch):
         self._setup: Any = None
         self._setup_key = ""
         if options.initializer is not None:
-            packed = _ready(pickling.dumps((options.initializer, options.initargs)))
+            users = by_name((options.initializer, options.initargs))
+            packed = _ready(pickling.dumps(users))
             self._setup_plan = packed.needs or None
             setup = Parcel.of(packed)
             self._setup, self._setup_key = setup, _digest(setup)

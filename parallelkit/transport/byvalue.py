@@ -47,7 +47,7 @@ from .code_names import global_names, handmade, looks_around, names_of_statement
 from .importable import CLOUDPICKLE, importable, is_imported, is_reachable, module_that_has
 from .mirror import MAIN, current, source_lines, space_key, tokens, unlisted
 
-__all__ = ["ByValuePickler", "Needs"]
+__all__ = ["ByValuePickler", "Global", "Needs"]
 
 
 SMALL = 1 << 14  # bytes of what goes along with an error though nobody may look at it
@@ -528,7 +528,7 @@ class ByValuePickler(pickle.Pickler):
                     found.append((name, id(obj), obj))  # changed one is sent anew, and so this is
                     continue
                 if unit not in self.defining:
-                    found.append(_Global(space, name))
+                    found.append(Global(space, name))
                     continue
             found.append(obj)
         return found, [obj for obj in objects if id(obj) not in names]
@@ -648,7 +648,7 @@ def _set_local(local: Any, state: dict[str, Any]) -> None:
     local.__dict__.update(state)
 
 
-class _Global:
+class Global:
     """Stands in a pickle for what its receiver has as a global of the script."""
 
     def __init__(self, space: dict[str, Any], name: str) -> None:

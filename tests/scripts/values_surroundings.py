@@ -1,6 +1,7 @@
 """Functions of ``__main__`` that depend on what may change: modules, loggers, classes, folders; no guard."""
 
 import contextlib
+import functools
 import logging
 import math as mathematics
 import os
@@ -143,6 +144,36 @@ def the_working_directory_is_that_of_the_caller():
     finally:
         os.chdir(home)
     check(lambda _: os.getcwd())
+
+
+class Client:
+    def __init__(self):
+        self.name = None
+
+    def connect(self, name):
+        self.name = name
+
+
+def fill(where, name):
+    where["name"] = name
+
+
+STATE, NAMES, ARGUMENT, CLIENT = {}, [], {}, Client()
+
+
+@case
+def an_initializer_is_a_method_of_a_global_or_fills_one():
+    """What it fills is what items find; of threads several may have filled the same one."""
+    with pk.Pool(2, initializer=STATE.update, initargs=({"a": 1},)) as pool:
+        assert pool.map(lambda _: dict(STATE), ITEMS) == [{"a": 1}] * 8
+    with pk.Pool(2, initializer=NAMES.append, initargs=("name",)) as pool:
+        assert pool.map(lambda _: NAMES[0], ITEMS) == ["name"] * 8
+    with pk.Pool(2, initializer=CLIENT.connect, initargs=("name",)) as pool:
+        assert pool.map(lambda _: CLIENT.name, ITEMS) == ["name"] * 8
+    with pk.Pool(2, initializer=functools.partial(STATE.update, b=2)) as pool:
+        assert pool.map(lambda _: STATE["b"], ITEMS) == [2] * 8
+    with pk.Pool(2, initializer=fill, initargs=(ARGUMENT, "name")) as pool:
+        assert pool.map(lambda _: ARGUMENT["name"], ITEMS) == ["name"] * 8
 
 
 run_cases()

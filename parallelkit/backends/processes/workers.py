@@ -32,6 +32,7 @@ from ...place import recording
 from ...place.descriptors import LOST, keep
 from ...place.sigint import UNSHIELDED, Shield, held_here
 from ...transport import anonymous, inheritance, pickling
+from ...transport.by_name import by_name
 from ...transport.channel import Closed
 from ...transport.inheritance import Unforked
 from ...transport.pickling import Pickled
@@ -153,7 +154,7 @@ class Workers:
         self._threads = 0  # how often that was another one than before
         try:
             self._sent = Sent()  # what a new worker has of the script
-            hello = script.addressed(users, self._sent)
+            hello = script.addressed(by_name(users), self._sent)
             self.inherits = inheritance.count() if start_method == "fork" else 0
             self.require(script.prepare(hello.needs))
         except Exception as error:
