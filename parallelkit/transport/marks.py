@@ -27,7 +27,16 @@ from .code_names import handmade, submodules
 from .importable import is_found, is_reachable
 from .parts import ATOMS
 
-__all__ = ["ABSENT", "AtomMark", "FunctionMark", "Known", "Mark", "looked_at", "marked"]
+__all__ = [
+    "ABSENT",
+    "AnnotationsMark",
+    "AtomMark",
+    "FunctionMark",
+    "Known",
+    "Mark",
+    "looked_at",
+    "marked",
+]
 
 LARGE_TO_LOOK_AT = 1 << 16  # bytes of a pickle
 LARGE = 1 << 20  # bytes of a buffer from which on its checksum is kept, and not its content
@@ -110,7 +119,8 @@ class FunctionMark(Mark):
     """A function, by its code, defaults, cells and attributes."""
 
     __slots__ = (
-        *("attributes", "code", "defaults", "imports", "keywords", "loaded", "parts", "simple"),
+        *("annotations", "attributes", "code", "defaults", "doc", "imports", "keywords", "loaded"),
+        *("module", "name", "parts", "qualname", "simple"),
     )
     fixed = False
 
@@ -119,6 +129,9 @@ class FunctionMark(Mark):
         self.code = func.__code__
         self.defaults = func.__defaults__
         self.keywords = func.__kwdefaults__
+        self.name, self.qualname = func.__name__, func.__qualname__
+        self.module, self.doc = func.__module__, func.__doc__
+        self.annotations = dict(func.__annotations__)
         self.parts = [marked(part, script, seen) for part in _parts(func)]
         self.attributes = {
             name: marked(value, script, seen) for name, value in func.__dict__.copy().items()
@@ -146,6 +159,11 @@ class FunctionMark(Mark):
             or value.__code__ is not self.code
             or value.__defaults__ is not self.defaults
             or value.__kwdefaults__ is not self.keywords
+            or value.__name__ is not self.name
+            or value.__qualname__ is not self.qualname
+            or value.__module__ is not self.module
+            or value.__doc__ is not self.doc
+            or not _are_same(value.__annotations__, self.annotations)
         ):
             return False
         if self.loaded != script.loaded:
@@ -175,6 +193,28 @@ def _parts(func: FunctionType) -> list[Any]:
         except ValueError:
             parts.append(ABSENT)
     return parts
+
+
+class AnnotationsMark(Mark):
+    """Annotations of a class."""
+
+    __slots__ = ("known",)
+    fixed = False
+
+    def __init__(self, value: dict[str, Any]) -> None:
+        self.value = value
+        self.known = dict(value)
+
+    def same(self, value: Any, script: Known) -> bool:  # noqa: ARG002
+        """Whether `value` is what was seen before."""
+        return value is self.value and _are_same(value, self.known)
+
+
+def _are_same(annotations: dict[str, Any], known: dict[str, Any]) -> bool:
+    try:
+        return annotations == known
+    except Exception:  # noqa: BLE001 - what is there may compare as it likes
+        return False
 
 
 class WrapperMark(Mark):

@@ -127,6 +127,7 @@ def make_function(
                 pass
         if known.__code__ is not body and known.__code__ != body:
             known.__code__ = body
+        known.__name__ = name
         return typing.cast(FunctionType, _kept(token, known))
     func = FunctionType(body, namespace(key, module), name, None, closure)
     return typing.cast(FunctionType, _kept(token, func))
@@ -188,6 +189,8 @@ def make_class(
     """Make a class without its content, or find the one that is there."""
     known = tokens.find(token)
     if known is not None:
+        _set(known, "__name__", name)
+        _set(known, "__qualname__", early["__qualname__"])
         return typing.cast(type, _kept(token, known))
     cls = None
     if foreign:  # a library's metaclass keeps books

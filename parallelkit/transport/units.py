@@ -30,7 +30,16 @@ from .classes import (
     registered,
 )
 from .importable import is_named, is_reachable
-from .marks import ABSENT, AtomMark, FunctionMark, Known, Mark, looked_at, marked
+from .marks import (
+    ABSENT,
+    AnnotationsMark,
+    AtomMark,
+    FunctionMark,
+    Known,
+    Mark,
+    looked_at,
+    marked,
+)
 from .mirror import IMPORTED, MAIN, class_of_module, namespace, space_key, tokens
 from .parts import ATOMS
 
@@ -311,6 +320,9 @@ class FunctionUnit(Unit):
         return self.func
 
 
+_NAMES = ("__name__", "__qualname__")  # of a class
+
+
 class ClassUnit(Unit):
     """A class that workers cannot import."""
 
@@ -321,6 +333,7 @@ class ClassUnit(Unit):
         self.token = tokens.given(cls)
         self.marks: dict[str, Mark] = {}
         self.bases: Any = None
+        self.names: Any = None
         self.changes: Changes[str] = Changes()
         self.statement: CodeType | None = None  # by which it is made, where nothing else will do
         self.registered: list[type] = []
@@ -335,6 +348,7 @@ class ClassUnit(Unit):
         content = cls.__dict__
         if (
             cls.__bases__ is self.bases
+            and (cls.__name__, cls.__qualname__) == self.names
             and len(content) == len(marks)
             and not self._registers()
             and not (self.members is not None and self._gives(script))
@@ -399,21 +413,35 @@ class ClassUnit(Unit):
             mark = before.get(name)
             if mark is None or not mark.same(value, script):
                 self.changes.made(name, version)
-                own = name in NOT_ATTRIBUTES or (name.startswith("_") and name.endswith("_"))
-                by_identity = own and not isinstance(value, FunctionType)
-                by_identity = by_identity or name in self._member_map()
-                by_identity = by_identity or self.statement is not None
-                mark = Mark(value) if by_identity else marked(value, script, seen)
+                mark = self._marked(name, value, script, seen)
             marks[name] = mark
         self.changes.undone(before.keys() - marks.keys(), version)
         self._look_at_members(script, version)
         before_it, self.registered = self.registered, registered(cls)
         if self.registered != before_it:
             self.changes.made("_abc_impl", version)
+        self._look_at_names(version)
+        self.registry = abc.get_cache_token()
+        self.marks = marks
+
+    def _look_at_names(self, version: int) -> None:
+        """Look at what is not in its namespace."""
+        cls, names = self.cls, (self.cls.__name__, self.cls.__qualname__)
         if cls.__bases__ is not self.bases:
             self.changes.made("__bases__", version)
-        self.registry = abc.get_cache_token()
-        self.marks, self.bases = marks, cls.__bases__
+        if names != self.names:
+            for name in _NAMES:
+                self.changes.made(name, version)
+        self.bases, self.names = cls.__bases__, names
+
+    def _marked(self, name: str, value: Any, script: KnownUnits, seen: dict[int, Any]) -> Mark:
+        if name == "__annotations__" and type(value) is dict:
+            return AnnotationsMark(value)
+        own = name in NOT_ATTRIBUTES or (name.startswith("_") and name.endswith("_"))
+        by_identity = own and not isinstance(value, FunctionType)
+        by_identity = by_identity or name in self._member_map()
+        by_identity = by_identity or self.statement is not None
+        return Mark(value) if by_identity else marked(value, script, seen)
 
     def _look_at_members(self, script: KnownUnits, version: int) -> None:
         if not isinstance(self.cls, enum.EnumMeta):
@@ -446,8 +474,9 @@ class ClassUnit(Unit):
             return entries
         content = class_attributes(self.cls)
         attributes = {name: content[name] for name in changed if name in content}
-        if "__bases__" in changed:
-            attributes["__bases__"] = self.cls.__bases__
+        for name in ("__bases__", *_NAMES):
+            if name in changed:
+                attributes[name] = getattr(self.cls, name)
         told = self.registered if "_abc_impl" in changed else []
         entries = [(rebuild.change, self.cls, attributes, gone, told)]
         if changed_of_members or gone_of_members:

@@ -243,4 +243,46 @@ def calls_from_a_thread():
     assert results == [x + OFFSET for x in ITEMS]
 
 
+def told(x: int):
+    """What is told of a function."""
+    return x
+
+
+class Told:
+    """What is told of a class."""
+
+    x: int
+
+    def method(self):
+        """What is told of a method."""
+
+
+@case
+def what_is_told_of_functions_and_classes():
+    """Names, texts and annotations that were changed since the first call."""
+
+    def texts(_):
+        method = Told.method
+        names = [(one.__name__, one.__qualname__, one.__doc__) for one in (told, method, Told)]
+        return names, list(told.__annotations__.items()), list(Told.__annotations__.items())
+
+    check(texts)
+    told.__name__ = "other"
+    check(texts)
+    told.__qualname__, told.__doc__ = "a.other", "Other."
+    told.__annotations__["y"] = str
+    check(texts)
+    told.__annotations__ = {"z": float}
+    told.__name__, told.__qualname__ = "told", "told"
+    Told.__doc__, Told.method.__doc__ = "Other.", "Another."
+    Told.__annotations__["y"] = str
+    check(texts)
+    Told.__name__, Told.__qualname__, Told.method.__name__ = "Named", "Named", "named"
+    Told.__annotations__["y"] = float
+    check(texts)
+    assert all(pk.map(lambda one: type(one) is Told, [Told(), Told()]))
+    Told.__name__ = Told.__qualname__ = "Told"
+    assert [type(one) is Told for one in pk.map(lambda _: Told(), ITEMS)] == [True] * 8
+
+
 run_cases()
