@@ -98,6 +98,53 @@ def test_python_m(command, start_method, tmp_path, kind):
     assert (ran.out, ran.err) == (EXPECTED + "[1.5, 2.5]\n", "")
 
 
+RELATIVE = """
+import multiprocessing
+import sys
+import parallelkit as pk
+from .near import near
+
+def put(queue, x):
+    from .near import near
+    queue.put(near(x))
+
+def inside(x):
+    from .near import near
+    return near(x)
+
+def started(x, method):
+    context = multiprocessing.get_context(method)
+    queue = context.SimpleQueue()
+    process = context.Process(target=put, args=(queue, x))
+    process.start()
+    process.join()
+    return process.exitcode or queue.get()
+
+def name(_):
+    return __spec__.name, sys.modules["__main__"].__spec__.parent
+
+if __name__ == "__main__":
+    pk.configure(workers=2, start_method="METHOD")
+    print(pk.map(inside, [1, 2]))
+    print(pk.map(name, [1]), pk.map(name, [1, 2]) == [name(1)] * 2)
+    print(pk.map(started, [1, 2], method="spawn"))
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        assert pk.map(started, [1, 2], method="forkserver") == [1.5, 2.5]
+"""
+
+
+def test_python_m_of_a_module_that_starts_processes(command, start_method, tmp_path):
+    """In items, and in processes that these start, imports relative to the package of the module that is run work."""
+    home = tmp_path / "pkg"
+    home.mkdir()
+    (home / "__init__.py").touch()
+    (home / "near.py").write_text("def near(x):\n    return x + 0.5\n")
+    (home / "work.py").write_text(with_method(RELATIVE, start_method))
+    ran = command(["-B", "-m", "pkg.work"], cwd=tmp_path)
+    expected = "[1.5, 2.5]\n[('pkg.work', 'pkg')] True\n[1.5, 2.5]\n"
+    assert (ran.out, ran.err) == (expected, "")
+
+
 def test_a_script_with_a_neighbour(command, start_method, tmp_path):
     """A script started from elsewhere imports modules of its own folder, and so do its workers."""
     (tmp_path / "neighbour.py").write_text(

@@ -37,6 +37,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextvars import ContextVar
+from importlib.machinery import ModuleSpec
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar, Protocol
 
@@ -334,6 +335,8 @@ class ByValuePickler(pickle.Pickler):
         """Need what code may ask for by other means than the names of globals."""
         if "__file__" in space:  # for processes that it may start
             self._need_globals(space, ("__file__",))
+        if isinstance(space.get("__spec__"), ModuleSpec) and space["__name__"] == MAIN:
+            self._need_globals(space, ("__spec__",))  # and for imports relative to its package
         if looks_around(code):
             self.needs[self.knowledge.surroundings(space)] = None
 
@@ -613,6 +616,13 @@ def _cached_property(_: ByValuePickler, made: Any) -> Any:  # before 3.12 it hol
     return functools.cached_property, (made.func,), {"attrname": made.attrname}
 
 
+def _spec(_: ByValuePickler, spec: ModuleSpec) -> Any:
+    """Reduce what ``python -m`` has run to its name: its loader is of this process."""
+    if sys.modules[MAIN].__dict__.get("__spec__") is not spec:
+        return NotImplemented
+    return ModuleSpec, (spec.name, None)
+
+
 def _proxy(_: ByValuePickler, proxy: Any) -> Any:  # of the dict itself, which others may have too
     return types.MappingProxyType, (gc.get_referents(proxy)[0],)
 
@@ -687,6 +697,7 @@ _OWN: dict[Any, Callable[[Any, Any], Any]] = {
     functools.cached_property: _cached_property,
     ContextVar: context_variables.reduced,
     types.MappingProxyType: _proxy,
+    ModuleSpec: _spec,
     weakref.ref: ByValuePickler._reference,
     **dict.fromkeys(_WEAK_CONTAINERS, ByValuePickler._weak_container),
     _thread.LockType: _lock,

@@ -26,7 +26,7 @@ import threading
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from . import carried, context_variables
@@ -126,10 +126,7 @@ class Script(ModuleType):
     @property
     def __file__(self) -> Any:
         file = self.__dict__.get("__file__")
-        asks = str(sys._getframe(1).f_globals.get("__name__"))  # noqa: SLF001
-        if file is None or (
-            asks.endswith(".spawn") and not (asks in _RUN_AGAIN and _is_guarded(str(file)))
-        ):
+        if file is None or _hides(file, sys._getframe(1)):  # noqa: SLF001
             raise AttributeError(f"module {self.__name__!r} has no attribute '__file__'")
         return file
 
@@ -141,6 +138,30 @@ class Script(ModuleType):
     def __file__(self) -> None:
         if self.__dict__.pop("__file__", None) is None:
             raise AttributeError("__file__")
+
+    @property
+    def __spec__(self) -> Any:
+        """Say as what ``python -m`` has run it; not that of a package, which would not be run."""
+        spec = self.__dict__.get("__spec__")
+        if spec is None or not _starts_processes(sys._getframe(1)):  # noqa: SLF001
+            return spec
+        file, name = self.__dict__.get("__file__"), spec.name.rpartition(".")[2]
+        return None if name == MAIN or _hides(file, sys._getframe(1)) else spec  # noqa: SLF001
+
+    @__spec__.setter  # noqa: A003 - a module's own, not the builtins'
+    def __spec__(self, spec: Any) -> None:
+        self.__dict__["__spec__"] = spec
+
+
+def _starts_processes(frame: FrameType) -> bool:
+    """Whether who asks does so for a process that may run the script again."""
+    return str(frame.f_globals.get("__name__")).endswith(".spawn")
+
+
+def _hides(file: Any, frame: FrameType) -> bool:
+    """Whether the script is not to be run by the processes for which somebody asks."""
+    asks = frame.f_globals.get("__name__")
+    return _starts_processes(frame) and not (asks in _RUN_AGAIN and _is_guarded(str(file)))
 
 
 _RUN_AGAIN = frozenset({"multiprocessing.spawn", "multiprocess.spawn"})  # others send by value
