@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -264,6 +265,49 @@ def test_error_for_a_category_raises_in_the_item(pool):
             warnings.simplefilter("error", category)
             with pytest.raises(category):
                 pool().map(function, [1])
+
+
+def warn_the_caller(_):
+    warnings.warn("of who calls", DeprecationWarning, stacklevel=2)
+
+
+def warn_the_caller_of_two(_, __):
+    warnings.warn("of who calls", DeprecationWarning, stacklevel=2)
+
+
+class WarnsTheCaller:
+    def __call__(self, _):
+        warnings.warn("of who calls", DeprecationWarning, stacklevel=2)
+
+    def method(self, _):
+        warnings.warn("of who calls", DeprecationWarning, stacklevel=2)
+
+
+@functools.wraps(warn_the_caller)
+def wrapped(_):
+    warnings.warn("of who calls", DeprecationWarning, stacklevel=2)
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs", "at"),
+    [
+        (warn_the_caller, 1, warn_the_caller),
+        (warn_the_caller_of_two, 2, warn_the_caller_of_two),
+        (functools.partial(warn_the_caller_of_two, 1), 1, warn_the_caller_of_two),
+        (WarnsTheCaller(), 1, WarnsTheCaller.__call__),
+        (WarnsTheCaller().method, 1, WarnsTheCaller.method),
+        (wrapped, 1, warn_the_caller),
+    ],
+    ids=["function", "two inputs", "partial", "object", "method", "decorated"],
+)
+def test_a_warning_of_who_calls(pool, function, inputs, at):
+    """By ``stacklevel=2`` a function warns of the line that calls it: that is its own, of its module, and once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("default", "of who", DeprecationWarning, re.escape(__name__))
+        pool().map(function, *[range(4)] * inputs)
+    told = [(one.filename, one.lineno, str(one.message)) for one in caught]
+    assert told == [(__file__, at.__code__.co_firstlineno, "of who calls")]
 
 
 def test_default_shows_once_in_each_catch_warnings(pool):

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
-from types import BuiltinFunctionType, FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Self
 
 from .. import options
@@ -230,7 +230,7 @@ class Task:
         limited = None if self.patience is None else self._limited(call, rank)
         call = limited or call
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
-        apply = _apply if len(columns) == 1 else _apply_row
+        apply = _applied(_apply if len(columns) == 1 else _apply_row, self.func)
         values, raised, mark = progress.values, progress.raised, progress.mark
         budget = self.budget if mark is None else FLUSH
         begin, nbytes = time.perf_counter(), 0
@@ -360,6 +360,38 @@ def _apply_row(
         append(call(*row))
 
 
+CALLER = "<parallelkit>"  # as it stands in tracebacks
+
+
+def _applied(apply: Any, func: Any) -> Any:
+    """Return what calls `func`, as if it stood in that file, in the line that defines `func`.
+
+    A warning by ``stacklevel=2`` tells of who calls, and filters ask for the module of that. A loop
+    would be in the script; here it is the function that is told of, once as in its module.
+    """
+    func = func.func if isinstance(func, functools.partial) else func
+    func = attribute(func, "__wrapped__", func)
+    func = attribute(func, "__func__", func)
+    func = func if type(func) is FunctionType else attribute(type(func), "__call__")
+    if type(func) is not FunctionType:
+        return apply
+    code = func.__code__
+    return FunctionType(
+        _code_in(apply.__code__, code.co_filename, code.co_firstlineno), func.__globals__
+    )
+
+
+@functools.lru_cache(64)
+def _code_in(code: CodeType, filename: str, line: int) -> CodeType:
+    """Code that is all in one line of a file; its columns are not those of that line."""
+    size = len(code.co_code) // 2
+    # https://github.com/python/cpython/blob/3.11/Objects/locations.md: no column, the same line.
+    lines = b"".join(bytes([0xE8 + min(size - at, 8) - 1, 0]) for at in range(0, size, 8))
+    return code.replace(
+        co_filename=filename, co_firstlineno=line, co_linetable=lines, co_name=CALLER
+    )
+
+
 def _differ(one: contextvars.Context, other: contextvars.Context) -> bool:
     try:
         return one != other  # a matter of nanoseconds where nothing was set
@@ -374,9 +406,13 @@ def _is_ours(error: BaseException) -> bool:
     return isinstance(error, (Interrupted, GivenUp))
 
 
+def _is_of_ours(code: CodeType) -> bool:
+    return code.co_name == CALLER or code.co_filename.startswith(PACKAGE)
+
+
 def format_error(error: BaseException) -> str:
     """Traceback text of an item's error, from the user's own code on."""
     tb = error.__traceback__
-    while tb is not None and tb.tb_frame.f_code.co_filename.startswith(PACKAGE):
+    while tb is not None and _is_of_ours(tb.tb_frame.f_code):
         tb = tb.tb_next
     return formatted(error, tb or error.__traceback__)
