@@ -113,6 +113,34 @@ def test_an_argument_that_cannot_be_unpickled(process_pool, way):
     assert "2" in told(caught.value)
 
 
+UNMADE = """
+import os
+import parallelkit as pk
+caller = os.getpid()
+class Device:
+    def __reduce__(self):
+        return opened, ()
+def opened():
+    if os.getpid() != caller:
+        raise OSError("it is open elsewhere")
+    return Device()
+SETTINGS = {"rate": 2}
+DEVICES = {"first": Device()}
+pk.configure(workers=2, start_method="METHOD")
+try:
+    pk.map(lambda x: (SETTINGS, DEVICES, x), range(4))
+except pk.TransportError as error:
+    print("it is open elsewhere" in str(error), "the global 'DEVICES'" in str(error))
+print(pk.map(lambda x: SETTINGS["rate"] * x, range(4)))
+"""
+
+
+def test_a_global_that_cannot_be_unpickled(script, start_method):
+    """The error names the global of the script that a worker could not make again."""
+    ran = script(UNMADE.replace("METHOD", start_method))
+    assert (ran.out, ran.err) == ("True True\n[0, 2, 4, 6]\n", "")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_result_that_cannot_be_unpickled(process_pool, way):
     """Loading that fails in the caller is the error of that item."""

@@ -215,6 +215,7 @@ class Mirror:
         self.known: dict[str, Any] = {}
         self.objects: dict[int, tuple[object, str, str, str]] = {}
         self.bare: dict[tuple[str, str], tuple[int, object]] = {}
+        self.about: str | None = None  # the global that is being made
         self.learning = False  # whether what comes now is the client's, who knows that it is here
         self.own = Own(self.spaces, self.known)
         self._came: list[tuple[Any, Iterable[str] | None]] = []  # of the client, just now

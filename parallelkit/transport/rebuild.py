@@ -25,6 +25,7 @@ from .mirror import MAIN, Script, current, module_of, namespace, show_source, to
 
 __all__ = [
     "KeptReference",
+    "about",
     "cached",
     "change",
     "change_function",
@@ -429,15 +430,22 @@ def begin() -> None:
     """From here on all comes from the client's script."""
     mirror = current()
     if mirror is not None:
-        mirror.learning = True
+        mirror.learning, mirror.about = True, None
 
 
 def end() -> None:
     """What comes from here on may have been made by another worker."""
     mirror = current()
     if mirror is not None:
-        mirror.learning = False
+        mirror.learning, mirror.about = False, None
         mirror.settled()
+
+
+def about(name: str) -> None:
+    """Say which global is made next, for an error that its making may raise."""
+    mirror = current()
+    if mirror is not None:
+        mirror.about = name
 
 
 def bind(key: str, module: str, names: Mapping[str, Any]) -> None:

@@ -206,7 +206,8 @@ class GlobalUnit(Unit):
             return [(rebuild.unbind, self.key, self.module, (self.name,))]
         if self.key.endswith(IMPORTED) and _is_as_imported(value, self.module, self.name):
             return [(rebuild.bind_again, self.key, self.module, self.name, value)]
-        return [(rebuild.bind, self.key, self.module, {self.name: value})]
+        bound = rebuild.bind, self.key, self.module, {self.name: value}
+        return [bound] if self.mark.fixed else [(rebuild.about, self.name), bound]
 
     def root(self, since: int) -> tuple[Any, Collection[str] | None] | None:  # noqa: ARG002
         return None if self.mark.fixed else (self.space, (self.name,))

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import options
-from ..errors import assign
+from ..errors import assign, note
 from ..place import blas, nesting
 from ..transport import mirror, pickling
 from ..transport.pickling import Pickled
@@ -86,6 +86,10 @@ class Runtime:
         """Take in what has come of the script; raises what its unpickling raises."""
         try:
             pickling.loads(data, buffers)
+        except BaseException as error:
+            if self.mirror.about is not None:
+                note(error, f"in the global {self.mirror.about!r} of the script")
+            raise
         finally:
             self.mirror.learning = False
 

@@ -512,7 +512,7 @@ class Scheduler:
     def task_failed(self, task: int, error: BaseException) -> list[Instruction]:
         """A task could not be unpickled: its calls fail."""
         told = f"the function or a keyword could not be unpickled in a worker: {error!r}"
-        failed = TransportError(told)
+        failed = TransportError(" ".join([told, *getattr(error, "__notes__", ())]))
         failed.__cause__ = error
         out: list[Instruction] = []
         with self.lock:
