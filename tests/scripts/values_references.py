@@ -145,6 +145,8 @@ plain = contextvars.ContextVar("plain")
 
 @case
 def context_variables_and_their_defaults():
+    global level, marked, plain
+
     def values(_):
         return level.get(), level.get(5), marked.get() is UNSET, plain.get("not set")
 
@@ -154,6 +156,12 @@ def context_variables_and_their_defaults():
     level.reset(tokens[0])
     plain.reset(tokens[1])
     check(values)
+    level = contextvars.ContextVar("level", default=3)
+    check(values)
+    level.set(4)
+    check(values)
+    marked, plain = (contextvars.ContextVar(name, default=UNSET) for name in ("marked", "plain"))
+    check(lambda _: (level.get(), marked.get() is UNSET, plain.get() is UNSET))
 
 
 kept = {"a": 1}
