@@ -26,8 +26,9 @@ from .importable import IMPORTED
 
 __all__ = ["Own", "Sent", "State", "Told", "WithOwn", "sent"]
 
-LARGE = 1 << 20  # bytes of a pickle
-SHORT = 1000  # elements; what has fewer is pickled without a look at how long that becomes
+SMALL = 1 << 14  # bytes of a pickle; what is larger when it comes is not looked into
+LARGE = 1 << 20  # likewise; what has become larger since, and not `SHORT`, is a cache
+SHORT = 1000  # elements
 ABSENT = object()
 STAYS = object()  # in place of a value that cannot be pickled
 Place = str | tuple[str]  # token of a function or class; or the key of a module's globals
@@ -45,9 +46,9 @@ class _Large(Exception):
 class _Limited:
     """File for a pickle that is not to become long."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.pieces: list[bytes] = []
-        self._left = LARGE
+        self._left = most
 
     def write(self, data: Any) -> None:
         """Take a piece of the pickle."""
@@ -57,10 +58,8 @@ class _Limited:
         self.pieces.append(bytes(data))
 
 
-def _content(value: Any) -> bytes:
-    if _is_short(value):
-        return pickle.dumps(value, 5)
-    file = _Limited()
+def _content(value: Any, most: int) -> bytes:
+    file = _Limited(most)
     pickle.Pickler(file, 5).dump(value)
     return b"".join(file.pieces)
 
@@ -73,35 +72,47 @@ def _is_short(value: Any) -> bool:
 
 
 class _Note:
-    """A value as it was: the object, and its content where that is plain enough to tell."""
+    """A value as it was: the object, and its content where that is small and plain enough to tell.
 
-    __slots__ = ("content", "is_cache", "value")
+    Attributes
+    ----------
+    content : bytes or None
+        Pickle of the value; empty if nobody knows what it was.
+    """
+
+    __slots__ = ("content", "value")
 
     def __init__(self, value: Any) -> None:
         self.value = value
         self.content: bytes | None = None
-        self.is_cache = False
-        if carried.may_change(value):
+
+    def look(self, late: bool = False) -> None:
+        """Keep the content in mind; not if it is too late for that, since it may have changed."""
+        if _is_short(self.value) and carried.may_change(self.value):
             with suppress(Exception):
-                self.content = _content(value)
+                self.content = b"" if late else _content(self.value, SMALL)
 
     def same(self, value: Any) -> bool:
         """Whether `value` is what it was, or has grown to what stays where it is."""
         if value is not self.value:
             return False
-        if self.content is None or self.is_cache:
+        if self.content is None:
             return True
         try:
-            return _content(value) == self.content
+            return _content(value, LARGE) == self.content
         except _Large:
-            self.is_cache = True
+            if _is_short(value):
+                return False
+            self.content = None
         except Exception:  # noqa: BLE001 - it holds what cannot be pickled now
             pass
         return True
 
     def original(self) -> Any:
         """The value as it was."""
-        return self.value if self.same(self.value) else pickle.loads(self.content or b"")
+        if not self.content or self.same(self.value):
+            return self.value
+        return pickle.loads(self.content)
 
 
 class Own:
@@ -120,6 +131,7 @@ class Own:
         self._known = known
         self._notes: dict[Place, dict[str, _Note]] = {}
         self._last: Told | None = None  # whose items were the last to run
+        self._watching = False
         self._lock = threading.RLock()
         self.standing = 0  # chunks that run as with another worker's, one within the other
 
@@ -133,7 +145,21 @@ class Own:
             if name not in there:
                 notes.pop(name, None)
             elif not _is_pythons(name):
-                notes[name] = _Note(there[name])
+                note = notes[name] = _Note(there[name])
+                if self._watching:
+                    note.look()
+
+    def watch(self, late: bool = False) -> None:
+        """Look into values from now on: items may make calls that other workers help with.
+
+        Until then it costs next to nothing to keep values in mind. It is `late` where an item may
+        have changed them already: all that could have been is then sent.
+        """
+        if not self._watching:
+            self._watching = True
+            for notes in list(self._notes.values()):
+                for note in list(notes.values()):
+                    note.look(late)
 
     def note_all(self) -> None:
         """Keep in mind what there is: an initializer has left it."""

@@ -208,6 +208,7 @@ class Link:
         self._listing = threading.RLock()  # several threads of an item may make calls
         self._reading = threading.Lock()
         self._watch = worker.connection.channel.watch()
+        worker.runtime.mirror.own.watch(late=True)
         self._thread = threading.Thread(target=self._serve, name="parallelkit-link", daemon=True)
         self._thread.start()
 

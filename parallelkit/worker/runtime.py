@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Runtime", "Watched", "pickled_error"]
 
+HELPED = "process", "auto"  # what `nested` is where other workers may help with items' calls
 BY_ITSELF = 5e-5  # seconds that a chunk may take whatever its items do
 
 
@@ -79,7 +80,9 @@ class Runtime:
 
     def learn(self, key: Any, data: Any, buffers: list[Any]) -> None:
         """Make the task that is called `key` from now on; raises what its unpickling raises."""
-        self.tasks[key] = Task.of(pickling.loads(data, buffers))
+        task = self.tasks[key] = Task.of(pickling.loads(data, buffers))
+        if task.configured.get("nested") in HELPED:
+            self.mirror.own.watch()
         offer_to_joblib()
 
     def learn_script(self, data: Any, buffers: list[Any]) -> None:

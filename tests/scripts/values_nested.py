@@ -51,9 +51,9 @@ def inner(i, read, folder):
     return read(), os.getpid()
 
 
-def two_inner(how, read, folder):
+def two_inner(how, read, folder, **options):
     """Two inner items, in two processes: what they read."""
-    with pk.Pool(chunksize=1) as own:
+    with pk.Pool(chunksize=1, **options) as own:
         if how == "map":
             told = own.map(inner, range(2), read=read, folder=folder)
         elif how == "amap":
@@ -100,6 +100,32 @@ def set_number(i):
     NUMBER = i
 
 
+def fill(i):
+    TABLE["number"] = i
+    TABLE["deep"][0]["number"] = 10 * i
+
+
+# The first of all, since workers are kept.
+def fill_and_ask(i, folder):
+    """The pool of the inner call alone says who may help with it."""
+    meet(os.path.join(folder, "outer"), i)
+    fill(i)
+    if i == 2:
+        return None
+    return two_inner(
+        "map", lambda: TABLE["number"], os.path.join(folder, "inner"), nested="process"
+    )
+
+
+@case
+def a_dict_that_was_changed_before_anybody_knew_of_helpers():
+    if HELPED:
+        with tempfile.TemporaryDirectory() as folder, pk.Pool(chunksize=1) as pool:
+            for name in ("outer", "inner"):
+                os.mkdir(os.path.join(folder, name))
+            assert pool.map(fill_and_ask, [1, 2], folder=folder) == [[1, 1], None]
+
+
 @case
 def a_global_that_was_bound_anew():
     check(set_number, number)
@@ -115,11 +141,6 @@ def for_calls_that_were_submitted():
     check(set_number, number, how="submit")
 
 
-def fill(i):
-    TABLE["number"] = i
-    TABLE["deep"][0]["number"] = 10 * i
-
-
 @case
 def a_dict_that_was_changed_in_place():
     check(fill, lambda: (TABLE["number"], TABLE["deep"][0]["number"]), (1, 10), (2, 20))
@@ -127,6 +148,21 @@ def a_dict_that_was_changed_in_place():
 
 def set_holder(i):
     HOLDER.number = i
+
+
+@case
+def a_dict_that_was_given_something_large():
+    check(
+        fill_with_much,
+        lambda: (TABLE["number"], len(TABLE["deep"][0]["text"])),
+        (1, 1 << 21),
+        (2, 2 << 21),
+    )
+
+
+def fill_with_much(i):
+    TABLE["number"] = i
+    TABLE["deep"][0]["text"] = bytes(i << 21)
 
 
 @case
