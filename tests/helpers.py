@@ -86,6 +86,12 @@ def wait_for(path):
     wait_until(Path(path).exists, path)
 
 
+def wait_at(gate, i):
+    """An item that tells that it runs, and waits for a file."""
+    mark(gate.parent, f"{gate.name}-{i}")
+    wait_for(gate)
+
+
 def meet(i, folder, parties):
     """An item that ends only when as many items as that are running at the same time."""
     mark(folder, f"item-{i}")

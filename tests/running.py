@@ -49,6 +49,7 @@ def run_script(command, source=None, *, code=0, env=None, cwd=None, timeout=90, 
             },
             "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")])),
             "CONTRACT_TOKEN": token,
+            "PYTHONDONTWRITEBYTECODE": "1",  # what a script imports leaves nothing beside it
             **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), temp),
             **(env or {}),
         }

@@ -3,10 +3,9 @@
 import asyncio
 import itertools
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
-from helpers import add_all, fail_on, hold, increment, mark, pid, record, wait_for
+from helpers import add_all, fail_on, hold, increment, mark, pid, record, wait_at, wait_for
 
 import parallelkit as pk
 
@@ -205,8 +204,8 @@ def test_cancelling_a_task_cancels_its_item(concurrent_pool, folder):
     own = concurrent_pool()
 
     async def main():
-        busy = [own.submit(wait_for, Path(folder, "gate")) for _ in range(2)]
-        await until(lambda: all(future.running() for future in busy))
+        busy = [own.submit(wait_at, folder / "gate", i) for i in range(2)]
+        await until(lambda: all((folder / f"gate-{i}").exists() for i in range(2)))
         task = asyncio.create_task(awaited(own.submit(record, 1, folder)))
         await asyncio.sleep(0)
         task.cancel()

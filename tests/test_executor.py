@@ -28,6 +28,7 @@ from helpers import (
     set_up,
     setting,
     two_parts,
+    wait_at,
     wait_for,
     wait_until,
 )
@@ -57,8 +58,10 @@ def executor(concurrent_pool):
 
 def fill(executor, gate, workers=2):
     """Give every worker an item that waits for the gate."""
-    busy = [executor.submit(wait_for, gate) for _ in range(workers)]
-    wait_until(lambda: all(future.running() for future in busy), "items that run")
+    busy = [executor.submit(wait_at, gate, i) for i in range(workers)]
+    for i in range(workers):
+        wait_for(gate.with_name(f"{gate.name}-{i}"))
+    assert all(future.running() for future in busy)
     return busy
 
 

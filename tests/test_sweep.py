@@ -256,7 +256,7 @@ def test_a_point_that_takes_too_long_and_one_that_dies():
             kill(os.getpid())
         return x
 
-    table = pk.Sweep(workers=2, timeout=0.5).run(work, pk.grid(x=[0, 1, 2, 3]))
+    table = pk.Sweep(workers=2, timeout=1.5).run(work, pk.grid(x=[0, 1, 2, 3]))
     assert [r["value"] for r in table] == [0, None, None, 3]
     errors = [r["error"].partition(":")[0] for r in table.failed]
     assert errors == ["TaskTimeout", "WorkerDied"]

@@ -95,7 +95,7 @@ def test_an_item_that_takes_its_time_within_the_limit(process_pool):
 
 def test_an_idle_worker_is_not_overdue(process_pool, folder):
     """A limit counts while items run, not while a consumer or a live input makes the workers wait."""
-    own = process_pool(timeout=0.05, on_error="return", chunksize=1)
+    own = process_pool(timeout=SHORT, on_error="return", chunksize=1)
     go = threading.Event()
 
     def slow_input():
@@ -105,7 +105,7 @@ def test_an_idle_worker_is_not_overdue(process_pool, folder):
 
     results = own.uimap(faults.counted, slow_input(), folder=str(folder))
     assert next(results) == 0
-    threading.Timer(0.5, go.set).start()  # ten times the limit; nothing depends on the order
+    threading.Timer(1.2 * SHORT, go.set).start()  # longer than the limit
     assert next(results) == 1
     assert tallies(folder) == once_each(2)
 
@@ -139,7 +139,7 @@ def test_a_future_of_a_hung_item(process_pool, folder):
 
 def test_an_interrupted_sleep_is_no_way_out(process_pool):
     """An item that catches everything it can is ended all the same."""
-    own = process_pool(timeout=5 * SHORT, on_error="return")
+    own = process_pool(timeout=2 * SHORT, on_error="return")
     results = own.map(faults.defy, range(3))
     assert type(results.pop(faults.BAD).exception) is pk.TaskTimeout
     assert results == [0, 1]
@@ -161,7 +161,7 @@ def test_imports_are_not_the_items_time(process_pool, tmp_path, monkeypatch, wha
     """A module that a worker has to import first, for the function or an argument, may take longer than an item."""
     name = f"slow_{what}_{process_pool.start_method}"
     (tmp_path / f"{name}.py").write_text(
-        SLOW.replace("HOME", str(os.getpid())).replace("LONG", str(4 * SHORT))
+        SLOW.replace("HOME", str(os.getpid())).replace("LONG", str(2 * SHORT))
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -283,7 +283,7 @@ def test_a_call_in_an_item_may_have_a_limit(pool):
 
 def test_a_nested_call_runs_within_the_limit_of_its_item(process_pool):
     """The limit of a call is not that of the calls in its items: those are threads, and their item has the limit."""
-    own = process_pool(timeout=0.5, on_error="return", chunksize=1)
+    own = process_pool(timeout=SHORT, on_error="return", chunksize=1)
     results = own.map(faults.nest, range(3))
     assert type(results.pop(faults.BAD).exception) is pk.TaskTimeout
     assert results == [[0, 1, 2], [1, 2, 3]]
