@@ -56,7 +56,8 @@ def _factory(options):
 def pytest_generate_tests(metafunc):
     """Each case runs once for each thing that can differ.
 
-    A module whose cases have nothing to do with how processes start says ONE_START_METHOD = True.
+    A module whose cases have nothing to do with how processes start says ONE_START_METHOD = True, and marks
+    those that have with ``each_start_method``.
     """
     here = {
         "pool": BACKENDS,
@@ -66,7 +67,8 @@ def pytest_generate_tests(metafunc):
     }
     for fixture in here.keys() & set(metafunc.fixturenames):
         names = list(here[fixture])
-        if getattr(metafunc.module, "ONE_START_METHOD", False):
+        one = getattr(metafunc.module, "ONE_START_METHOD", False)
+        if one and metafunc.definition.get_closest_marker("each_start_method") is None:
             names = [name for name in names if name not in OTHER_START_METHODS]
         metafunc.parametrize(fixture, names, indirect=True)
 

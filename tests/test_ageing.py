@@ -1,4 +1,4 @@
-"""Ageing: thousands of calls and hundreds of pools later nothing has grown, here or in the workers."""
+"""Ageing: hundreds of calls, pools and deaths later nothing has grown, here or in the workers."""
 
 import contextlib
 import functools
@@ -16,10 +16,10 @@ from helpers import identity, increment, mark, pid, refuse
 import parallelkit as pk
 from parallelkit.place import system
 
-MARGIN = 24 << 20  # bytes that a process may have grown by; a leak of 16 KB a call would be more
+MARGIN = 24 << 20  # bytes that a process may have grown by; a leak of 25 KB a call would be more
 SEGMENTS = 8  # that came to be recycled; how many are in use at a time is a matter of chance
 pytestmark = pytest.mark.timeout(360)  # hundreds of pools take their time on a busy machine
-CALLS, POOLS = (200, 10) if system.WINDOWS else (2000, 200)
+CALLS, POOLS = (200, 10) if system.WINDOWS else (1000, 60)
 
 
 def _open(number):
@@ -85,7 +85,7 @@ def calls(pool, count):
 
 
 def test_many_calls_on_one_pool(concurrent_pool):
-    """2 000 calls later there is no more of anything, in the parent and in each worker, than after the first 400."""
+    """1 000 calls later there is no more of anything, in the parent and in each worker, than after the first 400."""
     own = concurrent_pool()
     calls(own, 400)
     numbers = {worker.pid for worker in faults.workers()} & {*own.map(pid, range(100))}
@@ -118,7 +118,7 @@ def test_many_deaths(process_pool):
 
     deaths(5)
     before = Age()
-    deaths(30)
+    deaths(15)
     own.map(identity, range(10))
     before.check(
         Age(), spare=6
@@ -131,7 +131,7 @@ def use(pool, k):
 
 @pytest.mark.parametrize("start_method", START_METHODS[:1])
 def test_many_pools(start_method):
-    """200 pools, opened and closed, with the same settings: they share their workers and leave nothing."""
+    """60 pools, opened and closed, with the same settings: they share their workers and leave nothing."""
 
     def pools(count):
         for k in range(count):
@@ -146,7 +146,7 @@ def test_many_pools(start_method):
 
 
 def test_many_pools_with_settings_of_their_own(folder):
-    """200 pools with an initializer each: their workers go when others come, and everything they held with them."""
+    """60 pools with an initializer each: their workers go when others come, and everything they held with them."""
 
     def pools(count):
         for k in range(count):
@@ -173,7 +173,7 @@ def test_many_shutdowns():
     others = {child.pid for child in psutil.Process().children(recursive=True)}
     lives(5)
     before = Age()
-    lives(20)
+    lives(10)
     before.check(Age(), spare=1)
     # The resource trackers of multiprocessing and multiprocess.
     assert len({child.pid for child in psutil.Process().children(recursive=True)} - others) <= 2

@@ -9,6 +9,8 @@ from helpers import add_all, fail_on, hold, increment, mark, pid, record, wait_a
 
 import parallelkit as pk
 
+ONE_START_METHOD = True
+
 
 async def listed(results):
     return [result async for result in results]
@@ -24,6 +26,7 @@ async def until(condition):
 # ---- aimap ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_start_method
 def test_results_in_order(pool):
     """aimap gives what map gives, for several inputs and frozen keywords."""
     results = listed_now(pool().aimap, add_all, range(100), range(100), p=1000)

@@ -28,6 +28,14 @@ from benchmarks import (
 )
 from benchmarks.harness import Plan, contestants, run_case
 
+# Where a variant differs from what is measured anyway in how processes start, or in an option.
+LONG = {
+    "memory-library",
+    "first-call-openmp",
+    "first-call-sampler",
+    "first-call-library",
+    "first-call-emcee",
+}
 OURS = [
     (name, peer, variant)
     for name, case in cases.ALL.items()
@@ -35,7 +43,7 @@ OURS = [
         *((peer, "") for peer in case.peers),
         *((peer, variant) for variant, names in case.tuned.items() for peer in names),
     ]
-    if peer in (*peers.OURS, "serial")
+    if peer in (*peers.OURS, "serial") and (not variant or name not in LONG)
 ]
 
 

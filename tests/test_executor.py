@@ -36,6 +36,8 @@ from helpers import (
 import parallelkit as pk
 from parallelkit.place import system
 
+ONE_START_METHOD = True
+
 
 def inverse(x):
     return 1 / x
@@ -68,6 +70,7 @@ def fill(executor, gate, workers=2):
 # ---- calls ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_start_method
 def test_submit_and_map(executor):
     """Calls with arguments and keywords, maps over the shortest of several inputs, errors as they are."""
     with executor() as own:
@@ -153,6 +156,7 @@ def test_bad_arguments():
 # ---- futures -------------------------------------------------------------------------------------
 
 
+@pytest.mark.each_start_method
 def test_states_and_cancelling(executor, folder):
     """A future that waits for a worker is pending and can be cancelled; one that runs cannot."""
     own, gate = executor(), folder / "gate"

@@ -18,6 +18,8 @@ from parallelkit.backends import locked
 from parallelkit.place import system
 from parallelkit.worker.environment import altered
 
+ONE_START_METHOD = True
+
 
 @pytest.fixture
 def nested_pool(process_pool):
@@ -41,6 +43,7 @@ def meeting(x, folder):
         return [where for where, _ in own.map(meet, range(2), folder=folder, parties=2)]
 
 
+@pytest.mark.each_start_method
 def test_idle_workers_help(nested_pool, tmp_path):
     """Items of an inner call run in the worker that has nothing else to do."""
     processes = nested_pool().map(meeting, [0, 1], folder=str(tmp_path))[0]
@@ -74,6 +77,7 @@ def numbers(x, n):
     return listed == lazy == sorted(pk.uimap(increment, range(x, x + n))), sum(listed)
 
 
+@pytest.mark.each_start_method
 def test_results_are_those_of_a_loop(nested_pool):
     """Lists, lazy iterators and unordered ones give what they give anywhere."""
     results = nested_pool(chunksize=None).map(numbers, range(12), n=300)
@@ -175,6 +179,7 @@ def exits_in(i, folder, process):
         os._exit(3)
 
 
+@pytest.mark.each_start_method
 def test_an_item_that_waits_dies_with_its_worker(nested_pool, tmp_path):
     """An outer item, whose worker ends in another's item meanwhile, is lost and not run again unasked."""
     for name in "abc":
@@ -518,6 +523,7 @@ def with_settings(x, folder):
         return own.map(settings_of_a_half, range(2), folder=folder)
 
 
+@pytest.mark.each_start_method
 def test_helpers_find_the_context_of_the_call(nested_pool, tmp_path):
     """What an outer item sets in its context holds in its inner items, also in another process."""
     assert nested_pool().map(with_settings, [0, 1], folder=str(tmp_path))[0] == [(3, 9), (3, 9)]

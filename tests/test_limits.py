@@ -16,6 +16,8 @@ import parallelkit as pk
 MB = 1 << 20
 TOO_MUCH = 4096 * MB
 
+ONE_START_METHOD = True
+
 
 def limit(make, room=1024):
     """A limit of so many MB; for a forked worker beyond what this process has, which it has too."""
@@ -50,6 +52,7 @@ def test_the_error_names_the_item(process_pool):
     assert any(f"item {BAD} " in note for note in caught.value.__notes__)
 
 
+@pytest.mark.each_start_method
 def test_numpy_meets_the_limit(process_pool):
     """Arrays count as well as objects."""
     own = process_pool(memory_limit=limit(process_pool), on_error="return")
@@ -88,6 +91,7 @@ def test_what_comes_and_goes_meets_the_limit(process_pool):
         assert results in ([int, int], [0, 1])
 
 
+@pytest.mark.each_start_method
 def test_the_limit_leaves_the_caller_alone(process_pool):
     """The limit is that of the workers; the process of the caller may have what it likes."""
     import resource
@@ -122,6 +126,7 @@ def test_items_count_not_chunks(process_pool, folder, way, chunksize):
     assert max(told.values()) <= 3
 
 
+@pytest.mark.each_start_method
 def test_one_item_for_each_worker(process_pool):
     """tasks_per_worker=1 gives each item a process of its own."""
     numbers = process_pool(tasks_per_worker=1).map(pid, range(10))
@@ -206,6 +211,7 @@ def test_timeouts_are_not_retried_unasked(process_pool, folder):
     assert tallies(folder)[f"item-{BAD}"] == 1
 
 
+@pytest.mark.each_start_method
 def test_retry_on_too_little_memory(process_pool):
     """A MemoryError can be tried again like any other."""
     own = process_pool(

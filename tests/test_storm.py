@@ -11,14 +11,14 @@ from faults import square_slowly
 import parallelkit as pk
 from parallelkit.place import system
 
-ITEMS = 10_000
-SECONDS = 0.0002  # of computing for each item: a second or two in all, and so some dozen deaths
+ITEMS = 5_000
+SECONDS = 0.0002  # of computing for each item: a second in all, and so a dozen deaths or two
 CALM = {
     "forkserver": 0.05,
     "fork": 0.05,
     "spawn": 0.25,
 }  # seconds from death to death; a start by spawn takes 0.2
-DEATHS = 40  # at most: on a machine that is busy otherwise, workers start slower than they die
+DEATHS = 20  # at most: on a machine that is busy otherwise, workers start slower than they die
 if system.WINDOWS:  # under Wine a start takes seconds
     CALM["spawn"], DEATHS = 0.5, 6
 SQUARES = [x * x for x in range(ITEMS)]
@@ -61,7 +61,7 @@ def storm(calm):
 
 
 def test_a_call_in_a_storm(own):
-    """A call of 10 000 items ends with every result right, while a worker dies every 50 ms."""
+    """A call of 5 000 items ends with every result right, while a worker dies every 50 ms."""
     pool = own(retries=10**6)
     with storm(own.calm) as killed:
         results = pool.map(square_slowly, range(ITEMS), seconds=SECONDS)
@@ -73,8 +73,8 @@ def test_futures_in_a_storm(own):
     """Calls that were submitted one by one are all right."""
     pool = own(retries=10**6)
     with storm(own.calm) as killed:
-        tasks = [pool.submit(square_slowly, x, seconds=SECONDS * 5) for x in range(600)]
-        assert [task.result(60) for task in tasks] == SQUARES[:600]
+        tasks = [pool.submit(square_slowly, x, seconds=SECONDS * 5) for x in range(300)]
+        assert [task.result(60) for task in tasks] == SQUARES[:300]
     assert killed
 
 

@@ -15,6 +15,8 @@ import parallelkit as pk
 
 PLENTY = 30.0  # seconds; nothing here runs as long
 
+ONE_START_METHOD = True
+
 
 def once_each(count):
     return {f"item-{x}": 1 for x in range(count)}
@@ -48,12 +50,14 @@ def test_the_first_timeout_is_raised(process_pool, way):
     assert any(f"item {faults.BAD} " in note for note in caught.value.__notes__)
 
 
+@pytest.mark.each_start_method
 def test_timeouts_are_skipped(process_pool):
     """on_error="skip" leaves the item out."""
     own = process_pool(timeout=SHORT, on_error="skip")
     assert own.map(faults.run_bad, range(5), fault="hang") == [0, 1, 3, 4]
 
 
+@pytest.mark.each_start_method
 def test_the_worker_that_hung_is_gone(process_pool, folder):
     """The process that ran the item is ended, not left to itself."""
     own = process_pool(timeout=SHORT, on_error="return")
@@ -281,6 +285,7 @@ def test_a_call_in_an_item_may_have_a_limit(pool):
     assert pool(workers=2).map(limited_inside, range(2)) == [[False, True, False]] * 2
 
 
+@pytest.mark.each_start_method
 def test_a_nested_call_runs_within_the_limit_of_its_item(process_pool):
     """The limit of a call is not that of the calls in its items: those are threads, and their item has the limit."""
     own = process_pool(timeout=SHORT, on_error="return", chunksize=1)

@@ -10,6 +10,8 @@ from helpers import wait_until
 
 import parallelkit as pk
 
+ONE_START_METHOD = True
+
 
 def variable(_, name):
     return os.environ.get(name)
@@ -22,6 +24,7 @@ def met(_, folder, name):
     return os.environ.get(name)
 
 
+@pytest.mark.each_start_method
 @pytest.mark.parametrize(
     ("devices", "name", "seen"),
     [([3, 5], "CUDA_VISIBLE_DEVICES", {"3", "5"}), ({"MY_DEVICE": ["a"]}, "MY_DEVICE", {"a"})],
@@ -48,6 +51,7 @@ def leave(folder):
     Path(folder, f"ended-{os.getpid()}").touch()
 
 
+@pytest.mark.each_start_method
 def test_a_finalizer_runs_once_in_each_worker(process_pool, folder):
     """Whatever ends a worker in an orderly way: a shutdown, or a number of items."""
     own = process_pool(finalizer=functools.partial(leave, folder), tasks_per_worker=1)
