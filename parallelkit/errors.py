@@ -23,6 +23,7 @@ from __future__ import annotations
 import pickle
 import sys
 import traceback
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -184,6 +185,10 @@ def outside() -> int:
     """How far up the caller of this package is, for a warning's line."""
     level, frame = 1, sys._getframe(1)  # noqa: SLF001 - there is no other way
     package = __name__.partition(".")[0]
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(package):
+    while frame.f_back is not None and _package_of(frame.f_globals) == package:
         frame, level = frame.f_back, level + 1
     return level
+
+
+def _package_of(names: Mapping[str, Any]) -> str:
+    return str(names.get("__name__", "")).partition(".")[0]

@@ -36,6 +36,32 @@ from parallelkit.worker.task import Progress, Task
 ONE_START_METHOD = True
 
 
+def test_code_beside_this_package_is_the_users():
+    """A plugin whose name begins as this one's: traces, warnings and tracebacks tell of its lines."""
+    path = os.path.dirname(pk.__file__) + "_plugin.py"
+    source = """
+def trace(pk):
+    with pk.trace() as found:
+        pk.Pool(2, backend="thread").map(abs, range(3))
+    return found
+
+def warn(pk):
+    pk.Pool(backend="serial").map(lambda x, **options: x, [1], progress=True)
+
+def fail(pk):
+    def failing(x):
+        raise ValueError(x)
+    return pk.Pool(backend="serial", on_error="return").map(failing, [1])[0].traceback
+"""
+    plugin = {"__name__": "parallelkit_plugin"}
+    exec(compile(source, path, "exec"), plugin)
+    assert plugin["trace"](pk)._story.calls[0].where == f"{path}:4"
+    with pytest.warns(UserWarning, match="progress") as caught:
+        plugin["warn"](pk)
+    assert (caught[0].filename, caught[0].lineno) == (path, 8)
+    assert f'File "{path}", line 12, in failing' in plugin["fail"](pk)
+
+
 def by_submit(own, function, items):
     return [task.result(60) for task in [own.submit(function, item) for item in items]]
 

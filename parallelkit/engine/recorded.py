@@ -19,7 +19,7 @@ from .plan import Plan
 __all__ = ["Recorded", "begun"]
 
 LARGE = 100_000  # bytes of a frozen keyword that is told
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _clock = time.perf_counter
 
 

@@ -42,7 +42,7 @@ UNCHECKED = 256  # part of a chunk that runs between two looks at the clock
 FLUSH = 0.001  # with a time limit: seconds of finished work at risk when the worker is ended
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _NOTHING = nullcontext()
-PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
 class Interrupted(BaseException):
