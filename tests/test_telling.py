@@ -16,6 +16,8 @@ ONE_START_METHOD = True
 
 LOG = logging.getLogger("tests.telling")
 USER = contextvars.ContextVar("user", default="nobody")
+LIKE_OURS = contextvars.ContextVar("parallelkit_user", default="nobody")
+LIKE_DECIMALS = contextvars.ContextVar("decimal_context", default="nobody")
 
 
 def log_it(x):
@@ -152,6 +154,21 @@ def test_context_is_an_items_own(pool, count):
         assert set(pool(chunksize=200).imap(who_and_then, ["Eve"] * 400)) == {"Ada"}
     finally:
         USER.reset(token)
+
+
+def value_of(name):
+    return globals()[name].get()
+
+
+@pytest.mark.parametrize("name", ["LIKE_OURS", "LIKE_DECIMALS"])
+def test_a_context_variable_may_have_any_name(pool, name):
+    """One that is called as this package calls its own, or as `decimal` does, holds in items like any other."""
+    token = globals()[name].set("Ada")
+    try:
+        assert pool().map(value_of, [name] * 3) == ["Ada"] * 3
+        assert pool().submit(value_of, name).result() == "Ada"
+    finally:
+        globals()[name].reset(token)
 
 
 def test_context_does_not_leak_back(thread_pool):

@@ -34,7 +34,7 @@ def carried() -> Carried:
     found: list[tuple[str, str, Any]] = []
     for variable, value in contextvars.copy_context().items():
         if variable not in _names:
-            _names[variable] = _find(variable)
+            _names[variable] = _find(variable, value)
         name = _names[variable]
         if name is None:
             token = context_variables.token_of(variable)
@@ -77,8 +77,16 @@ def ours() -> contextvars.Context:
     return made
 
 
+_PREFIX = f"{__name__.partition('.')[0]}."
+
+
+@functools.cache
 def _is_ours(variable: contextvars.ContextVar[Any]) -> bool:
-    return variable.name.startswith("parallelkit_")
+    """Whether a module of this package defines it: a user's may have a name like ours."""
+    if not variable.name.startswith("parallelkit_"):
+        return False
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith(_PREFIX)]
+    return any(variable is value for module in modules for value in list(vars(module).values()))
 
 
 class WithinHere(NamedTuple):
@@ -89,7 +97,8 @@ class WithinHere(NamedTuple):
     def __call__(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Make the call."""
         for variable, value in self.values:
-            variable.set(value.copy() if variable.name == "decimal_context" else value)
+            decimals = variable.name == _DECIMAL_NAME and _is_of_decimal(value)
+            variable.set(value.copy() if decimals else value)
         return func(*args, **kwargs)
 
 
@@ -135,10 +144,12 @@ def enter(variables: Carried, *, apart: bool = False) -> None:
         variable.set(value)
 
 
-def _find(variable: contextvars.ContextVar[Any]) -> tuple[str, str] | None:
+def _find(variable: contextvars.ContextVar[Any], value: object) -> tuple[str, str] | None:
     """Module and name of a variable that a worker can import; ours are set by other means."""
-    if variable.name in _COMPILED_NAMES:
-        return _COMPILED_NAMES[variable.name]
+    if variable.name == _DECIMAL_NAME and _is_of_decimal(value):
+        return _DECIMAL
+    if variable.name == _NUMPY_NAME:
+        return _NUMPY
     if _is_ours(variable):
         return None
     home = context_variables.home_of(variable)
@@ -152,7 +163,12 @@ def _find(variable: contextvars.ContextVar[Any]) -> tuple[str, str] | None:
 # --- those of compiled modules, whose values cannot be pickled -----------------------------------
 
 _DECIMAL, _NUMPY = ("decimal", "getcontext"), ("numpy", "geterr")
-_COMPILED_NAMES = {"decimal_context": _DECIMAL, "numpy.ufunc.extobj": _NUMPY}
+_DECIMAL_NAME, _NUMPY_NAME = "decimal_context", "numpy.ufunc.extobj"
+
+
+def _is_of_decimal(value: object) -> bool:
+    """Whether a variable with the name of `decimal`'s is that, by what it is set to."""
+    return isinstance(value, whole("decimal").Context)
 
 
 def _decimal_state(value: Any) -> tuple[Any, ...] | None:
