@@ -9,6 +9,7 @@ import weakref
 from queue import Queue
 
 import multiprocess
+import numpy as np
 import pytest
 from helpers import (
     add,
@@ -33,6 +34,7 @@ from parallelkit.integrations import pathos
 
 KINDS = {"process": mp.Pool, "thread": mp.ThreadPool}
 PATHOS = {"process": pathos.ProcessPool, "thread": pathos.ThreadPool}
+HERE = threading.local()
 
 
 @pytest.fixture(params=KINDS)
@@ -349,6 +351,14 @@ def test_pathos_calls(shared):
         pool.map(increment)
 
 
+def set_array(array):
+    HERE.array = array
+
+
+def given_array(_):
+    return HERE.array.tolist()
+
+
 def test_pathos_pools_are_shared(shared):
     """Pools with the same id are one pool: closing one closes the other, restart opens both."""
     one, other = shared(2), shared(2)
@@ -387,6 +397,13 @@ def test_pathos_nodes(shared):
     assert repr(pool) == f"<pool {shared.__name__}(ncpus=3)>"
     with pytest.raises(TypeError, match="multiple values"):
         shared(2, nodes=2)
+
+
+def test_pathos_settings_that_cannot_be_compared(shared):
+    """An initializer's arrays do not compare as a whole: pools that are given others are made anew."""
+    for wanted in ([1, 2], [3, 4]):
+        pool = shared(2, initializer=set_array, initargs=(np.array(wanted),))
+        assert pool.map(given_array, range(3)) == [wanted] * 3
 
 
 def test_pathos_blocks_close_nothing(shared):

@@ -32,7 +32,15 @@ class _Server(AsyncPool):
         named = {"maxtasksperchild": "tasks_per_worker"}
         given = {named.get(name, name): value for name, value in options.items()}
         super().__init__(backend=backend, workers=workers, **given)
-        self.made_with = nodes, options
+        self.nodes = nodes
+        self._options = options
+
+    def is_made_with(self, nodes: int, options: dict[str, Any]) -> bool:
+        """Whether it has these settings."""
+        try:
+            return self.nodes == nodes and bool(self._options == options)
+        except Exception:  # noqa: BLE001 - those of an initializer may be arrays, or anything
+            return False
 
 
 class _Pool:
@@ -69,20 +77,20 @@ class _Pool:
         """Pool under this id, made anew where there is none with these settings."""
         nodes = nodes or self._nodes
         server = self.__state__.get(self._id)
-        if server is None or server.made_with != (nodes, self._options):
+        if server is None or not server.is_made_with(nodes, self._options):
             self.clear()
             server = self.__state__[self._id] = _Server(self._backend, nodes, self._options)
         return server
 
     def _mine(self) -> _Server | None:
         server = self.__state__.get(self._id)
-        mine = server is not None and server.made_with[0] == self._nodes
+        mine = server is not None and server.nodes == self._nodes
         return server if mine else None
 
     def clear(self) -> None:
         """Close the pool, wait for it, and forget it: the next call makes another one."""
         server = self._mine()
-        if server is not None and server.made_with[1] == self._options:
+        if server is not None and server.is_made_with(self._nodes, self._options):
             server.close()
             server.join()
             self.__state__.pop(self._id, None)
