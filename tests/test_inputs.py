@@ -214,6 +214,24 @@ def test_a_list_that_is_shortened_meanwhile():
     assert seen == list(range(100))
 
 
+class Torn(np.ndarray):
+    """An array of which all behind the sixth item cannot be read."""
+
+    def __getitem__(self, key):
+        if isinstance(key, slice) and (key.stop or 0) > 6:
+            raise OSError("torn")
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("name", ["map", "imap", "uimap"])
+def test_an_array_that_cannot_be_read(pool, name):
+    """Whoever takes a chunk meets the error, which is raised where the results are taken."""
+    own = pool(chunksize=1)
+    with pytest.raises(OSError, match="torn"):
+        list(getattr(own, name)(float, np.arange(40.0).view(Torn)))
+    assert own.map(float, range(4)) == [0.0, 1.0, 2.0, 3.0]
+
+
 def test_an_iterator_may_not_be_shorter(pool):
     """An iterator that ends before the sized inputs is a ValueError."""
     with pytest.raises(ValueError):

@@ -290,12 +290,12 @@ class _Job:
     def _helping(self, rank: int) -> None:
         try:
             self._setup()
-        except BaseException as error:  # noqa: BLE001 - an initializer's: the caller must know
+            while self.step(rank):
+                pass
+        except BaseException as error:  # noqa: BLE001 - the caller must know of it
             self.finished.put(error)
-            return
-        while self.step(rank):
-            pass
-        self._tell()
+        else:
+            self._tell()
 
     def step(self, rank: int) -> bool:
         """Run one chunk, if there is one."""
