@@ -2,14 +2,17 @@
 
 import importlib.util
 import json
+import multiprocessing.spawn
 import os
 import re
 import signal
+import sys
 
 import psutil
 import pytest
 from helpers import ended, wait_until
 
+from parallelkit.backends.processes.launch import interpreter
 from parallelkit.place.host import start_methods
 
 BODY = """
@@ -291,6 +294,31 @@ def test_a_program_that_embeds_python(script):
     """Its workers are those of the Python that belongs to it; where there is none, an error says what to do."""
     ran = script(APPLICATION)
     assert (ran.out, ran.err) == ("[2, 3]\nTrue True\n", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        *(
+            (name, True)
+            for name in ("python", "Python", "python3.13t", "python3-dbg", "pythonw.exe")
+        ),
+        *(
+            (name, True)
+            for name in ("python_d.exe", "python3.12-intel64", "pypy3", "pvpython", "mayapy.exe")
+        ),
+        *(
+            (name, False)
+            for name in ("happy", "copyq", "marathon", "python-editor", "spyder.exe", "")
+        ),
+    ],
+)
+def test_programs_that_are_interpreters(monkeypatch, name, is_one):
+    """Where the name says otherwise, the program that runs this is not started once more as a worker."""
+    program = os.path.abspath(os.path.join("somewhere", name)) if name else ""
+    monkeypatch.setattr(sys, "executable", program)
+    monkeypatch.setattr(multiprocessing.spawn, "get_executable", lambda: program)
+    assert (interpreter() == program) == is_one
 
 
 # ---- the end of Python ---------------------------------------------------------------------------

@@ -9,6 +9,7 @@ its own order, when it is greeted.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
@@ -36,6 +37,10 @@ __all__ = [
     "starting",
 ]
 
+# python3.13t, python_d.exe, pypy3.10, pvpython; but no happy, marathon or python-editor.
+_INTERPRETER = re.compile(
+    r"(\w*python|pypy|graalpy|mayapy|hython)w?([-_.]?\d[\w.-]*|[-_.]d\w*)?(\.exe)?"
+)
 _STANDARD = os.path.dirname(os.__file__) + os.sep
 _ZIPPED = "python{}{}.zip".format(*sys.version_info)
 
@@ -106,7 +111,7 @@ def _is_interpreter(python: str) -> bool:
     if python != (sys.executable or ""):
         return True  # somebody has named it
     name = os.path.basename(python).lower()
-    return ("py" in name or "thon" in name) and not hasattr(sys, "frozen")
+    return _INTERPRETER.fullmatch(name) is not None and not hasattr(sys, "frozen")
 
 
 def run(code: str, fds: Iterable[int]) -> subprocess.Popen[bytes]:
