@@ -75,10 +75,10 @@ test-anew: $(VENV)/.installed-test
 	PARALLELKIT_FORK_SERVER=new $(BIN)/python -m pytest tests
 
 CONTRACT := $(patsubst %,tests/test_%.py,arrays blocks errors facade functions inputs lazy library nesting \
-    progress seeds settings telling transport options limits)
+    progress seeds settings telling transport options)
 
 WITHOUT ?= affinity allocate epoll fds forking memfd parent-signal pidfd pipe-signal proc sleeps all
-FAULTS := $(patsubst %,tests/test_%.py,ageing crashes death exits fork_server storm timeouts)
+FAULTS := $(patsubst %,tests/test_%.py,ageing crashes death exits fork_server limits storm timeouts)
 test-without: $(VENV)/.installed-test
 	set -e; for missing in $(WITHOUT); do \
 	    PARALLELKIT_WITHOUT=$$missing $(BIN)/python -m pytest -q $(CONTRACT) $(FAULTS); done
@@ -92,7 +92,7 @@ test-clusters: $(VENV)/.installed-clusters
 	PATIENCE=300 $(BIN)/python -m pytest tests/test_clusters.py tests/test_dask.py tests/test_ray.py tests/test_engines.py
 	set -e; for engine in $(subst $(comma), ,$(CLUSTERS)); do \
 	    if [ $$engine = mpi ]; then run="$(MPI)"; else run="$(BIN)/python -m pytest"; fi; \
-	    PATIENCE=300 CLUSTERS=$$engine $$run -o timeout=360 -k "$$engine] or $$engine-" $(CONTRACT); done
+	    PATIENCE=300 CLUSTERS=$$engine $$run -o timeout=360 -k "$$engine] or $$engine-" $(CONTRACT) tests/test_limits.py; done
 
 test-notebook: $(VENV)/.installed-notebook
 	mkdir -p build/notebook
