@@ -310,6 +310,48 @@ def test_a_warning_of_who_calls(pool, function, inputs, at):
     assert told == [(__file__, at.__code__.co_firstlineno, "of who calls")]
 
 
+def warn_the_caller_of_a_draw(_, rng):
+    warnings.warn(
+        f"of who calls {rng.bit_generator.__class__.__name__}", DeprecationWarning, stacklevel=2
+    )
+
+
+def traced(own):
+    with pk.trace():
+        own.map(warn_the_caller, [1, 2])
+
+
+WAYS = {
+    "starmap": ({}, lambda own: own.starmap(warn_the_caller, [(1,), (2,)])),
+    "run": (
+        {},
+        lambda own: own.run([pk.delayed(warn_the_caller)(1), pk.delayed(warn_the_caller)(2)]),
+    ),
+    "submit": ({}, lambda own: own.submit(warn_the_caller, 1).result()),
+    "seed": ({"seed": 1}, lambda own: own.map(warn_the_caller, [1, 2])),
+    "seed and rng": ({"seed": 1}, lambda own: own.map(warn_the_caller_of_a_draw, [1, 2])),
+    "seed and starmap": ({"seed": 1}, lambda own: own.starmap(warn_the_caller, [(1,), (2,)])),
+    "time limit": ({"timeout": 60}, lambda own: own.map(warn_the_caller, [1, 2])),
+    "trace": ({}, traced),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_warning_of_who_calls_in_other_ways(pool, way):
+    """What unpacks a row, gives a random stream, measures or limits an item does not stand between."""
+    options, call = WAYS[way]
+    if "timeout" in options and pool.backend not in ("process", "thread"):
+        pytest.skip(
+            "there is no time limit for what runs in place, or in workers of another engine"
+        )
+    at = warn_the_caller_of_a_draw if way == "seed and rng" else warn_the_caller
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(pool(**options))
+    told = {(one.filename, one.lineno) for one in caught if "of who calls" in str(one.message)}
+    assert told == {(__file__, at.__code__.co_firstlineno)}
+
+
 def test_default_shows_once_in_each_catch_warnings(pool):
     """Whatever workers have shown before; a warning arrives with what it carries."""
     for _ in range(2):

@@ -19,6 +19,7 @@ __all__ = [
     "around",
     "delayed",
     "refuse_options",
+    "unpacks",
 ]
 
 P = ParamSpec("P")
@@ -110,6 +111,13 @@ def apply_parts(
     `within` makes it in the context of who has submitted it.
     """
     return func(*args, **kwargs) if within is None else within(func, args, kwargs)
+
+
+def unpacks(func: Callable[..., Any]) -> bool:
+    """Whether `func` is one of these, which call the user's function for the pool."""
+    if func is apply_call or func is apply_parts:
+        return True
+    return isinstance(func, functools.partial) and func.func is apply_row
 
 
 def around(

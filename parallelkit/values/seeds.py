@@ -29,6 +29,7 @@ from ..place.attributes import attribute
 from ..place.importing import whole
 from ..place.records import NamedTuple
 from .call import Call, around
+from .caller import beside
 from .remembered import Remembered
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def run(
             _set_global(seed)
         if takes_rng(func, len(args), frozenset(kwargs)):
             kwargs = {**kwargs, "rng": whole("numpy.random").default_rng(seed.sequence())}
-        return func(*args, **kwargs)
+        return beside(func)(*args, **kwargs)
     finally:
         _here.reset(token)
 

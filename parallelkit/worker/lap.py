@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..place import system
-from ..place.attributes import attribute
 from ..place.recording import Here, Traced, called, current, record, told
 from ..values.call import Delayed, apply_call, apply_parts
+from ..values.caller import beside
 from ..values.outcome import Raised
 from ..values.source import Chunk
 
@@ -74,9 +74,12 @@ class Lap:
         """Index of the item that runs."""
         return self._start + len(self._values)
 
-    def around(self, call: Callable[..., Any], values: list[Any], batch: int) -> Callable[..., Any]:
-        """Return `call` with the time of each item taken; `values` are the results so far.
+    def around(
+        self, call: Callable[..., Any], func: Callable[..., Any], values: list[Any], batch: int
+    ) -> Callable[..., Any]:
+        """Return `call`, which calls the task's `func`, with the time of each item taken.
 
+        `values` are the results so far.
         Very short items run `batch` at a time, and are measured so; see `some`. From here on calls
         in this context are the items'.
         """
@@ -86,8 +89,7 @@ class Lap:
             self._batched = True
             self._every = -(-self._every // batch)
             return call
-        func = attribute(call, "func", call)
-        several = func is apply_call or func is apply_parts
+        several, call = func is apply_call or func is apply_parts, beside(call)
         items, every, long, clock = self._items, self._every, self._long, _clock
 
         def timed(*args: Any) -> Any:

@@ -23,6 +23,8 @@ from ..place.attributes import attribute
 from ..place.nesting import GivenUp, Nesting
 from ..transport.own import Sent, Told
 from ..values import seeds
+from ..values.call import around, unpacks
+from ..values.caller import CALLER, beside, beside_each, placed
 from ..values.outcome import Raised, Reply
 from ..values.sizer import LARGEST_BYTES
 from ..values.source import Chunk
@@ -230,7 +232,7 @@ class Task:
         limited = None if self.patience is None else self._limited(call, rank)
         call = limited or call
         items = iter(columns[0]) if len(columns) == 1 else zip(*columns, strict=True)
-        apply = _applied(_apply if len(columns) == 1 else _apply_row, self.func)
+        apply = placed(_apply if len(columns) == 1 else _apply_row, self.func)
         values, raised, mark = progress.values, progress.raised, progress.mark
         budget = self.budget if mark is None else FLUSH
         begin, nbytes = time.perf_counter(), 0
@@ -238,8 +240,8 @@ class Task:
         # A look at the clock for each item; in a large chunk, whose items are short, for a few.
         batch = 1 if mark is not None or self.alters else max(1, size // UNCHECKED)
         if lap is not None:
-            call = lap.around(call, values, batch)
-        around = contextvars.copy_context()
+            call = lap.around(call, self.func, values, batch)
+        context_of_all = contextvars.copy_context()
         with seeds.kept() if self.alone else _NOTHING, limited or _NOTHING, asked or _NOTHING:
             while len(values) < size:
                 if left is not None and left():
@@ -247,7 +249,7 @@ class Task:
                 if mark is not None:
                     mark(len(values))
                 before = len(values)
-                own = around.copy()
+                own = context_of_all.copy()
                 some = islice(items, min(batch, size - len(values)))
                 try:
                     own.run(apply, call, some, values.append)
@@ -260,7 +262,7 @@ class Task:
                     values.append(None)
                     if self.stop_at_error:
                         break
-                if not self.alters and _differ(own, around):
+                if not self.alters and _differ(own, context_of_all):
                     self.alters, batch = True, 1
                 now = time.perf_counter()
                 if lap is not None:
@@ -280,13 +282,14 @@ class Task:
         """What is called for each item, from that with the index `start` on."""
         if self.seed is not None:
             return seeds.Seeded(self.func, self.frozen, self.seed, start, self.alone)
-        return functools.partial(self.func, **self.frozen) if self.frozen else self.func
+        func = around(self.func, beside_each()) if unpacks(self.func) else self.func
+        return functools.partial(func, **self.frozen) if self.frozen else func
 
     def _limited(self, call: Callable[..., Any], rank: int) -> Limited:
         from .patience import Limited  # nobody needs it without a limit
 
         assert self.patience is not None
-        return Limited(call, self.patience, self.threads(rank))
+        return Limited(beside(call), self.patience, self.threads(rank))
 
     def refusal(self, error: BaseException) -> BaseException:
         """Error that names what of the task could not be pickled; `error` itself if all can be.
@@ -358,38 +361,6 @@ def _apply_row(
 ) -> None:
     for row in rows:
         append(call(*row))
-
-
-CALLER = "<parallelkit>"  # as it stands in tracebacks
-
-
-def _applied(apply: Any, func: Any) -> Any:
-    """Return what calls `func`, as if it stood in that file, in the line that defines `func`.
-
-    A warning by ``stacklevel=2`` tells of who calls, and filters ask for the module of that. A loop
-    would be in the script; here it is the function that is told of, once as in its module.
-    """
-    func = func.func if isinstance(func, functools.partial) else func
-    func = attribute(func, "__wrapped__", func)
-    func = attribute(func, "__func__", func)
-    func = func if type(func) is FunctionType else attribute(type(func), "__call__")
-    if type(func) is not FunctionType:
-        return apply
-    code = func.__code__
-    return FunctionType(
-        _code_in(apply.__code__, code.co_filename, code.co_firstlineno), func.__globals__
-    )
-
-
-@functools.lru_cache(64)
-def _code_in(code: CodeType, filename: str, line: int) -> CodeType:
-    """Code that is all in one line of a file; its columns are not those of that line."""
-    size = len(code.co_code) // 2
-    # https://github.com/python/cpython/blob/3.11/Objects/locations.md: no column, the same line.
-    lines = b"".join(bytes([0xE8 + min(size - at, 8) - 1, 0]) for at in range(0, size, 8))
-    return code.replace(
-        co_filename=filename, co_firstlineno=line, co_linetable=lines, co_name=CALLER
-    )
 
 
 def _differ(one: contextvars.Context, other: contextvars.Context) -> bool:
