@@ -24,7 +24,7 @@ from ..transport.refusals import is_refused, refusal
 from ..transport.script import script
 from ..values.outcome import Lost, Reply
 from ..worker import output, remote
-from ..worker.context import carried_with
+from ..worker.context import variables_with
 from ..worker.environment import current
 from ..worker.parcel import Parcel, since
 from ..worker.remote import Order
@@ -51,7 +51,7 @@ class There(Dispatch):
         self._head = head()
         self._name = called(task.func) or type(task.func).__name__
         try:
-            pickled = _ready(pickling.dumps(task.state(carried_with(task)), together=True))
+            pickled = _ready(pickling.dumps(task.state(variables_with(task)), together=True))
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -37,7 +37,7 @@ __all__ = [
     "IMPORTED",
     "MAIN",
     "Mirror",
-    "Script",
+    "ScriptModule",
     "class_of_module",
     "current",
     "forget_spaces",
@@ -116,7 +116,7 @@ class Tokens:
 tokens = Tokens()
 
 
-class Script(ModuleType):
+class ScriptModule(ModuleType):
     """The mirror of `__main__`, which has the script's file.
 
     Who starts processes inside an item would have them run the script again: not one that has no
@@ -232,7 +232,7 @@ class Mirror:
                 return found
         space = self.spaces.get(key)
         if space is None:
-            module = Script(name) if key == MAIN else ModuleType(name)
+            module = ScriptModule(name) if key == MAIN else ModuleType(name)
             space = self.spaces[key] = module.__dict__
             # The C pickler imports by way of the builtins of the globals that it finds.
             space["__builtins__"] = builtins

@@ -21,7 +21,7 @@ from types import CellType, CodeType, FunctionType, ModuleType, new_class, resol
 from typing import Any, Self
 
 from . import carried, parts
-from .mirror import MAIN, Script, current, module_of, namespace, show_source, tokens
+from .mirror import MAIN, ScriptModule, current, module_of, namespace, show_source, tokens
 
 __all__ = [
     "KeptReference",
@@ -504,7 +504,7 @@ def share(root: Any, path: parts.Path, other: Any, other_path: parts.Path) -> No
 def set_class_of_module(key: str, kind: type[ModuleType]) -> None:
     """Let a module be of the class that it has in the script."""
     module = module_of(key, key)
-    own = Script if key == MAIN else ModuleType  # which knows what it has as its file
+    own = ScriptModule if key == MAIN else ModuleType  # which knows what it has as its file
     if kind is ModuleType or own is ModuleType:
         module.__class__ = own if kind is ModuleType else kind
     else:

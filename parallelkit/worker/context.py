@@ -21,15 +21,15 @@ from ..place.records import NamedTuple
 from ..transport import context_variables
 from ..values.call import apply_parts
 
-__all__ = ["Carried", "carried", "carried_with", "enter", "is_refused", "ours", "within"]
+__all__ = ["Variables", "enter", "is_refused", "ours", "variables_here", "variables_with", "within"]
 
-Carried = tuple[tuple[str, str, Any], ...]  # module, name and value of each variable
+Variables = tuple[tuple[str, str, Any], ...]  # module, name and value of each variable
 
 _BY_TOKEN = ""  # in place of a module
 _names: dict[contextvars.ContextVar[Any], tuple[str, str] | None] = {}
 
 
-def carried() -> Carried:
+def variables_here() -> Variables:
     """Variables that are set in this context, as far as they can cross."""
     found: list[tuple[str, str, Any]] = []
     for variable, value in contextvars.copy_context().items():
@@ -50,9 +50,9 @@ def carried() -> Carried:
     return tuple(found)
 
 
-def carried_with(task: Any) -> Carried:
+def variables_with(task: Any) -> Variables:
     """Those that go with a task; of single calls, which are one endless call, each has its own."""
-    return () if task.func is apply_parts else carried()
+    return () if task.func is apply_parts else variables_here()
 
 
 def within(inline: bool) -> Within | WithinHere | None:
@@ -61,7 +61,7 @@ def within(inline: bool) -> Within | WithinHere | None:
     `inline` tells whether it is made in this process.
     """
     if not inline:
-        variables = carried()
+        variables = variables_here()
         return Within(variables) if variables else None
     here = contextvars.copy_context().items()
     values = [(variable, value) for variable, value in here if not _is_ours(variable)]
@@ -105,7 +105,7 @@ class WithinHere(NamedTuple):
 class Within(NamedTuple):
     """The context of who has submitted a call."""
 
-    variables: Carried
+    variables: Variables
 
     def __call__(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Make the call."""
@@ -120,7 +120,7 @@ def is_refused(value: object) -> bool:
     return refusals.is_refused(value)
 
 
-def enter(variables: Carried, *, apart: bool = False) -> None:
+def enter(variables: Variables, *, apart: bool = False) -> None:
     """Set the variables in this context.
 
     With `apart`, as in a worker, what an item sets in the context of `decimal` is its own.

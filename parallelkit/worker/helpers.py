@@ -33,7 +33,7 @@ from ..transport.pickling import Pickled, dumps
 from ..values.outcome import Lost, Reply
 from ..values.source import Chunk, Source
 from .connection import Connection
-from .context import Carried, carried, is_refused
+from .context import Variables, is_refused, variables_here
 from .environment import altered, hurry, hurry_no_more
 from .protocol import (
     CHUNK_BEGUN,
@@ -60,7 +60,7 @@ class Stateful(Protocol):
 
     traced: Traced | None  # where to note how long its items take
 
-    def state(self, variables: Carried, own: Sent) -> tuple[Any, ...]:
+    def state(self, variables: Variables, own: Sent) -> tuple[Any, ...]:
         """Return what a worker makes its copy from; `variables` are the context's."""
         ...
 
@@ -414,7 +414,7 @@ class Link:
             if not inner.task_sent:
                 traced = inner.task.traced
                 own = {} if inner.source.endless else inner.own
-                state, variables = inner.task.state, carried()
+                state, variables = inner.task.state, variables_here()
                 task = _with_own(own, lambda own: dumps(state(variables, own), limit, True))
                 connection.send_pickled(
                     NestedTask, (inner.number,), task, (list(task.needs), traced)

@@ -108,7 +108,7 @@ class Task:
         blas_threads: int | None = None,
         seed: tuple[Any, ...] | None = None,
         alone: bool = False,
-        variables: context.Carried = (),
+        variables: context.Variables = (),
         own: Sent = (),
     ) -> None:
         self.func = func
@@ -133,7 +133,7 @@ class Task:
         func, frozen, stop_at_error, places, *rest = state
         return cls(func, frozen, stop_at_error, [Nesting(*place) for place in places], *rest)
 
-    def state(self, variables: context.Carried, own: Sent = ()) -> tuple[Any, ...]:
+    def state(self, variables: context.Variables, own: Sent = ()) -> tuple[Any, ...]:
         """What another process makes the task of; `variables` and `own` are the caller's."""
         places = tuple(map(tuple, self.places))
         return (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ...transport.pickling import Pickled
     from ...transport.segments import Packet
     from ...worker.environment import Surroundings
-    from .tasks import Prepared
+    from .tasks import PreparedTask
 
 __all__ = [
     "FENCE",
@@ -123,7 +123,7 @@ class Call:
     Parameters
     ----------
     number : int
-    task : Prepared
+    task : PreparedTask
     environment : Surroundings
         What its items are to find around them.
     timeout : float or None
@@ -157,7 +157,7 @@ class Call:
     def __init__(
         self,
         number: int,
-        task: Prepared | None,
+        task: PreparedTask | None,
         environment: Surroundings | None,
         timeout: float | None,
         cores: int,

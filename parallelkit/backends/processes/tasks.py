@@ -19,10 +19,10 @@ from ...transport.script import script
 from ...transport.segments import Outbox, Packet, Segment
 
 if TYPE_CHECKING:
-    from ...worker.context import Carried
+    from ...worker.context import Variables
     from ..base import Task
 
-__all__ = ["Holder", "Prepared", "Tasks", "forgotten"]
+__all__ = ["Holder", "PreparedTask", "Tasks", "forgotten"]
 
 KEPT = 512 << 20  # bytes of free segments
 REMEMBERED = 64  # tasks that workers keep although no call needs them
@@ -43,7 +43,7 @@ class Holder:
 H = TypeVar("H", bound=Holder)
 
 
-class Prepared:
+class PreparedTask:
     """A task on its way.
 
     Attributes
@@ -77,7 +77,7 @@ class _Opened:
 
     __slots__ = ("_frozen", "_func", "_importable", "_told", "prepared", "reloaded")
 
-    def __init__(self, task: Task, prepared: Prepared) -> None:
+    def __init__(self, task: Task, prepared: PreparedTask) -> None:
         self._func = weakref.ref(task.func)
         self._importable = is_reachable(task.func)
         self._frozen = dict(task.frozen)
@@ -120,14 +120,14 @@ class Tasks:
         self._lock = threading.RLock()
         self.outbox = Outbox(cap=KEPT, folder=folder)
         self._keys = 0
-        self._remembered: dict[Kept, Prepared] = {}  # the last used one last
+        self._remembered: dict[Kept, PreparedTask] = {}  # the last used one last
         self._nbytes = 0  # of these
         self._opened: dict[int, _Opened] = {}  # by the id of the function
-        self._in_segments: dict[int, Prepared] = {}
-        self._news: Prepared | None = None  # what was last told of the script
+        self._in_segments: dict[int, PreparedTask] = {}
+        self._news: PreparedTask | None = None  # what was last told of the script
         self._deaths = 0  # of the script, when tasks were last let go of for them
 
-    def find(self, task: Task, carried: Carried) -> Prepared | None:
+    def find(self, task: Task, variables: Variables) -> PreparedTask | None:
         """A task as it was prepared for an earlier call; None if it must be pickled.
 
         Raises
@@ -136,7 +136,7 @@ class Tasks:
             If something of the script that it needs cannot be pickled any more.
         """
         opened = self._opened.get(id(task.func))
-        if opened is None or carried or task.seed is not None or not opened.is_of(task):
+        if opened is None or variables or task.seed is not None or not opened.is_of(task):
             return None
         prepared = opened.prepared
         needs = script.prepare(prepared.roots)
@@ -151,10 +151,12 @@ class Tasks:
             prepared.script = needs
         return prepared
 
-    def keep(self, task: Task, carried: Carried, prepared: Prepared, roots: Sequence[Any]) -> None:
+    def keep(
+        self, task: Task, variables: Variables, prepared: PreparedTask, roots: Sequence[Any]
+    ) -> None:
         """Remember how a task was prepared, where its function goes by its name."""
         func = task.func
-        if prepared.kept is None or carried or task.seed is not None:
+        if prepared.kept is None or variables or task.seed is not None:
             return
         if is_reachable(func) or is_named(func):
             prepared.roots = tuple(roots)
@@ -162,7 +164,7 @@ class Tasks:
             if len(self._opened) > REMEMBERED:
                 del self._opened[next(iter(self._opened))]
 
-    def prepare(self, pickled: Pickled, again: bool) -> Prepared:
+    def prepare(self, pickled: Pickled, again: bool) -> PreparedTask:
         """A task for a call; `again` tells whether a worker may use its copy for other calls."""
         plain = again and not pickled.buffers and not pickled.shared
         data = (b"".join(pickled.pieces), script.reloaded) if plain else None
@@ -170,7 +172,7 @@ class Tasks:
             found = None if data is None else self._remembered.pop(data, None)
             if found is None:
                 self._keys += 1
-                found = Prepared(self._keys, pickled, data)
+                found = PreparedTask(self._keys, pickled, data)
                 self._nbytes += 0 if data is None else len(data[0])
             else:
                 found.calls += 1
@@ -179,7 +181,7 @@ class Tasks:
                 self._remembered[data] = found
             return found
 
-    def for_worker(self, task: Prepared, worker: Holder, fds: list[int]) -> Packet | None:
+    def for_worker(self, task: PreparedTask, worker: Holder, fds: list[int]) -> Packet | None:
         """What a worker needs to make the task; None if it has it. May add to `fds`."""
         if task.key in worker.known:
             return None
@@ -194,10 +196,10 @@ class Tasks:
                 if news is not None:
                     news.calls = 0
                     self._free_if_unused(news)
-                news = self._news = Prepared(0, pickled, None)
+                news = self._news = PreparedTask(0, pickled, None)
             return self._packed(news, worker, fds)
 
-    def _packed(self, task: Prepared, worker: Holder, fds: list[int]) -> Packet:
+    def _packed(self, task: PreparedTask, worker: Holder, fds: list[int]) -> Packet:
         with self._lock:
             if task.packet is None:
                 task.packet, task.segment = self.outbox.pack(task.pickled)
@@ -209,7 +211,7 @@ class Tasks:
             fds += [memory.fd for memory in task.pickled.shared]
             return task.packet
 
-    def end(self, task: Prepared, workers: Iterable[H]) -> list[H]:
+    def end(self, task: PreparedTask, workers: Iterable[H]) -> list[H]:
         """A call is over. Return the workers that hold memory for it, to be told so at once."""
         told = [worker for worker in workers if worker.sharing]
         for worker in told:
@@ -235,7 +237,7 @@ class Tasks:
                 self._free_if_unused(one)
             return told
 
-    def _not_to_be_kept(self) -> list[Prepared]:
+    def _not_to_be_kept(self) -> list[PreparedTask]:
         """Of the tasks that no call needs, those of what was defined anew, and the oldest."""
         self._deaths = script.deaths
         idle = [one for one in self._remembered.values() if not one.calls]
@@ -270,7 +272,7 @@ class Tasks:
                 task.users.discard(worker)
                 self._free_if_unused(task)
 
-    def _free_if_unused(self, task: Prepared) -> None:
+    def _free_if_unused(self, task: PreparedTask) -> None:
         if task.segment is not None and not task.users and not task.calls:
             number = task.segment.id
             if self._in_segments.pop(number, None) is not None:

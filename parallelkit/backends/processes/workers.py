@@ -41,7 +41,7 @@ from ...transport.segments import Missing, Packet
 from ...values.outcome import Lost
 from ...values.source import MOST_AHEAD, Chunk
 from ...worker import output
-from ...worker.context import carried_with
+from ...worker.context import variables_with
 from ...worker.environment import current
 from ...worker.parentage import own_name
 from ...worker.protocol import (
@@ -373,7 +373,7 @@ class Workers:
         """Make a call, which `begin` begins."""
         try:
             begin = 0.0 if task.traced is None else time.perf_counter()
-            variables = carried_with(task)
+            variables = variables_with(task)
             prepared = self.tasks.find(task, variables)
             if prepared is None:
                 state = task.state(variables)
