@@ -1,8 +1,10 @@
 """Options: what is refused and how, configure, the environment, initializers, the number of cores."""
 
+import gc
 import os
 import re
 import threading
+import weakref
 
 import helpers
 import pytest
@@ -17,6 +19,7 @@ from helpers import (
     place,
     set_up,
     setting,
+    wait_until,
 )
 
 import parallelkit as pk
@@ -274,6 +277,18 @@ def test_a_local_initializer(pool):
 
     own = pool(initializer=remember, initargs=("deep",))
     assert own.map(lambda _: helpers.REMEMBERED[-1], range(4)) == [[1, 2]] * 4
+
+
+@pytest.mark.parametrize("backend", ["thread", "serial"])
+def test_what_an_initializer_was_given_is_let_go_of(backend):
+    """Threads outlive a pool, and keep in mind that they have had its initializer, not what that was given."""
+    large = PlainError()
+    seen = weakref.ref(large)
+    with pk.Pool(2, backend=backend, initializer=identity, initargs=(large,)) as own:
+        own.map(increment, range(4))
+    del large, own
+    gc.collect()
+    wait_until(lambda: seen() is None, "the end of what only the pool had")
 
 
 def test_a_raising_initializer_ends_the_call(pool, folder):

@@ -20,8 +20,8 @@ or soon after. Several calls may run at the same time, in several threads.
 
 from __future__ import annotations
 
-import operator
 import threading
+import weakref
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ from ..errors import IN_INITIALIZER, note
 from ..place.nesting import Nesting
 from ..place.recording import Traced
 from ..values.outcome import Lost, Reply
+from ..values.remembered import referred
 from ..values.source import Chunk, Source
 
 __all__ = ["Done", "Pool", "Setup", "Task"]
@@ -112,19 +113,30 @@ class Setup:
         initializer, *initargs = self.identity
         if initializer is None:
             return
-        done: list[tuple[Any, ...]] = self._done.__dict__.setdefault("identities", [])
-        if any(_same(self.identity, other) for other in done):
+        done: list[_Refs] = self._done.__dict__.setdefault("identities", [])
+        if any(_are(refs, self.identity) for refs in done):
             return
         try:
             initializer(*initargs)
         except BaseException as error:
             note(error, IN_INITIALIZER)
             raise
-        done.append(self.identity)
+        done[:] = [refs for refs in done if not any(map(_is_dead, refs))]
+        done.append(tuple(map(referred, self.identity)))
 
 
-def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    return len(one) == len(other) and all(map(operator.is_, one, other))
+# A thread outlives most pools: what their initializers were given is not kept alive by it.
+_Refs = tuple[Callable[[], Any], ...]
+
+
+def _are(refs: _Refs, values: tuple[Any, ...]) -> bool:
+    if len(refs) != len(values):
+        return False
+    return all(ref() is value for ref, value in zip(refs, values, strict=True))
+
+
+def _is_dead(ref: Callable[[], Any]) -> bool:
+    return isinstance(ref, weakref.ref) and ref() is None
 
 
 class Pool(Protocol):
