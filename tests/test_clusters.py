@@ -11,11 +11,12 @@ import signal
 import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
 
 import engines
 import numpy as np
 import pytest
-from helpers import add, identity, increment, mark, wait_until
+from helpers import add, identity, increment, mark, wait_for, wait_until
 
 import parallelkit as pk
 from parallelkit.backends import cluster, executors, orders
@@ -244,14 +245,15 @@ def test_ctrl_c(executor, folder):
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        pk.Pool(backend=executor, chunksize=1).map(slow, range(1000), folder=folder)
+        pk.Pool(backend=executor, chunksize=1).map(waits, range(1000), folder=folder)
+    Path(folder.parent, "gate").touch()
     wait_until(lambda: not executor._pending_work_items, "the futures that were under way")
     assert len(os.listdir(folder)) < 100
 
 
-def slow(x, folder):
-    time.sleep(0.01)
+def waits(x, folder):
     mark(folder, x)
+    wait_for(Path(folder).parent / "gate")
     return x
 
 

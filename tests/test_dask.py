@@ -228,9 +228,9 @@ def test_an_iterator_that_is_dropped(on_dask, cluster):
 def test_ctrl_c(on_dask, folder):
     """It ends the call at once; what had not begun is cancelled."""
 
-    def slow(x, folder):
-        time.sleep(0.01)
+    def waits(x, folder):
         mark(folder, x)
+        wait_for(Path(folder).parent / "gate")
 
     def interrupt():
         wait_until(lambda: os.listdir(folder), "an item that runs")
@@ -238,7 +238,8 @@ def test_ctrl_c(on_dask, folder):
 
     threading.Thread(target=interrupt).start()
     with pytest.raises(KeyboardInterrupt):
-        on_dask(chunksize=1).map(slow, range(1000), folder=folder)
+        on_dask(chunksize=1).map(waits, range(1000), folder=folder)
+    Path(folder.parent, "gate").touch()
     assert len(os.listdir(folder)) < 100
 
 
