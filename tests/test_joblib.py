@@ -19,6 +19,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 import parallelkit as pk
 from parallelkit.integrations import joblib as ours
+from parallelkit.transport import anonymous
 
 LARGE = 300_000  # doubles: more than the megabyte from which joblib shares arrays
 
@@ -332,6 +333,16 @@ def test_large_arrays_cross_once(processes):
         Parallel(batch_size=1)(delayed(np.sum)(array) for _ in range(6))
         Parallel(batch_size=1, max_nbytes=None)(delayed(np.sum)(array) for _ in range(2))
     assert messages == [(array.nbytes, 0)] + [(0, 1)] * 5 + [(array.nbytes, 0)] * 2
+
+
+def test_large_arrays_cross_where_memory_is_filled_by_a_map(processes, monkeypatch):
+    """As on Windows, where shared memory is no file that can be written to."""
+    monkeypatch.setattr(anonymous, "WRITES", False)
+    array = np.arange(LARGE, dtype=float).reshape(2, -1).T
+    seen = Parallel(batch_size=1)(delayed(np.sum)(array[:, column]) for column in (0, 1, 0, 1))
+    assert seen == [array[:, column].sum() for column in (0, 1, 0, 1)]
+    seen = Parallel(batch_size=1)(delayed(np.sum)(array, 0) for _ in range(4))
+    assert np.array_equal(seen, [array.sum(0)] * 4)
 
 
 # ---- nesting -------------------------------------------------------------------------------------

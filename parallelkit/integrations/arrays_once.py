@@ -12,7 +12,6 @@ from __future__ import annotations
 import copy
 import io
 import mmap
-import os
 import pickle
 import weakref
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import TransportError
+from ..transport import anonymous
 from ..transport.arrays import PLAIN, ArrayPickler
 from ..transport.byvalue import Needs
 from ..transport.refusals import refusal
@@ -92,10 +92,11 @@ def _copied(array: Array, folder: str | None) -> Shared | None:
     """Copy of the memory of an array; None if there is no room."""
     try:
         memory = Shared.create(array.nbytes, folder, reserve=False)
-        rest, at = memoryview(array.reshape(-1, order="A").view(np.uint8).data), 0
-        while rest:  # by the file: fresh pages come without being zeroed first
-            done = os.pwrite(memory.fd, rest, at)
-            rest, at = rest[done:], at + done
+        data = array.reshape(-1, order="A").view(np.uint8).data
+        if anonymous.WRITES:
+            anonymous.write(memory.fd, data, 0)
+        else:
+            memory[: len(data)] = data
     except (MemoryError, OSError):
         return None
     return memory
@@ -183,9 +184,7 @@ def _mapped(
     writeable: bool,
 ) -> Array:
     """Worker: an array on pages of its own from where it is written to."""
-    own = mmap.mmap(
-        memory.fd, len(memory), flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
-    )
+    own = anonymous.mapped(memory.fd, len(memory), private=True)
     array: Array = np.ndarray(shape, dtype, own, 0, strides)
     array.flags.writeable = writeable
     return array
