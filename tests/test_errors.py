@@ -62,6 +62,19 @@ def fail(pk):
     assert f'File "{path}", line 12, in failing' in plugin["fail"](pk)
 
 
+def failed_inside(_):
+    return pk.Pool(backend="serial", on_error="return").map(divide, [0])[0]
+
+
+def test_a_failure_that_a_submitted_call_returns(pool):
+    """It is the result of the call, as any other value: the call itself has not failed."""
+    own = pool()
+    (inside,) = own.map(failed_inside, [1])
+    assert type(own.submit(failed_inside, 1).result(60)) is type(inside) is pk.Failure
+    with pytest.raises(ZeroDivisionError):
+        own.submit(divide, 0).result(60)
+
+
 def by_submit(own, function, items):
     return [task.result(60) for task in [own.submit(function, item) for item in items]]
 

@@ -37,7 +37,7 @@ from ..place.foreign import in_event_loop
 from ..place.nesting import GivenUp, for_itself, given_up, nesting, nesting_level, process_cores
 from ..place.sigint import Shield
 from ..values.call import Call, apply_parts
-from ..values.outcome import Failure, Lost, Reply
+from ..values.outcome import Lost, Reply
 from ..values.sizer import Sizer
 from ..values.source import Chunk, Source
 from ..worker.context import ours, within
@@ -475,10 +475,11 @@ class Submissions(Source):
             self._beginning.release()
 
     def _deliver(self, failures: Failures, chunk: Chunk, outcome: Reply | Lost) -> None:
+        failed = isinstance(outcome, Lost) or bool(outcome.raised)  # it may return a Failure, too
         for part in failures.settle(chunk, outcome):
             future = self._futures.pop(part.start, None)
             if future is not None:  # else the end of the stream has settled it
-                self._set(future, part.values[0])
+                self._set(future, part.values[0], failed)
 
     def _abandon(self) -> None:
         """Give what nobody will run any more the error that ended this."""
@@ -492,8 +493,8 @@ class Submissions(Source):
                 if future.set_running_or_notify_cancel():
                     future.set_exception(self._ended)
 
-    def _set(self, future: Future[Any], value: Any) -> None:
-        if isinstance(value, Failure):
+    def _set(self, future: Future[Any], value: Any, failed: bool) -> None:
+        if failed:
             future.set_exception(self._translate(value.exception))
         elif isinstance(value, GivenUp):
             future.set_exception(value)
