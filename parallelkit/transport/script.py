@@ -149,6 +149,8 @@ class Prepared:
         for unit in self.units[: self._required]:
             if unit.refresh(script) or unit.version > self.stamp:  # another call may have seen it
                 changed = True
+            if unit.around:  # these are not looked at here
+                changed = True
         if script.look_at_modules() or script.reloaded > self.stamp:
             changed = True
         last = script.look_at_carried(self.mine)
@@ -172,17 +174,21 @@ class Prepared:
                     around += unit.needs
                 else:
                     todo += unit.needs
+                    around += unit.around
         self._required, self._around, self.mine = len(found), bool(around), frozenset(found)
-        around += script.carried
-        while around:
-            unit = around.pop()
-            if unit not in found:
+        todo = [*script.carried, *reversed(around)]
+        left: set[Unit] = set()
+        while todo:
+            unit = todo.pop()
+            if unit not in found and unit not in left:
                 try:
                     unit.refresh(script)
-                except Exception:  # noqa: BLE001, S112 - only what can be sent is there by name
+                except Exception:  # noqa: BLE001 - only what can be sent is there by name
+                    left.add(unit)
                     continue
                 found[unit] = None
-                around += unit.needs
+                todo += [*unit.needs, *unit.around]
+        _leave_out(found, left)
         self._before, self.units = self.units, list(found)
         script.keep(found)
         inherited = (unit.sequence for unit in found if isinstance(unit, InheritedUnit))
@@ -627,6 +633,20 @@ class Script:
         self.__init__()  # type: ignore[misc]
 
 
+def _leave_out(found: dict[Unit, None], left: set[Unit]) -> None:
+    """Leave out what is made of what is left out. What only uses the name of such a thing stays."""
+    more = set(left)
+    while more:
+        more = {
+            unit
+            for unit in found
+            if any(needed in left and type(needed) is not GlobalUnit for needed in unit.needs)
+        }
+        left |= more
+        for unit in more:
+            del found[unit]
+
+
 def _defined(missing: Mapping[Unit, int]) -> dict[Unit, bool]:
     return {unit: unit.is_whole(since) for unit, since in missing.items()}
 
@@ -657,7 +677,8 @@ def news_entries(
 def _needed_first(units: Iterable[Unit]) -> list[Unit]:
     """The same in an order in which each comes after what it needs, but for circles.
 
-    To make an instance may run functions of the script, and these use its globals.
+    To make an instance may run functions of the script, and these use its globals. Subclasses come
+    in the order in which their base has them.
     """
     wanted, seen, found = dict.fromkeys(units), set[Unit](), []
     for first in wanted:
@@ -668,6 +689,7 @@ def _needed_first(units: Iterable[Unit]) -> list[Unit]:
                 found.append(unit)
             elif unit in wanted and unit not in seen:
                 seen.add(unit)
+                todo += [(other, False) for other in reversed(unit.around)]
                 todo.append((unit, True))
                 todo += [(needed, False) for needed in reversed(unit.needs)]
     return found

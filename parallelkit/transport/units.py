@@ -29,7 +29,7 @@ from .classes import (
     member_attributes,
     registered,
 )
-from .importable import is_named, is_reachable
+from .importable import is_found, is_named, is_reachable
 from .marks import (
     ABSENT,
     AnnotationsMark,
@@ -113,10 +113,13 @@ class Unit:
         0 for what there is nothing to send of.
     needs : tuple of Unit
         What it refers to.
+    around : tuple of Unit
+        What is found by way of it though nothing names it: sent too, as far as it can be.
     """
 
     version = 0
     needs: tuple[Unit, ...] = ()
+    around: tuple[Unit, ...] = ()
     order = 0  # in which units are sent
     lost = False  # whether workers were told to forget it
 
@@ -347,6 +350,9 @@ class ClassUnit(Unit):
     def refresh(self, script: KnownUnits) -> bool:
         cls, marks = self.cls, self.marks
         content = cls.__dict__
+        subclasses: list[type] = type.__subclasses__(cls)
+        if subclasses:
+            self._look_at_subclasses(subclasses, script)
         if (
             cls.__bases__ is self.bases
             and (cls.__name__, cls.__qualname__) == self.names
@@ -369,6 +375,16 @@ class ClassUnit(Unit):
         except Exception as error:
             raise Unsendable(f"class {cls.__qualname__!r}", cls) from error
         return True
+
+    def _look_at_subclasses(self, subclasses: list[type], script: KnownUnits) -> None:
+        """Have the globals around that these classes are found by; those too that were before."""
+        found = dict.fromkeys(self.around)
+        for cls in subclasses:
+            if not is_reachable(cls) and is_found(cls):
+                space = sys.modules[cls.__module__].__dict__
+                found[script.global_unit(space, cls.__qualname__.partition(".")[0])] = None
+        if len(found) > len(self.around):
+            self.around = tuple(found)
 
     def _registers(self) -> bool:
         """Whether an abstract class was told of others by ``register`` since the last look."""
