@@ -97,6 +97,10 @@ class Pool(Generic[E_co]):
         comes from :class:`configure`, from ``PARALLELKIT_*`` variables, or is its default; None is
         the default of each but ``idle``.
 
+        The ``initializer`` runs in each worker process before its first item, and in a thread when
+        a call begins to use it, unless no other initializer has run since, in that thread or in
+        its process.
+
     Raises
     ------
     TypeError, ValueError

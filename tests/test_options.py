@@ -4,6 +4,7 @@ import gc
 import os
 import re
 import threading
+import time
 import weakref
 
 import helpers
@@ -14,6 +15,7 @@ from helpers import (
     broken_set_up,
     identity,
     increment,
+    mark,
     meet,
     pid,
     place,
@@ -23,6 +25,7 @@ from helpers import (
 )
 
 import parallelkit as pk
+from parallelkit.integrations import multiprocessing
 from parallelkit.options import Options
 from parallelkit.place import system
 
@@ -277,6 +280,105 @@ def test_a_local_initializer(pool):
 
     own = pool(initializer=remember, initargs=("deep",))
     assert own.map(lambda _: helpers.REMEMBERED[-1], range(4)) == [[1, 2]] * 4
+
+
+def keep(value):
+    """An initializer that sets state of its process and of its thread."""
+    helpers.REMEMBERED[:] = [value]
+    helpers.SETTING.value = value
+
+
+def kept(_):
+    return helpers.REMEMBERED[-1]
+
+
+def kept_by_thread(_):
+    return helpers.SETTING.value
+
+
+def test_pools_in_turns_find_what_their_own_initializers_set(pool):
+    """Another pool's initializer may have overwritten it in the same process; then it is set again."""
+    pools = [pool(initializer=keep, initargs=(value,)) for value in (1, 2)]
+    for _ in range(2):
+        assert [own.map(kept, range(4)) for own in pools] == [[1] * 4, [2] * 4]
+    for _ in range(2):
+        assert [own.submit(kept, 0).result(60) for own in pools] == [1, 2]
+    assert [own.map(kept, range(4)) for own in pools] == [[1] * 4, [2] * 4]
+
+
+@pytest.mark.parametrize("backend", ["thread", "serial"])
+def test_what_initializers_set_in_a_thread(backend):
+    """A thread that other pools have used as well has what the call's own pool sets."""
+    for value in (1, 2, 1, 2, 2, 1):
+        with pk.Pool(2, backend=backend, initializer=keep, initargs=(value,)) as own:
+            assert own.map(kept_by_thread, range(4)) == [value] * 4
+        with pk.PoolExecutor(2, backend=backend, initializer=keep, initargs=(-value,)) as own:
+            assert list(own.map(kept_by_thread, range(4))) == [-value] * 4
+
+
+def inner_pools(x):
+    """What items of inner pools find, each of which has an initializer."""
+    with pk.Pool(2, initializer=keep, initargs=(x,)) as own:
+        found = own.map(kept, range(3))
+    with pk.PoolExecutor(2, initializer=keep, initargs=(x + 10,)) as own:
+        found += own.map(kept, range(3))
+    with multiprocessing.Pool(2, initializer=keep, initargs=(x + 20,)) as own:
+        return found + own.map(kept, range(3))
+
+
+@pytest.mark.parametrize("nested", ["thread", "auto", "process"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_initializers_of_pools_in_items(workers, nested):
+    """One process runs an item after the other; each has the state of its own inner pools."""
+    own = pk.Pool(workers, backend="process", nested=nested, chunksize=1)
+    for _ in range(2):
+        found = own.map(inner_pools, [0, 1, 0, 1])
+        assert found == [[x] * 3 + [x + 10] * 3 + [x + 20] * 3 for x in (0, 1, 0, 1)]
+
+
+def count_keep(folder, value):
+    keep(value)
+    mark(folder, f"{value}-{time.monotonic_ns()}-{threading.get_ident()}")
+
+
+def test_calls_at_the_same_time_do_not_repeat_initializers(folder):
+    """Each thread runs the initializer at the beginning of a call, not again at each of the items."""
+    begun, met = folder / "begun", folder / "met"
+    begun.mkdir()
+    met.mkdir()
+
+    def call(value):
+        def meet(x):
+            mark(str(met), f"{x}-{value}")
+            wait_until((met / f"{x}-{3 - value}").exists, "the other call")
+            return x
+
+        own = pk.Pool(
+            2, backend="thread", chunksize=1, initializer=count_keep, initargs=(str(begun), value)
+        )
+        assert own.map(meet, range(20)) == list(range(20))
+
+    threads = [threading.Thread(target=call, args=(value,)) for value in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for value in (1, 2):
+        assert 1 <= sum(name.startswith(f"{value}-") for name in os.listdir(begun)) <= 2
+
+
+def test_an_initializer_that_failed_half_way(pool):
+    """What it has set before it raised is not taken for what another one had set."""
+    good = pool(initializer=keep, initargs=(1,))
+    assert good.map(kept, range(2)) == [1, 1]
+    with pytest.raises(PlainError, match="half-way"):
+        pool(initializer=fail_half_way).map(kept, range(2))
+    assert good.map(kept, range(2)) == [1, 1]
+
+
+def fail_half_way():
+    keep(2)
+    raise PlainError("half-way")
 
 
 @pytest.mark.parametrize("backend", ["thread", "serial"])

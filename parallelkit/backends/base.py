@@ -20,10 +20,10 @@ or soon after. Several calls may run at the same time, in several threads.
 
 from __future__ import annotations
 
+import os
 import threading
-import weakref
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ..errors import IN_INITIALIZER, note
 from ..place.nesting import Nesting
@@ -93,7 +93,10 @@ class Task(Protocol):
 
 
 class Setup:
-    """A user's initializer, for pools whose workers are threads: run once in each.
+    """A user's initializer, for pools whose workers are threads; one for each call.
+
+    A thread runs it when it begins to work on the call, unless it was the last initializer that
+    ran, both in this thread and in this process: it may have set the state of either.
 
     Parameters
     ----------
@@ -101,31 +104,46 @@ class Setup:
     initargs : tuple
     """
 
-    _done = threading.local()
+    _thread = threading.local()  # with the last that ran in it
+    _process: ClassVar[_Refs] = ()  # the last that ran in any thread
 
     def __init__(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
     ) -> None:
         self.identity = initializer, *initargs
+        self.renew()
+
+    def renew(self) -> None:
+        """Let threads look again whether it is to run: another call begins on the same pool."""
+        if self.identity[0] is not None:
+            self._call = threading.local()
 
     def __call__(self) -> None:
-        """Run it, if this thread has not yet."""
+        """Run it, if it is to run in this thread."""
         initializer, *initargs = self.identity
-        if initializer is None:
+        if initializer is None or hasattr(self._call, "begun"):
             return
-        done: list[_Refs] = self._done.__dict__.setdefault("identities", [])
-        if any(_are(refs, self.identity) for refs in done):
-            return
-        try:
-            initializer(*initargs)
-        except BaseException as error:
-            note(error, IN_INITIALIZER)
-            raise
-        done[:] = [refs for refs in done if not any(map(_is_dead, refs))]
-        done.append(tuple(map(referred, self.identity)))
+        kept = _are(Setup._process, self.identity)
+        if not (kept and _are(getattr(self._thread, "last", ()), self.identity)):
+            self._thread.last = ()
+            if not kept:  # until it has run, no other thread takes it for the last that has
+                Setup._process = ()
+            try:
+                initializer(*initargs)
+            except BaseException as error:
+                Setup._process = ()
+                note(error, IN_INITIALIZER)
+                raise
+            self._thread.last = Setup._process = tuple(map(referred, self.identity))
+        self._call.begun = True
+
+    @classmethod
+    def forget(cls) -> None:
+        """In a copy of a process: others may have run there since."""
+        cls._process = ()
 
 
-# A thread outlives most pools: what their initializers were given is not kept alive by it.
+# Threads outlive most pools: what their initializers were given is not kept alive by them.
 _Refs = tuple[Callable[[], Any], ...]
 
 
@@ -135,8 +153,8 @@ def _are(refs: _Refs, values: tuple[Any, ...]) -> bool:
     return all(ref() is value for ref, value in zip(refs, values, strict=True))
 
 
-def _is_dead(ref: Callable[[], Any]) -> bool:
-    return isinstance(ref, weakref.ref) and ref() is None
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Setup.forget)
 
 
 class Pool(Protocol):

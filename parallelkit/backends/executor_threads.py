@@ -29,6 +29,8 @@ class Here(Dispatch):
         return True
 
     def _start(self, flight: Flight) -> Any:
+        if self._source.endless and len(self._flights) == 1:  # nothing else of it runs
+            self._setup.renew()
         context = self._context.copy()
         return self._cluster.submit("", context.run, self._run, flight.chunk)
 

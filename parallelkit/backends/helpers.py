@@ -11,7 +11,7 @@ from ..place import blas
 from ..place.nesting import room
 from ..values.source import Source
 from ..worker import process as worker
-from .base import Done, Setup, Task
+from .base import Done, Task
 
 __all__ = ["OuterPool", "pool_for", "prepare"]
 
@@ -23,17 +23,13 @@ class OuterPool:
     ----------
     workers : int
         How many may work on it, the caller included.
-    setup : Setup
-        The user's initializer, for what is run here. Helpers are workers that had theirs.
     """
 
-    def __init__(self, workers: int, setup: Setup) -> None:
+    def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._setup = setup
 
     def run(self, task: Task, source: Source) -> Generator[Done | None, None, None]:
         """Run all chunks of `source`, here and elsewhere."""
-        self._setup()
         context, cores = contextvars.copy_context(), room()
         own = len(task.places) - 1  # the last place is that of the caller
         link = worker.link()
@@ -69,7 +65,7 @@ class OuterPool:
 
 def pool_for(options: Options, workers: int, level: int, wished: bool) -> OuterPool:  # noqa: ARG001 - as all backends
     """Pool for one call."""
-    return OuterPool(workers, Setup(options.initializer, options.initargs))
+    return OuterPool(workers)
 
 
 def prepare(options: Options, _: object = None) -> None:

@@ -68,13 +68,14 @@ class There(Dispatch):
         anew = put or not task.may_be_kept()
         self._key = os.urandom(8).hex() if anew else _digest(self._parcel)
         self._setup: Any = None
-        self._setup_key = ""
+        self._setup_key = self._call = ""
         if options.initializer is not None:
             users = by_name((options.initializer, options.initargs))
             packed = _ready(pickling.dumps(users))
             self._setup_plan = packed.needs or None
             setup = Parcel.of(packed)
             self._setup, self._setup_key = setup, _digest(setup)
+            self._call = os.urandom(8).hex()
         else:
             self._setup_plan = None
         self._settings = settings(current())
@@ -130,11 +131,14 @@ class There(Dispatch):
 
     def _start(self, flight: Flight) -> Any:
         chunk = flight.chunk
+        if self._call and self._source.endless and len(self._flights) == 1:
+            self._call = os.urandom(8).hex()  # nothing else of it runs: it begins anew
         # As it is now: another chunk may have found out more of the same parts of the script.
         flight.needs = tuple(frozenset[int]().union(*(plan.versions for plan in flight.plans)))
         order = Order(
             *(self._key, chunk.start, chunk.size, flight.needs, self._settings),
-            *(self._setup_key, BUDGET * self._pace, self._task.traced and tuple(self._task.traced)),
+            *(self._setup_key, self._call, BUDGET * self._pace),
+            self._task.traced and tuple(self._task.traced),
         )
         if flight.lacked and self._state is self._parcel:  # no worker was there when it was made
             self._state = self._sent(self._parcel)

@@ -70,6 +70,9 @@ class SerialPool:
             chunk = source.take()
             if chunk is None:
                 source.wait()
+                if source.endless:
+                    self._setup.renew()
+                    self._setup()
                 continue
             reply = self._reply(context, task, chunk, more, cores)
             yield chunk, reply
@@ -122,7 +125,7 @@ def _grown(options: Options, setup: Setup, level: int, alone: bool) -> Pool | No
     """Threads, or where items have `random` to themselves idle workers, if they may help."""
     from . import threads  # nobody else needs it here
 
-    helped = threads.helped_by(options, setup)
+    helped = threads.helped_by(options)
     return helped if alone else threads.ThreadPool(1, level, setup, False, helped)
 
 

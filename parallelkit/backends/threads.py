@@ -289,6 +289,8 @@ class _Job:
 
     def _helping(self, rank: int) -> None:
         try:
+            if self._source.endless and not self._running:
+                self._setup.renew()
             self._setup()
             while self.step(rank):
                 pass
@@ -718,16 +720,19 @@ if hasattr(os, "register_at_fork"):
 def pool_for(options: Options, workers: int, level: int, wished: bool) -> ThreadPool:
     """Pool for one call."""
     setup = Setup(options.initializer, options.initargs)
-    return ThreadPool(workers, level, setup, wished, None if wished else helped_by(options, setup))
+    return ThreadPool(workers, level, setup, wished, None if wished else helped_by(options))
 
 
-def helped_by(options: Options, setup: Setup) -> Pool | None:
-    """Idle workers of the outer pool, where ``nested="auto"`` says that they may help."""
-    if options.nested != "auto" or (workers := fellows()) < 2:
+def helped_by(options: Options) -> Pool | None:
+    """Idle workers of the outer pool, where ``nested="auto"`` says that they may help.
+
+    Not where there is an initializer: they have had that of the outer pool.
+    """
+    if options.nested != "auto" or options.initializer is not None or (workers := fellows()) < 2:
         return None
     from .helpers import OuterPool  # what it imports is a worker's
 
-    return OuterPool(workers, setup)
+    return OuterPool(workers)
 
 
 def prepare(options: Options, _: object = None) -> None:

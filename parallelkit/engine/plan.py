@@ -137,7 +137,7 @@ def plan(  # noqa: C901 - the rule table
         log.debug("a call below level 0 runs on threads instead of %s", backend)
         backend = "thread"  # a worker that waits for another one of its engine may wait for ever
     if here.level > 0 and backend == "process" and not _given(options):
-        if options.nested == "process" and fellows() > 1:
+        if options.nested == "process" and fellows() > 1 and options.initializer is None:
             return _outer(options, here, fellows())
         log.debug("a call below level 0 runs on threads instead of processes")
         backend = "thread"

@@ -65,6 +65,7 @@ class Order(NamedTuple):
     needs: tuple[int, ...]  # versions of what it needs of the script
     settings: bytes  # a pickle of `Settings`
     setup: str  # what the initializer is known by; "" where there is none
+    call: str  # at whose beginning that is to have run
     budget: float  # seconds after which the reply goes for what is done
     traced: tuple[Any, ...] | None  # a `Traced`, for who can write there
 
@@ -73,6 +74,8 @@ _stage = Stage()
 _alone = threading.RLock()  # held by items that have `random` to themselves
 _guests: dict[str, Guest] = {}
 MOST_GUESTS = 8
+_setup: tuple[Guest | None, str] = None, ""  # whose initializer was the last to run, and which
+MOST_BEGUN = 256  # calls of a client that are known to have begun
 
 
 def _after_fork() -> None:
@@ -107,7 +110,8 @@ class Guest:
         self.sizes: OrderedDict[str, int] = OrderedDict()  # of the tasks, the last used last
         self.running: Counter[str] = Counter()  # chunks, by their tasks
         self.until: dict[str, float] = {}  # when large tasks will have been idle for long
-        self.initialized: set[str] = set()
+        self.initialized = False  # by any of its pools
+        self.begun: OrderedDict[str, None] = OrderedDict()  # calls that have what theirs sets
         self.context = contextvars.copy_context()
         self.context.run(nesting.be_guest)
 
@@ -192,18 +196,27 @@ class Guest:
             self.runtime.forget([key])
         del task  # without the lock: what is in it may have a `__del__` that waits for something
 
-    def initialize(self, key: str, setup: Parcel) -> None:
-        """Run the user's initializer, once in this process."""
+    def unset(self, order: Order) -> bool:
+        """Whether the user's initializer is to run: another one has, or none, and a call begins."""
+        return bool(order.setup and order.call not in self.begun and _setup != (self, order.setup))
+
+    def initialize(self, order: Order, setup: Parcel | None) -> None:
+        """Run the user's initializer, if it is to run in this process."""
+        global _setup
         with _stage.lock:
-            if key in self.initialized:
-                return
-            initializer, initargs = self.loads(setup)
-            try:
-                self.context.run(initializer, *initargs)
-            except BaseException as error:
-                note(error, IN_INITIALIZER)
-                raise
-            self.initialized.add(key)
+            if setup is not None and self.unset(order):
+                initializer, initargs = self.loads(setup)
+                _setup = None, ""
+                try:
+                    self.context.run(initializer, *initargs)
+                except BaseException as error:
+                    note(error, IN_INITIALIZER)
+                    raise
+                _setup = self, order.setup
+                self.initialized = True
+            self.begun[order.call] = None
+            if len(self.begun) > MOST_BEGUN:
+                self.begun.popitem(last=False)
 
 
 def _buffers(parcel: Parcel) -> list[Any]:
@@ -289,13 +302,12 @@ def _run(
     failed = "unlearnt"
     try:
         with _stage.lock:
-            unset = order.setup and order.setup not in guest.initialized
-            if guest.lacks(order, news, state) or (unset and setup is None):
+            if guest.lacks(order, news, state) or (setup is None and guest.unset(order)):
                 return "lacks", tuple(guest.held)
             task = copy.copy(guest.runtime.tasks[order.key])
         failed = "unset"
-        if setup is not None:
-            guest.initialize(order.setup, setup)
+        if order.setup:
+            guest.initialize(order, setup)
         failed = "unreadable"
         begin = time.perf_counter()
         chunk = Chunk(order.start, order.size, guest.loads(columns))

@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["difference", "head", "identity", "made_with", "own_version"]
 
 # Of `remote.Order` and of what `remote.run` takes and gives: raised when one of them changes.
-VERSION = 2
+VERSION = 3
 
 _identity = 0, ""
 
