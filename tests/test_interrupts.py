@@ -472,6 +472,70 @@ def test_what_a_handler_raises_ends_the_wait(process_pool, way, kind):
     assert pool.map(abs, [-1, -2]) == [1, 2]
 
 
+AT_ANY_MOMENT = """
+import json, random, signal
+import parallelkit as pk
+
+class TooLate(TimeoutError):
+    pass
+
+def handler(*_):
+    raise TooLate
+
+class Struck:
+    # A global that has the handler run while it is looked at.
+    armed = False
+    def __getstate__(self):
+        if STATE["armed"]:
+            STATE["armed"] = False
+            signal.raise_signal(signal.SIGALRM)
+        return {}
+
+STATE = {"armed": False}
+STRUCK = Struck()
+TABLE = [{"id": 0} for _ in range(600)]
+SMALL = {"v": 0}
+
+def struck(x):
+    return STRUCK is not None
+
+def found(x):
+    return TABLE[0]["id"], SMALL["v"]
+
+signal.signal(signal.SIGALRM, handler)
+pool = pk.Pool(2, backend="process")
+pool.map(struck, range(2)), pool.map(found, range(2))
+STATE["armed"] = True
+try:
+    pool.map(struck, range(2))
+    told = "nothing"
+except TooLate:
+    told = "TooLate"
+assert pool.map(struck, range(2)) == [True, True]
+
+moments, wrong = random.Random(3), []
+for i in range(60):
+    TABLE[0]["id"] = SMALL["v"] = i
+    try:
+        signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-5, 4e-3))
+        try:
+            pool.map(found, range(2))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except TooLate:
+        pass
+    if (now := pool.map(found, range(2))) != [(i, i)] * 2:
+        wrong.append([i, now])
+print(json.dumps([told, wrong]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no such timer")
+def test_what_a_handler_raises_while_globals_are_looked_at(script):
+    """It comes to the caller whatever is looked at, and what was about to be sent is sent with the next call."""
+    assert script(AT_ANY_MOMENT).values == [["TooLate", []]]
+
+
 @pytest.mark.parametrize("kind", [OSError, TimeoutError])
 def test_what_a_handler_raises_while_large_things_are_written(process_pool, monkeypatch, kind):
     """It is no sign that there is no room for a segment."""

@@ -15,7 +15,7 @@ import importlib
 import sys
 import weakref
 from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from ..backends import TABLE, end_all, prepare
@@ -24,7 +24,7 @@ from ..backends.serial import SerialPool
 from ..options import Options
 from ..place import blas, importing, limits, recording
 from ..place.nesting import nesting
-from ..place.sigint import Shield
+from ..place.sigint import Shield, pass_on
 from ..values.call import Call
 from ..values.remembered import Remembered
 from ..values.seeds import draws, fresh, needs, of_next_call, root
@@ -312,11 +312,13 @@ def begin(options: Options, func: Callable[..., Any] | None, takes_rng: bool = T
     """
     if isinstance(options.backend, str) and options.backend in _backends:
         return
-    with suppress(Exception):
+    try:
         planned = plan(options, nesting(), takes_rng)
         kind = TABLE[planned.backend]
         if kind.alone and not (kind.inline or kind.elsewhere):
             _pool(options, planned, takes_rng, func)
+    except Exception as error:  # noqa: BLE001 - whatever keeps workers from being started
+        pass_on(error)
 
 
 def hold(options: Options) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .sigint import pass_on
+
 __all__ = ["attribute"]
 
 
@@ -11,5 +13,6 @@ def attribute(obj: object, name: str, default: Any = None) -> Any:
     """`getattr` with a default, also where a ``__getattr__`` raises something of its own."""
     try:
         return getattr(obj, name, default)
-    except Exception:  # noqa: BLE001 - a proxy may raise anything
+    except Exception as error:  # noqa: BLE001 - a proxy may raise anything
+        pass_on(error)
         return default

@@ -106,6 +106,8 @@ def by_a_handler(error: BaseException) -> bool:
     """
     if isinstance(error, KeyboardInterrupt):
         return True
+    if not _is_main():  # no handler runs there
+        return False
     codes = {_code(signal.getsignal(number)) for number in _HELD} - {None}
     trace = error.__traceback__
     while trace is not None:

@@ -42,6 +42,7 @@ from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any, ClassVar, Protocol
 
 from ..errors import StaysHere
+from ..place.sigint import pass_on
 from . import context_variables, exceptions, inheritance, rebuild
 from .classes import bound_as, class_attributes, home, registered, take_members
 from .code_names import global_names, handmade, looks_around, names_of_statement, submodules
@@ -194,7 +195,8 @@ class ByValuePickler(pickle.Pickler):
         pickler.comparing = pickler.sizing = True
         try:
             pickler.dump(obj)
-        except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything
+        except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            pass_on(error)
             return False
         return True
 

@@ -19,10 +19,10 @@ import pickle
 import sys
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable
-from contextlib import suppress
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any, cast
 
+from ..place.sigint import pass_on
 from .importable import MAIN, NewModules, in_library
 from .parts import ATOMS
 
@@ -123,9 +123,11 @@ def may_change(value: Any) -> bool:
 
 def _differ(there: Any, value: Any) -> bool:
     """Whether two objects differ, as far as their pickles tell."""
-    with suppress(Exception):  # whatever a user's __reduce__ may raise
+    try:
         return pickle.dumps(there, 5) != pickle.dumps(value, 5)
-    return False
+    except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
+        pass_on(error)
+        return False
 
 
 class _Unknown(Exception):
@@ -136,7 +138,8 @@ def _picture(value: Any) -> Any:
     """What is equal for an equal value of a plain kind, at any depth."""
     try:
         return _part(value, itertools.count(), ())
-    except Exception:  # noqa: BLE001 - objects of the user may raise anything
+    except Exception as error:  # noqa: BLE001 - objects of the user may raise anything
+        pass_on(error)
         return _Other(value)
 
 

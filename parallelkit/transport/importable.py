@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from ..place.sigint import pass_on
+
 __all__ = [
     "CLOUDPICKLE",
     "IMPORTED",
@@ -223,7 +225,8 @@ def find_spec(name: str) -> Any:
     for finder in sys.meta_path:
         try:
             found = finder.find_spec(name, path, None)
-        except Exception:  # noqa: BLE001, S112 - somebody else's finder
+        except Exception as error:  # noqa: BLE001 - somebody else's finder
+            pass_on(error)
             continue
         if found is not None:
             return found

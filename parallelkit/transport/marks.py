@@ -22,6 +22,7 @@ from types import (
 from typing import Any, Protocol
 
 from ..errors import StaysHere
+from ..place.sigint import pass_on
 from .byvalue import ByValuePickler
 from .code_names import handmade, submodules
 from .importable import is_found, is_reachable
@@ -213,7 +214,8 @@ class AnnotationsMark(Mark):
 def _are_same(annotations: dict[str, Any], known: dict[str, Any]) -> bool:
     try:
         return annotations == known
-    except Exception:  # noqa: BLE001 - what is there may compare as it likes
+    except Exception as error:  # noqa: BLE001 - what is there may compare as it likes
+        pass_on(error)
         return False
 
 
@@ -295,8 +297,8 @@ class ContentMark(Mark):
                 now = pickle.dumps(value, 5) if type(plain) is bytes else _plain_content(value)
                 if now == plain:
                     return True
-            except Exception:  # noqa: BLE001 - it is looked at in earnest
-                pass
+            except Exception as error:  # noqa: BLE001 - it is looked at in earnest
+                pass_on(error)
         return bool(looked_at(value, {})[0].content() == self.content)
 
 
@@ -353,7 +355,8 @@ def looked_at(
         pickler.by_dill = pickler.comparing = True
         try:
             pickler.dump(value)
-        except Exception:  # noqa: BLE001 - the first reason is the better one
+        except Exception as problem:  # noqa: BLE001 - the first reason is the better one
+            pass_on(problem)
             raise error from None
         pickler.plain = False
     return digest, pickler
@@ -363,7 +366,8 @@ def _plain_content(value: Any) -> Any:
     digest = _Digest()
     try:
         data = pickle.dumps(value, 5, buffer_callback=digest.keep)
-    except Exception:  # noqa: BLE001 - then it is looked at in earnest
+    except Exception as error:  # noqa: BLE001 - then it is looked at in earnest
+        pass_on(error)
         return None
     return (data, digest.buffers) if digest.buffers else data
 

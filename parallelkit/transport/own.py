@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from ..place.records import NamedTuple
+from ..place.sigint import pass_on
 from . import carried
 from .importable import IMPORTED
 
@@ -67,7 +68,8 @@ def _content(value: Any, most: int) -> bytes:
 def _is_short(value: Any) -> bool:
     try:
         return len(value) < SHORT
-    except Exception:  # noqa: BLE001 - it has no length
+    except Exception as error:  # noqa: BLE001 - it has no length
+        pass_on(error)
         return True
 
 
@@ -89,8 +91,10 @@ class _Note:
     def look(self, late: bool = False) -> None:
         """Keep the content in mind; not if it is too late for that, since it may have changed."""
         if _is_short(self.value) and carried.may_change(self.value):
-            with suppress(Exception):
+            try:
                 self.content = b"" if late else _content(self.value, SMALL)
+            except Exception as error:  # noqa: BLE001 - it is too large, or cannot be pickled
+                pass_on(error)
 
     def same(self, value: Any) -> bool:
         """Whether `value` is what it was, or has grown to what stays where it is."""
@@ -104,8 +108,8 @@ class _Note:
             if _is_short(value):
                 return False
             self.content = None
-        except Exception:  # noqa: BLE001 - it holds what cannot be pickled now
-            pass
+        except Exception as error:  # noqa: BLE001 - it holds what cannot be pickled now
+            pass_on(error)
         return True
 
     def original(self) -> Any:

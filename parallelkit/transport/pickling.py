@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import StaysHere, assign
 from ..place.records import NamedTuple
+from ..place.sigint import pass_on
 from .byvalue import ByValuePickler
 from .exceptions import Linked, Parted, chain, substitute
 
@@ -65,7 +66,8 @@ def dumps(obj: object, max_nbytes: int = 1 << 16, together: bool = False) -> Pic
     except (TypeError, AttributeError, pickle.PicklingError) as error:
         try:  # what cloudpickle refuses somewhere inside
             return _dumped(obj, max_nbytes, together, {}, True)
-        except Exception:  # noqa: BLE001 - the first reason is the better one
+        except Exception as problem:  # noqa: BLE001 - the first reason is the better one
+            pass_on(problem)
             raise error from None
 
 

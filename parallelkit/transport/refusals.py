@@ -7,6 +7,7 @@ from types import CodeType, FunctionType
 
 from ..errors import StaysHere, TransportError
 from ..place.attributes import attribute
+from ..place.sigint import pass_on
 from . import pickling
 from .classes import class_attributes
 from .code_names import closure_variables, global_names
@@ -58,9 +59,8 @@ def is_refused(part: object) -> bool:
     """Whether something cannot be sent; else a signal handler has raised what was raised."""
     try:
         check(part)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:  # noqa: BLE001 - a user's __reduce__ may raise anything
+    except BaseException as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
+        pass_on(error)
         return True
     return False
 
@@ -71,8 +71,8 @@ def is_unforked(part: object) -> bool:
         check(part, inherited=False)
     except Unforked:
         return True
-    except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything; told elsewhere
-        pass
+    except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything; told elsewhere
+        pass_on(error)
     return False
 
 
@@ -85,7 +85,8 @@ def _culprit(obj: object, path: str, depth: int = 0, shallow: bool = False) -> t
         for name, part in _parts(obj, shallow):
             try:
                 check(part, not shallow)
-            except BaseException:  # noqa: BLE001 - a user's __reduce__ may raise anything
+            except BaseException as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
+                pass_on(error)
                 return _culprit(part, path + name, depth + 1, shallow)
     return path, obj
 

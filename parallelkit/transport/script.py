@@ -21,11 +21,11 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
-from contextlib import suppress
 from types import FunctionType, ModuleType
 from typing import Any
 
 from ..place.records import NamedTuple
+from ..place.sigint import pass_on
 from . import autoreload, inheritance, parts, pickling, rebuild
 from .byvalue import ByValuePickler
 from .importable import NewModules, in_library, is_found, is_named, is_reachable
@@ -183,7 +183,8 @@ class Prepared:
             if unit not in found and unit not in left:
                 try:
                     unit.refresh(script)
-                except Exception:  # noqa: BLE001 - only what can be sent is there by name
+                except Exception as error:  # noqa: BLE001 - only what can be sent is there by name
+                    pass_on(error)
                     left.add(unit)
                     continue
                 found[unit] = None
@@ -391,10 +392,10 @@ class Script:
             specs += [id(sources.get(unit.name)) for unit in self.modules]
         if specs == self._specs:
             return False
-        self._specs = specs
         before = self.reloaded
         for unit in self.modules:
             unit.refresh(self)
+        self._specs = specs
         return self.reloaded != before
 
     def look_at_carried(self, seen: Collection[Unit]) -> int:
@@ -412,8 +413,10 @@ class Script:
                 and unit not in seen
                 and not (id(value) == unit.identity and mark.is_large)
             ):
-                with suppress(Exception):  # it is told when a call needs it
+                try:
                     unit.refresh(self)
+                except Exception as error:  # noqa: BLE001 - it is told when a call needs it
+                    pass_on(error)
             last = max(last, unit.version)
         return last
 
@@ -582,7 +585,8 @@ class Script:
                 continue
             try:
                 unit.refresh(self)
-            except Exception:  # noqa: BLE001, S112 - only what can be sent is there by name
+            except Exception as error:  # noqa: BLE001 - only what can be sent is there by name
+                pass_on(error)
                 continue
             if unit.version and not has(unit):
                 missing[unit] = 0

@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterable
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Generic, Protocol, TypeVar
 
+from ..place.sigint import pass_on
 from . import autoreload, rebuild
 from .classes import (
     NOT_ATTRIBUTES,
@@ -144,10 +145,10 @@ class Unit:
         """The same root, for a pickle."""
         return None
 
-    def survey(self, value: Any, listed: bool = False) -> None:
-        """Find out what it refers to."""
+    def survey(self, value: Any, listed: bool = False) -> tuple[Unit, ...]:
+        """Return what `value` refers to."""
         _, pickler = looked_at(value, {self: True}, listed)
-        self.needs = tuple(unit for unit in pickler.needs if unit is not self)
+        return tuple(unit for unit in pickler.needs if unit is not self)
 
 
 class GlobalUnit(Unit):
@@ -169,38 +170,34 @@ class GlobalUnit(Unit):
             return False
         if mark.fixed and self.needs:
             script.redefined = True
-        self.identity = id(value)  # bound anew to what is equal, it takes the worker's place too
-        if value is not ABSENT:
-            try:
-                self._look(value, script)
-            except Unsendable:
-                raise
-            except Exception as error:
-                raise Unsendable(f"its global {self.name!r}", value) from error
-        else:
-            self.needs = ()
-            self.mark = Mark(ABSENT)
+        try:
+            now, needs = self._looked_at(value, script)
+        except Unsendable:
+            raise
+        except Exception as error:
+            pass_on(error)
+            raise Unsendable(f"its global {self.name!r}", value) from error
+        # The version comes first: a signal handler may raise here, and the change would be lost.
         if self.version or value is not ABSENT:
             self.version = next(_versions)
+        self.order, self.needs = _order(value), needs
+        self.mark = now
+        self.identity = id(value)  # bound anew to what is equal, it takes the worker's place too
         return True
+
+    def _looked_at(self, value: Any, script: KnownUnits) -> tuple[Mark, tuple[Unit, ...]]:
+        if value is ABSENT:
+            return Mark(ABSENT), ()
+        unit = script.bound(value)
+        if unit is not None:
+            return Mark(value), (unit,)
+        mark = marked(value, script, {})
+        return mark, () if type(mark) is AtomMark else self.survey(value)
 
     def is_bound_anew(self) -> bool:
         """Whether it stands for another function or class than at the last look."""
         mark = self.mark
         return mark.fixed and self.space.get(self.name, ABSENT) is not mark.value
-
-    def _look(self, value: Any, script: KnownUnits) -> None:
-        self.order = _order(value)
-        unit = script.bound(value)
-        if unit is not None:
-            self.mark, self.needs = Mark(value), (unit,)
-            return
-        mark = marked(value, script, {})
-        if type(mark) is AtomMark:
-            self.needs = ()
-        else:
-            self.survey(value)
-        self.mark = mark
 
     def entries(self, since: int) -> list[tuple[Any, ...]]:  # noqa: ARG002
         # Another thread may have bound it since; what is fixed goes as it was looked at.
@@ -285,15 +282,16 @@ class FunctionUnit(Unit):
             return False
         func = self.func
         try:
-            self.survey(func)
-            self.mark = mark = FunctionMark(func, script, {id(func): None})
+            needs = self.survey(func)
+            mark = FunctionMark(func, script, {id(func): None})
         except Unsendable:
             raise
         except Exception as error:
+            pass_on(error)
             raise Unsendable(f"function {func.__qualname__!r}", func) from error
         if is_named(func):
-            self.needs += (script.global_unit(func.__globals__, func.__name__),)
-        self.version = next(_versions)
+            needs += (script.global_unit(func.__globals__, func.__name__),)
+        self.needs, self.version = needs, next(_versions)
         if before is None or not before.same_body(func, script) or hasattr(func, "registry"):
             self.body = self.version
         else:
@@ -302,6 +300,7 @@ class FunctionUnit(Unit):
                 if known is None or not known.same(value, script):
                     self.changes.made(name, self.version)
             self.changes.undone(before.attributes.keys() - mark.attributes.keys(), self.version)
+        self.mark = mark  # last, since a signal handler may raise before
         return True
 
     def is_whole(self, since: int) -> bool:
@@ -373,6 +372,7 @@ class ClassUnit(Unit):
         except Unsendable:
             raise
         except Exception as error:
+            pass_on(error)
             raise Unsendable(f"class {cls.__qualname__!r}", cls) from error
         return True
 
@@ -390,8 +390,11 @@ class ClassUnit(Unit):
         """Whether an abstract class was told of others by ``register`` since the last look."""
         if "_abc_impl" not in self.marks or self.registry == abc.get_cache_token():
             return False
-        self.registry = abc.get_cache_token()
-        return self.registered != registered(self.cls)
+        token = abc.get_cache_token()
+        if self.registered != registered(self.cls):
+            return True
+        self.registry = token
+        return False
 
     def _gives(self, script: KnownUnits) -> bool:
         """Whether members of an Enum have been given something, or have lost it."""
@@ -411,19 +414,22 @@ class ClassUnit(Unit):
         kind = type(cls)
         of_library = is_reachable(kind) and kind.__module__ not in ("builtins", "abc", "enum")
         try:
-            self.survey(cls, listed=of_library and self.statement is None)
-        except Exception:
+            needs = self.survey(cls, listed=of_library and self.statement is None)
+        except Exception as error:
+            pass_on(error)
             if of_library:
                 self.statement = class_statement(cls)  # a library keeps its books in it
             if self.statement is None and not of_library:
                 raise
-            self.survey(cls)
+            needs = self.survey(cls)
         space = getattr(sys.modules.get(cls.__module__), "__dict__", None)
         name, *inner = cls.__qualname__.split(".")
         # A class of a class is found by way of that; one of a function needs nothing of it.
         if space is not None and name in space and "<locals>" not in inner:
-            self.needs += (script.global_unit(space, name),)
-        self.version = version = next(_versions)
+            needs += (script.global_unit(space, name),)
+        # The marks come last: a signal handler may raise here, and a change would be lost.
+        self.needs, self.version = needs, next(_versions)
+        version = self.version
         seen = {id(cls): None}
         marks = {}
         for name, value in list(cls.__dict__.items()):  # to pickle its instance adds to it
@@ -434,12 +440,11 @@ class ClassUnit(Unit):
             marks[name] = mark
         self.changes.undone(before.keys() - marks.keys(), version)
         self._look_at_members(script, version)
-        before_it, self.registered = self.registered, registered(cls)
-        if self.registered != before_it:
+        token, now = abc.get_cache_token(), registered(cls)
+        if now != self.registered:
             self.changes.made("_abc_impl", version)
         self._look_at_names(version)
-        self.registry = abc.get_cache_token()
-        self.marks = marks
+        self.registered, self.registry, self.marks = now, token, marks
 
     def _look_at_names(self, version: int) -> None:
         """Look at what is not in its namespace."""

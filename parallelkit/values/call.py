@@ -9,6 +9,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 from ..errors import outside
 from ..place.records import Frozen
+from ..place.sigint import pass_on
 
 __all__ = [
     "Call",
@@ -204,7 +205,8 @@ def _check(name: str, func: Callable[..., Any]) -> None:
         # What is called itself: a decorator may take an option that it keeps from its function.
         parameters = inspect.signature(func, follow_wrapped=False).parameters
         known = {*parameters, *inspect.signature(func).parameters}
-    except Exception:  # noqa: BLE001 - some built-in functions do not tell, and some objects
+    except Exception as error:  # noqa: BLE001 - some built-in functions do not tell, and some objects
+        pass_on(error)
         return
     if name in known:
         return

@@ -28,6 +28,7 @@ from ..options import NumberedSeed, drawn_from
 from ..place.attributes import attribute
 from ..place.importing import whole
 from ..place.records import NamedTuple
+from ..place.sigint import pass_on
 from .call import Call, around
 from .caller import beside
 from .remembered import Remembered
@@ -226,7 +227,8 @@ def _arguments_before_rng(func: Callable[..., Any]) -> int:
 
     try:
         parameters = list(inspect.signature(func).parameters.values())
-    except Exception:  # noqa: BLE001 - some built-in functions do not tell, and some objects
+    except Exception as error:  # noqa: BLE001 - some built-in functions do not tell, and some objects
+        pass_on(error)
         return -1
     for position, parameter in enumerate(parameters):
         if parameter.name == "rng":
