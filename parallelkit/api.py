@@ -260,6 +260,9 @@ class Pool(Generic[E_co]):
     ) -> Future[list[R | E_co]]:
         """Start :meth:`map` in the background.
 
+        The function, the arguments and what they refer to are read as workers take the items:
+        change nothing of that until the result is there.
+
         Returns
         -------
         concurrent.futures.Future
@@ -344,6 +347,9 @@ class Pool(Generic[E_co]):
 
     def submit(self, func: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Start one call of `func` in the background.
+
+        The function, the arguments and what they refer to are read when a worker takes the call,
+        as in other executors: change nothing of that until the result is there.
 
         Returns
         -------
