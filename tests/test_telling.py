@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import io
 import logging
 import os
@@ -74,6 +75,88 @@ def test_tracebacks_arrive_as_text(process_pool, caplog):
     (record,) = (r for r in caplog.records if r.name == LOG.name)
     assert "ValueError: bad 3" in record.exc_text
     assert "in log_failure" in record.exc_text
+
+
+LOGGING = """
+import logging
+import sys
+import parallelkit as pk
+
+def logger(stream):
+    log = logging.getLogger("app")
+    if not log.HAS:
+        log.addHandler(logging.StreamHandler(stream))
+        log.setLevel("INFO")
+    log.propagate = PROPAGATE  # in a worker the caller's handlers have its records nevertheless
+    return log
+
+def tell(x):
+    log = logger(sys.stdout)
+    log.info("told %s", x)
+    log.warning("warned %s", x)
+    log.getChild("part").warning("part of %s", x)
+    logging.getLogger("other").warning("other %s", x)
+
+pool = pk.Pool(2, backend="process", start_method="METHOD")
+pool.map(abs, range(4))
+BEFORE
+pool.map(tell, range(4))
+pool.map(tell, range(4, 8))
+"""
+
+
+def told_of(*names):
+    return sorted(f"{name} {x}" for name in names for x in range(8))
+
+
+def with_logging(method, has="handlers", propagate=True, before="logger(sys.stderr)"):
+    words = {"METHOD": method, "HAS": has, "PROPAGATE": str(propagate), "BEFORE": before}
+    return functools.reduce(lambda text, word: text.replace(*word), words.items(), LOGGING)
+
+
+@pytest.mark.parametrize("propagate", [True, False])
+@pytest.mark.parametrize("has", ["handlers", "hasHandlers()"])
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_items_find_handlers_where_the_caller_has_some(script, start_method, has, propagate):
+    """An item that would add a handler if its logger had none adds none, and each record is shown once."""
+    ran = script(with_logging(start_method, has, propagate))
+    assert ran.out == ""
+    assert sorted(ran.err.splitlines()) == told_of("told", "warned", "part of", "other")
+
+
+@pytest.mark.parametrize("start_method", START_METHODS)
+def test_records_are_shown_by_the_handlers_that_items_add(script, start_method):
+    """Where the caller has none they stay with the level of their logger, as in a loop."""
+    ran = script(with_logging(start_method, before=""))
+    assert sorted(ran.out.splitlines()) == told_of("told", "warned", "part of")
+    assert sorted(ran.err.splitlines()) == told_of("other")
+
+
+SET_UP = """
+import logging
+import sys
+import parallelkit as pk
+
+def set_up(own):
+    if own == "logger":
+        log = logging.getLogger("app")
+        log.addHandler(logging.StreamHandler(sys.stdout))
+        log.propagate = False
+    else:
+        logging.basicConfig(stream=sys.stdout, format="%(message)s", force=True)
+
+logging.getLogger("app").addHandler(logging.StreamHandler(sys.stderr))
+logging.getLogger("app").propagate = False
+pool = pk.Pool(2, backend="process", initializer=set_up, initargs=(sys.argv[1],))
+pool.map(lambda x: logging.getLogger("app").warning("told %s", x), range(8))
+"""
+
+
+@pytest.mark.parametrize("own", ["logger", "root"])
+def test_records_stay_with_the_handlers_of_an_initializer(script, own):
+    """Those of a logger that propagates nothing, or whose root logger was configured anew, are shown there alone."""
+    ran = script(SET_UP, own)
+    assert (sorted(ran.out.splitlines()), ran.err) == (told_of("told"), "")
 
 
 @pytest.mark.parametrize("category", [UserWarning, RuntimeWarning, LateWarning])

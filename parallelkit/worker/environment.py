@@ -82,6 +82,7 @@ class Surroundings(NamedTuple):
     log_levels: dict[str, int]
     level_names: dict[int, str]
     logger_classes: dict[str, Any]
+    log_handlers: dict[str, bool]  # by name of a logger that has some
     warning_filters: list[output.Filter]
     filters_seen: int  # changes whenever the filters do, if only by catch_warnings
     recursion: int
@@ -100,7 +101,8 @@ class Surroundings(NamedTuple):
         return {name: new for name, new, old in pairs if new is not old and new != old}
 
 
-_BY_NAME = ("environment", "log_levels", "level_names", "logger_classes")  # fields
+_OF_LOGGERS = ("log_levels", "level_names", "logger_classes", "log_handlers")  # fields
+_BY_NAME = ("environment", *_OF_LOGGERS)
 
 
 class StandardFinder:
@@ -148,6 +150,7 @@ def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901, PLR09
         found["log_levels"] = output.levels()
         found["level_names"] = output.level_names()
         found["logger_classes"] = output.logger_classes()
+        found["log_handlers"] = output.handlers()
     if warnings.filters is not filters or filters != filters_then:
         filters = warnings.filters  # type: ignore[assignment]
         filters_then = list(filters)
@@ -179,7 +182,9 @@ def _look(seen: _Seen, mark: str) -> tuple[_Seen, Changes]:  # noqa: C901, PLR09
 
 
 _NOTHING = _Seen(
-    Surroundings(None, [], {}, (None,), {}, {}, {}, [], 0, 0, -1, -1, "", -1, 0, (), None, None),
+    Surroundings(
+        None, [], {}, (None,), {}, {}, {}, {}, [], 0, 0, -1, -1, "", -1, 0, (), None, None
+    ),
     {},
     [],
     [],
@@ -310,6 +315,10 @@ def put_back() -> bool:
     if not found:
         _standing = seen
         return hooked
+    levels, handled = found.get("log_levels", {}), seen.surroundings.log_handlers
+    for name in handled.keys() & levels.keys() - _standing.surroundings.log_handlers.keys():
+        # The handler that an item has given a logger stays there, and so does the logger's level.
+        _own.setdefault("log_levels", {})[name] = levels[name]
     _enter(found.keys())
     return True
 
@@ -377,7 +386,7 @@ def altered(*, filters: bool = False) -> bool:
 
 
 # A library may make its own calls within `catch_warnings`; they are to be helped nevertheless.
-_TOLERATED = {"warning_filters", "filters_seen", "log_levels", "level_names", "logger_classes"}
+_TOLERATED = {"warning_filters", "filters_seen", *_OF_LOGGERS}
 
 
 def _target(name: str) -> Any:
@@ -473,6 +482,7 @@ _ENTER: dict[str, Callable[[Any], object]] = {
     "environment": _enter_environment,
     "level_names": output.set_level_names,
     "logger_classes": output.set_logger_classes,
+    "log_handlers": output.set_handlers,
     "log_levels": output.set_levels,
     "warning_filters": output.set_filters,
     "recursion": sys.setrecursionlimit,

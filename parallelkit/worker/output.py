@@ -1,12 +1,13 @@
 """What items say beside their results: ``logging`` records and warnings, told in the parent.
 
 In a worker a handler on the root logger sends each record; the parent gives it to its own logger
-of that name, with that logger's handlers and filters. A record carries ``process`` (the worker's
-pid) and ``item`` (the index of the item that ran), for a formatter to use. Loggers are as talkative
-in the worker as in the parent when the call was made, of the same classes, with the same names of
-levels. Warnings go the same way. A worker has the filters of its parent, so that a warning that is
-to be an error is one in the item; where one is shown once for each place, that is so for all
-workers together.
+of that name, with that logger's handlers and filters. The same handler is on each logger whose
+namesake in the parent has some, so that code which adds one where there is none adds none there. A
+record carries ``process`` (the worker's pid) and ``item`` (the index of the item that ran), for a
+formatter to use. Loggers are as talkative in the worker as in the parent when the call was made, of
+the same classes, with the same names of levels. Warnings go the same way. A worker has the filters
+of its parent, so that a warning that is to be an error is one in the item; where one is shown once
+for each place, that is so for all workers together.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ __all__ = [
     "filters",
     "forward",
     "forwarder",
+    "handlers",
     "level_names",
     "levels",
     "listen",
@@ -40,6 +42,7 @@ __all__ = [
     "say",
     "say_by",
     "set_filters",
+    "set_handlers",
     "set_level_names",
     "set_levels",
     "set_logger_classes",
@@ -54,22 +57,26 @@ LOG, WARNING, SAID = "log", "warning", "said"
 NOTED = "noted"  # for a trace, on another machine
 _listeners: dict[int, Callable[..., Any]] = {}  # by number: what hears what items say to it
 _to_parent: Callable[[str, tuple[Any, ...]], None] | None = None  # in a worker
+_forwarder: _Forwarder | None = None  # in a worker process: the one that stands on its loggers
 
 
 def watched_loggers(mark: str, seen: object) -> tuple[Any, ...] | None:
-    """What tells whether levels, classes or level names have changed; None if it is still `seen`.
+    """What tells whether something of loggers has changed; None if it is still `seen`.
 
-    To ask each logger would take too long where a call is short. But whoever sets a level has all
-    loggers forget what they know of levels, and with it a `mark` that lies there.
+    That is levels and their names, classes, and which loggers have handlers. To ask each logger
+    would take too long where a call is short. But whoever sets a level has all loggers forget what
+    they know of levels, and with it a `mark` that lies there; and who adds a handler has made it.
     """
     known: dict[Any, Any] = getattr(logging.root, "_cache", {})
     names: dict[int, str] = logging._levelToName  # noqa: SLF001 - its copy takes longer
     token = known.get(mark)
-    now = token, len(logging.root.manager.loggerDict), logging.getLoggerClass(), names
+    made = logging._handlerList  # type: ignore[attr-defined] # noqa: SLF001 - weak references
+    last = len(made), made[-1] if made else None
+    now = token, len(logging.root.manager.loggerDict), logging.getLoggerClass(), last, names
     if token is not None and now == seen:
         return None
     token = known[mark] = object()
-    return token, *now[1:3], dict(names)
+    return token, *now[1:4], dict(names)
 
 
 def levels() -> dict[str, int]:
@@ -134,6 +141,25 @@ def set_logger_classes(wanted: Mapping[str, Named]) -> None:
         except (TypeError, AttributeError):
             pass  # its module is not loaded, or the class is made in another way
     logging.setLoggerClass(default)
+
+
+def handlers() -> dict[str, bool]:
+    """Names of loggers that have handlers, the root apart."""
+    loggers = list(logging.root.manager.loggerDict.items())
+    return {name: True for name, logger in loggers if getattr(logger, "handlers", None)}
+
+
+def set_handlers(wanted: Mapping[str, bool]) -> None:
+    """Have records sent by each of these loggers that has no handler, and by no other."""
+    forward = _forwarder
+    if forward is None:
+        return
+    for name in handlers().keys() - wanted.keys():
+        logging.getLogger(name).removeHandler(forward)
+    for name in wanted:
+        logger = logging.getLogger(name)
+        if not logger.handlers:
+            logger.addHandler(forward)
 
 
 def filters() -> list[Filter]:
@@ -216,13 +242,14 @@ def say_by(
 
 def forward(send: Callable[[str, tuple[Any, ...]], None], item: Callable[[], int | None]) -> None:
     """Worker: let `send` have all log records and warnings, instead of this process's handlers."""
-    global _to_parent
+    global _to_parent, _forwarder
     _to_parent = send
+    _forwarder = _OnLoggers(send, item)
     for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
         if isinstance(logger, logging.Logger):
             logger.handlers.clear()
             logger.propagate = True
-    logging.root.addHandler(forwarder(send, item))
+    logging.root.addHandler(_forwarder)
     warnings.showwarning = warnings_to(send)
 
 
@@ -310,6 +337,40 @@ class _Forwarder(logging.Handler):
             self.handleError(record)
 
 
+class _OnLoggers(_Forwarder):
+    """Stands on the root logger, and on others in the place of their handlers in the parent.
+
+    Who takes it from the root logger wants nothing sent. Nor is sent what a logger does not
+    propagate to it, where that logger has got a handler in the worker.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send a record once, and with it whether another handler has it."""
+        fields = record.__dict__
+        if _SENT in fields or self not in logging.root.handlers:
+            return
+        loggers = _loggers_of(record)
+        handled = any(type(one) is not _OnLoggers for logger in loggers for one in logger.handlers)
+        if handled and loggers[-1] is not logging.root:
+            return
+        if handled:
+            fields[_HANDLED] = True
+        super().emit(record)
+        fields[_SENT] = True
+
+
+_SENT, _HANDLED = "_parallelkit_sent", "_parallelkit_handled"  # fields of a record
+
+
+def _loggers_of(record: logging.LogRecord) -> list[logging.Logger]:
+    """Loggers whose handlers have a record, the one that it was made by first."""
+    found: object = logging.root.manager.loggerDict.get(record.name)
+    loggers = [found if isinstance(found, logging.Logger) else logging.root]
+    while loggers[-1].propagate and loggers[-1].parent is not None:
+        loggers.append(loggers[-1].parent)
+    return loggers
+
+
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
 
@@ -352,7 +413,8 @@ def retell(kind: str, fields: tuple[Any, ...]) -> None:
         except Exception:  # noqa: BLE001 - a user's __setstate__ may raise anything
             pass  # the record is worth more than a field of it
         logger = logging.getLogger(record.name)
-        if logger.isEnabledFor(record.levelno):
+        shown = _HANDLED in record.__dict__ and not logger.hasHandlers()  # which is enough then
+        if logger.isEnabledFor(record.levelno) and not shown:
             logger.handle(record)
         return
     _warn(*fields)

@@ -240,6 +240,7 @@ class Worker:
         Parentage(*parentage).settle()
         settings = hello.settings
         environment.step_out()
+        output.forward(self._tell, lambda: self.runtime.index)
         environment.settle(Surroundings(*hello.environment))
         self.max_items = settings["tasks_per_worker"]
         connection.outbox = Outbox(folder=settings["temp_folder"])
@@ -251,7 +252,6 @@ class Worker:
         nesting.join(settings["workers"])
         nesting.on_threads(self._count_threads, self._most_cores)
         randomness.settle()
-        output.forward(self._tell, lambda: self.runtime.index)
         printing.attach(self._tell)
         printing.set_by_parent(Surroundings(*hello.environment).printing)
         try:
