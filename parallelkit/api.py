@@ -72,6 +72,7 @@ class Pool(Generic[E_co]):
 
     A pool is a light handle: workers start with the first call that needs them, are kept warm
     and shared by all pools with the same settings, and end with :func:`shutdown` or the process.
+    A pool that is given an ``initializer`` has workers of its own.
     It may be used by several threads at once.
 
     Parameters
@@ -97,9 +98,9 @@ class Pool(Generic[E_co]):
         comes from :class:`configure`, from ``PARALLELKIT_*`` variables, or is its default; None is
         the default of each but ``idle``.
 
-        The ``initializer`` runs in each worker process before its first item, and in a thread when
-        a call begins to use it, unless no other initializer has run since, in that thread or in
-        its process.
+        The ``initializer`` runs anew for each pool: in each worker process before its first item,
+        and in a thread when a call begins to use it, unless it is the last initializer that has
+        run, both in that thread and in its process.
 
     Raises
     ------

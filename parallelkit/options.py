@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNSET",
+    "Giver",
     "NumberedSeed",
     "Options",
     "Resolver",
@@ -54,6 +55,7 @@ _NOT_BELOW = (
     "progress",
     "initializer",
     "initargs",
+    "giver",
     "timeout",
     "blas_threads",
     "seed",
@@ -113,13 +115,27 @@ _DEFAULTS: dict[str, Any] = {
     "upload": False,
     "idle": 300.0,
     "preload": None,
+    "giver": None,  # no option: who has given the initializer
     "named": False,  # no option: whether the pool itself was given its backend
     "most_threads": None,  # no option: what the user's variables let an item's BLAS have
     "fair": False,  # no option: what workers="fair" becomes
     "below": {},  # no option: what holds for calls in items
 }
-_NO_OPTIONS = ("named", "fair", "most_threads", "below")
+_NO_OPTIONS = ("giver", "named", "fair", "most_threads", "below")
 NAMES = tuple(name for name in _DEFAULTS if name not in _NO_OPTIONS)
+
+
+class Giver:
+    """Who gives an initializer: a pool, or who configures one. For each it runs anew."""
+
+    __slots__ = ("__weakref__", "number")
+    _numbers = itertools.count(1)
+
+    def __init__(self) -> None:
+        self.number = next(self._numbers)
+
+
+_GIVEN_TOGETHER = {"initializer", "initargs"}
 
 
 class Options(Frozen):
@@ -156,6 +172,7 @@ class Options(Frozen):
     upload: bool
     idle: float | None
     preload: tuple[str, ...] | None
+    giver: Giver | None
     named: bool
     most_threads: int | None
     fair: bool
@@ -213,6 +230,8 @@ class Options(Frozen):
         if self.initializer is not None and not callable(self.initializer):
             raise TypeError(f"initializer must be callable, not {self.initializer!r}")
         object.__setattr__(self, "initargs", _tuple("initargs", self.initargs))
+        giver = None if self.initializer is None else self.giver or Giver()
+        object.__setattr__(self, "giver", giver)
         if self.finalizer is not None and not callable(self.finalizer):
             raise TypeError(f"finalizer must be callable, not {self.finalizer!r}")
         object.__setattr__(self, "devices", _devices(self.devices))
@@ -403,6 +422,7 @@ class Resolver:
     def __init__(self, own: Mapping[str, Any]) -> None:
         self._own = given(own)
         Options(**self._own)
+        self.giver = Giver()
         self._known: tuple[tuple[object, ...], Options | None] = (), None
         self._calls = _Calls()
         self._drawing = threading.RLock()
@@ -454,6 +474,8 @@ class Resolver:
         if "prefer" in own and own["prefer"] is not None:
             outside.setdefault("backend", own["prefer"])
         together = {**outside, **own}
+        if own.keys() & _GIVEN_TOGETHER:
+            together["giver"] = self.giver
         # The user's time limit meets a library's threads, or a library's the user's wish to debug.
         for name in cannot(together.get("backend", "process")).keys() & together.keys():
             if together[name] != _DEFAULTS[name] and not {name, "backend"} <= {*own}:
@@ -580,6 +602,8 @@ class configure:  # noqa: N801 - reads as the function that it is used as
     def __init__(self, **options: Unpack[AllOptions]) -> None:
         self._options = _Set(given(options))
         self._options.calls = _Calls()
+        if self._options.keys() & _GIVEN_TOGETHER:
+            self._options["giver"] = Giver()
         Options(**self._options)
         self._entered: list[tuple[_Layer, Token[_Layer | None]]] = []
         # One that is hidden altogether need not be kept.

@@ -13,6 +13,7 @@ import helpers
 import joblib
 import numpy as np
 import pytest
+from helpers import set_up, setting
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -504,6 +505,17 @@ def test_initializer():
         backend="parallelkit", n_jobs=2, initializer=open_session, initargs=("mine",)
     ):
         assert Parallel()(delayed(current_session)() for _ in range(4)) == ["mine"] * 4
+
+
+def test_workers_with_an_initializer_stay_warm(folder):
+    """One Parallel after the other finds those of the block around them."""
+    with parallel_config(
+        backend="parallelkit", n_jobs=2, initializer=set_up, initargs=(str(folder), "mine")
+    ):
+        for _ in range(3):
+            found = Parallel()(delayed(setting)(i) for i in range(4))
+            assert found == [(i, "mine") for i in range(4)]
+    assert 1 <= len(os.listdir(folder)) <= 2
 
 
 @pytest.mark.parametrize("option", [*ours._REFUSED])

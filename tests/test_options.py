@@ -6,8 +6,10 @@ import re
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import helpers
+import psutil
 import pytest
 from backends import START_METHODS
 from helpers import (
@@ -334,6 +336,46 @@ def test_initializers_of_pools_in_items(workers, nested):
     for _ in range(2):
         found = own.map(inner_pools, [0, 1, 0, 1])
         assert found == [[x] * 3 + [x + 10] * 3 + [x + 20] * 3 for x in (0, 1, 0, 1)]
+
+
+def keep_content(path):
+    keep(Path(path).read_text())
+
+
+def test_each_pool_has_its_initializer_run_anew(pool, folder):
+    """What it reads may be another than for the pool before, whose settings were the same."""
+    path = folder / "setting"
+    for content in ("1", "2", "3"):
+        path.write_text(content)
+        with pool(initializer=keep_content, initargs=(str(path),)) as own:
+            for _ in range(2):
+                assert own.map(kept, range(4)) == [content] * 4
+
+
+def test_a_configured_initializer_runs_once_in_each_worker(process_pool, folder):
+    """Pools and calls that have it from outside share the workers; another block has others."""
+    start_method = process_pool.start_method
+    shared = {"workers": 2, "backend": "process", "start_method": start_method}
+    found = []
+    for _ in range(2):
+        with pk.configure(**shared, initializer=set_up, initargs=(str(folder), "ready")):
+            for _ in range(2):
+                assert pk.map(setting, range(8)) == [(i, "ready") for i in range(8)]
+                assert pk.Pool().map(setting, range(8)) == [(i, "ready") for i in range(8)]
+            found.append(len(os.listdir(folder)))
+    assert 1 <= found[0] <= 2
+    assert found[0] < found[1] <= 4
+
+
+def test_workers_of_pools_that_are_gone_end():
+    """No pool has their initializer any more, so the next workers that are started replace them."""
+    seen = []
+    for _ in range(3):
+        with pk.Pool(1, initializer=keep, initargs=(1,)) as own:
+            seen += own.map(pid, [0])
+    del own
+    pk.Pool(1, initializer=keep, initargs=(1,)).map(pid, [0])
+    wait_until(lambda: not any(map(psutil.pid_exists, seen)), "the end of the workers before")
 
 
 def count_keep(folder, value):

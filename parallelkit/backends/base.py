@@ -23,13 +23,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from ..errors import IN_INITIALIZER, note
+from ..options import Giver
 from ..place.nesting import Nesting
 from ..place.recording import Traced
 from ..values.outcome import Lost, Reply
-from ..values.remembered import referred
 from ..values.source import Chunk, Source
 
 __all__ = ["Done", "Pool", "Setup", "Task"]
@@ -102,55 +102,51 @@ class Setup:
     ----------
     initializer : callable or None
     initargs : tuple
+    giver : Giver, optional
+        By whose number it is known.
     """
 
-    _thread = threading.local()  # with the last that ran in it
-    _process: ClassVar[_Refs] = ()  # the last that ran in any thread
+    _thread = threading.local()  # with the number of the last that ran in it
+    _process = 0  # of the last that ran in any thread
 
     def __init__(
-        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+        self,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+        giver: Giver | None = None,
     ) -> None:
-        self.identity = initializer, *initargs
+        self._initializer = initializer
+        self._initargs = initargs
+        self.number = 0 if giver is None else giver.number
         self.renew()
 
     def renew(self) -> None:
         """Let threads look again whether it is to run: another call begins on the same pool."""
-        if self.identity[0] is not None:
+        if self._initializer is not None:
             self._call = threading.local()
 
     def __call__(self) -> None:
         """Run it, if it is to run in this thread."""
-        initializer, *initargs = self.identity
-        if initializer is None or hasattr(self._call, "begun"):
+        if self._initializer is None or hasattr(self._call, "begun"):
             return
-        kept = _are(Setup._process, self.identity)
-        if not (kept and _are(getattr(self._thread, "last", ()), self.identity)):
-            self._thread.last = ()
+        kept = Setup._process == self.number
+        if not (kept and getattr(self._thread, "last", 0) == self.number):
+            self._thread.last = 0
             if not kept:  # until it has run, no other thread takes it for the last that has
-                Setup._process = ()
+                Setup._process = 0
             try:
-                initializer(*initargs)
+                self._initializer(*self._initargs)
             except BaseException as error:
-                Setup._process = ()
+                Setup._process = 0
                 note(error, IN_INITIALIZER)
                 raise
-            self._thread.last = Setup._process = tuple(map(referred, self.identity))
+            self._thread.last = Setup._process = self.number
         self._call.begun = True
 
     @classmethod
     def forget(cls) -> None:
         """In a copy of a process: others may have run there since."""
-        cls._process = ()
-
-
-# Threads outlive most pools: what their initializers were given is not kept alive by them.
-_Refs = tuple[Callable[[], Any], ...]
-
-
-def _are(refs: _Refs, values: tuple[Any, ...]) -> bool:
-    if len(refs) != len(values):
-        return False
-    return all(ref() is value for ref, value in zip(refs, values, strict=True))
+        cls._process = 0
 
 
 if hasattr(os, "register_at_fork"):

@@ -19,7 +19,8 @@ class Here(Dispatch):
 
     def open(self) -> None:
         """Hold libraries to the share of the threads."""
-        self._setup = Setup(self._options.initializer, self._options.initargs)
+        options = self._options
+        self._setup = Setup(options.initializer, options.initargs, options.giver)
         self._context = contextvars.copy_context()
         share = self._task.place(0).cores
         self._lent = blas.lent(self._task.threads(0), share, here=False)

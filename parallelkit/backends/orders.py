@@ -74,7 +74,7 @@ class There(Dispatch):
             packed = _ready(pickling.dumps(users))
             self._setup_plan = packed.needs or None
             setup = Parcel.of(packed)
-            self._setup, self._setup_key = setup, _digest(setup)
+            self._setup, self._setup_key = setup, str(options.giver and options.giver.number)
             self._call = os.urandom(8).hex()
         else:
             self._setup_plan = None

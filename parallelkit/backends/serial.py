@@ -111,7 +111,7 @@ def _more(cores: Callable[[], int]) -> bool:
 
 def pool_for(options: Options, workers: int, level: int, wished: bool) -> SerialPool:  # noqa: ARG001 - as all backends
     """Pool for one call."""
-    setup = Setup(options.initializer, options.initargs)
+    setup = Setup(options.initializer, options.initargs, options.giver)
     grown = None
     if level > 1 and options.workers is None and options.backend != "serial":
         grown = partial(_grown, options, setup, level)

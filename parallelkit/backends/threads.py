@@ -166,7 +166,7 @@ class ThreadPool:
         """Nothing to end: helpers are shared."""
 
     def _key(self) -> tuple[Any, ...]:
-        return self._level, self._workers, *map(id, self._setup.identity)
+        return self._level, self._workers, self._setup.number
 
     def hold(self) -> None:
         """Have threads run the initializer now, and keep them for calls with the same one."""
@@ -614,7 +614,7 @@ class _Held:
     def __init__(self, level: int, threads: int, setup: Setup) -> None:
         self.helpers = _Helpers(level, own=False)
         self.holders: set[ThreadPool] = set()
-        self._setup = setup  # whose identity is known by its ids: it is kept alive
+        self._setup = setup
         self._together = threading.Barrier(threads)  # one for each, none for who is quick
         self._settled = [threading.Event() for _ in range(threads)]
         self.helpers.engage(threads, threads)
@@ -719,7 +719,7 @@ if hasattr(os, "register_at_fork"):
 
 def pool_for(options: Options, workers: int, level: int, wished: bool) -> ThreadPool:
     """Pool for one call."""
-    setup = Setup(options.initializer, options.initargs)
+    setup = Setup(options.initializer, options.initargs, options.giver)
     return ThreadPool(workers, level, setup, wished, None if wished else helped_by(options))
 
 

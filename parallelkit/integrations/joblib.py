@@ -40,6 +40,7 @@ except ImportError as error:
 
 from ..api import Pool
 from ..errors import ParallelError, RemoteTraceback, WorkerDied, assign, note
+from ..options import Giver
 from ..place import blas
 from ..place.attributes import attribute
 from ..place.nesting import GivenUp, given_up, nesting, pool_cores, process_cores, room
@@ -87,6 +88,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
     def _forget(self) -> None:
         """Be as new."""
         self._pool: Pool | None = None
+        self._giver = Giver()
         self._options: dict[str, Any] = {}
         self._given_up: Callable[[], bool] | None = None
         self._once: Once | None = None
@@ -137,6 +139,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
             twin._forget()  # noqa: SLF001 - of its own kind
             raise FallbackToBackend(twin)
         self.parallel = parallel
+        own = not {"initializer", "initargs"} & options.keys()
         options = {**self.backend_kwargs, **options}
         once_from = options.pop("max_nbytes", 1 << 20)
         self._options = {"backend": self.kind, **self._pool_options(options)}
@@ -144,6 +147,8 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
             self._options["workers"] = n_jobs
         self._given_up = given_up()
         self._pool = Pool(**self._options)
+        if own:  # one Parallel after the other finds the workers warm
+            self._pool._resolve.giver = self._giver  # noqa: SLF001
         pickles = self.kind == "process" and nesting().level == 0  # else it becomes threads
         self._once = Once(once_from, self._options.get("temp_folder")) if pickles else None
         return max(n_jobs, most)
@@ -252,7 +257,7 @@ class _PoolBackend(ParallelBackendBase):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to the calls of this process."""
         own = (
-            *("parallel", "_pool", "_options", "_given_up", "_once"),
+            *("parallel", "_pool", "_options", "_given_up", "_once", "_giver"),
             *("_pending", "_idle", "_lock", "_telling"),
         )
         return {name: value for name, value in self.__dict__.items() if name not in own}

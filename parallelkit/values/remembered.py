@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Remembered", "referred"]
+__all__ = ["Remembered"]
 
 Found = TypeVar("Found")
 
@@ -33,14 +33,13 @@ class Remembered(Generic[Found]):
     def keep(self, func: Callable[..., Any], found: Found) -> None:
         """Remember what was found out about a function, in place of what was before."""
         func = func.__func__ if isinstance(func, MethodType) else func
-        self._found[id(func)] = referred(func), found
+        self._found[id(func)] = _weakly(func), found
         if len(self._found) > self._most:
             self._found.pop(list(self._found)[0], None)  # noqa: RUF015 - other threads add to it
 
 
-def referred(value: Any) -> Callable[[], Any]:
-    """Return what gives `value` when it is called, and does not keep it alive where that can be."""
+def _weakly(func: Callable[..., Any]) -> Callable[[], Any]:
     try:
-        return weakref.ref(value)
-    except TypeError:  # NumPy's functions, objects with slots, numbers, lists
-        return lambda: value
+        return weakref.ref(func)
+    except TypeError:  # NumPy's, or an object with slots
+        return lambda: func

@@ -176,4 +176,20 @@ def an_initializer_is_a_method_of_a_global_or_fills_one():
         assert pool.map(lambda _: ARGUMENT["name"], ITEMS) == ["name"] * 8
 
 
+LEVEL, SEEN = 0, {}
+
+
+def see():
+    SEEN["level"] = LEVEL
+
+
+@case
+def an_initializer_runs_anew_for_each_pool():
+    """What it reads of the script is what that is when the pool makes its first call."""
+    global LEVEL
+    for LEVEL in (1, 2, 3):
+        with pk.Pool(2, initializer=see) as pool:
+            assert pool.map(lambda _: SEEN["level"], ITEMS) == [LEVEL] * 8
+
+
 run_cases()

@@ -478,7 +478,7 @@ def _handed_out(
     """
     start_method = start_method or options.start_method or _default_for(options)
     key = (
-        *(size, start_method, id(options.initializer), tuple(map(id, options.initargs))),
+        *(size, start_method, options.giver and options.giver.number),
         *(id(options.finalizer), options.devices),
         *(options.tasks_per_worker, options.memory_limit),
         *(options.max_nbytes, options.temp_folder, inherits),
@@ -535,10 +535,14 @@ def _start(
         workers = Workers(size, start_method, users, settings)
     finally:
         forkserver.clear_stock()
-    # The key holds ids: keep what they are of alive.
+    # The key holds an id: keep what it is of alive.
     workers.origin = users
+    if options.giver is not None:
+        workers.giver = weakref.ref(options.giver)
     idle = [k for k, other in _warm.items() if other.idle]
-    for k in idle[: max(0, len(_warm) + 1 - MOST_WARM)]:
+    gone = [k for k in idle if (giver := _warm[k].giver) is not None and giver() is None]
+    kept = [k for k in idle if k not in gone]
+    for k in [*gone, *kept[: max(0, len(_warm) - len(gone) + 1 - MOST_WARM)]]:
         _warm.pop(k).close()
     _warm[key] = workers
     return workers

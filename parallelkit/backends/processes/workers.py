@@ -138,6 +138,7 @@ class Workers:
         self.max_nbytes: int = settings["max_nbytes"]
         self.abandoned: BaseException | None = None  # in a forked child, where locks may be stuck
         self.origin: object = None
+        self.giver: weakref.ref[Any] | None = None  # of the initializer; dead when no pool has it
         self.handed_out = 0  # pools on it whose call is yet to be opened
         self.patience: float | None = None  # seconds that it may idle, by the last call
         self.started = time.monotonic()
