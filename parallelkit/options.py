@@ -126,13 +126,18 @@ NAMES = tuple(name for name in _DEFAULTS if name not in _NO_OPTIONS)
 
 
 class Giver:
-    """Who gives an initializer: a pool, or who configures one. For each it runs anew."""
+    """Who gives an initializer: a pool, or who configures one. For each it runs anew.
+
+    Attributes
+    ----------
+    number : int
+        Another one for each, also of several programs that share the workers of a cluster.
+    """
 
     __slots__ = ("__weakref__", "number")
-    _numbers = itertools.count(1)
 
     def __init__(self) -> None:
-        self.number = next(self._numbers)
+        self.number = int.from_bytes(os.urandom(8), "big")
 
 
 _GIVEN_TOGETHER = {"initializer", "initargs"}

@@ -569,3 +569,13 @@ def test_one_worker_is_this_process(command):
         assert os.getpid() not in [pid for pid, _ in pk.Pool(workers=2).map(where_and_when, [0])]
     source = "import os; import parallelkit as pk; print(pk.map(lambda x: os.getpid(), [0]) == [os.getpid()])"
     assert command(["-c", source], env={"PARALLELKIT_WORKERS": "1"}).out == "True\n"
+
+
+def giver(_):
+    return pk.Pool(initializer=increment, initargs=(1,))._resolve.giver.number
+
+
+def test_initializers_of_several_programs_are_told_apart(process_pool):
+    """Pools of programs that share the workers of a cluster have other numbers, whatever came before in each."""
+    numbers = [giver(0), *process_pool(tasks_per_worker=1, chunksize=1).map(giver, range(3))]
+    assert len(set(numbers)) == 4
