@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import parallelkit as pk
+from parallelkit.place import system
 
 HEAD = """
 import os, sys, threading, tempfile, signal
@@ -386,6 +387,34 @@ with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as se
     os.chdir("/"); check()
 """
     hostile(source)
+
+
+@pytest.mark.skipif(system.WINDOWS, reason="there a process has a table of its own")
+def test_variables_that_a_thread_sets_while_workers_start(script):
+    """Interpreters start whatever another thread makes of the environment, whose table moves as it grows."""
+    ran = script("""
+import os, threading
+from parallelkit.backends.processes import launch
+
+def change():
+    number = 0
+    while not over.is_set():
+        number += 1
+        os.environ[f"VARIABLE_{number % 3000}"] = "1" * 50
+        os.environ.pop(f"VARIABLE_{number * 7 % 3000}", None)
+
+over = threading.Event()
+thread = threading.Thread(target=change)
+thread.start()
+try:
+    for _ in range(30):
+        assert launch.run("pass", []).wait() == 0
+finally:
+    over.set()
+    thread.join()
+print('"done"')
+""")
+    assert ran.values == ["done"]
 
 
 def test_a_working_directory_that_is_gone(hostile):

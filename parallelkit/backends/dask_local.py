@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ParallelError
-from ..place.host import cpu_count
+from ..place.host import cpu_count, variables
 
 __all__ = ["Local"]
 
@@ -77,7 +77,7 @@ class Local:
             [sys.executable, "-c", SCRIPT],
             stdin=subprocess.PIPE,
             text=True,
-            env=os.environ | inherited,
+            env=variables() | inherited,
             start_new_session=True,  # Ctrl-C is for the script alone
         )
         try:

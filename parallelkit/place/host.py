@@ -19,6 +19,7 @@ __all__ = [
     "limit",
     "memory",
     "start_methods",
+    "variables",
 ]
 
 
@@ -134,6 +135,19 @@ class Variables:
             return {}
         found = [(name, self._raw.get(key)) for name, key in self._keys.items()]
         return {name: self._decode(value) for name, value in found if value is not None}
+
+
+def variables() -> dict[str, str]:
+    """Return all environment variables, as they are at one moment.
+
+    Another thread may set some meanwhile. The C library's own table, which a process that is
+    started without a table of its own is given, is no place to read then: it moves as it grows.
+    """
+    there = os.environ
+    raw = getattr(there, "_data", None)
+    if raw is None:  # somebody's mapping in its place
+        return dict(there)
+    return {there.decodekey(name): there.decodevalue(value) for name, value in raw.copy().items()}
 
 
 _XDIST = "PYTEST_XDIST_WORKER_COUNT"

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
-from ..place import blas, system
+from ..place import blas, host, system
 from ..place.records import NamedTuple
 from ..transport import mirror, pickling
 from . import output
@@ -76,8 +76,8 @@ def _variables() -> dict[str, str | None]:
                 entries = [os.fsdecode(entry) for entry in file.read().split(b"\0") if entry]
             _started_with = dict(entry.split("=", 1) for entry in entries if "=" in entry)
         except OSError:  # not on Linux
-            _started_with = dict(os.environ)
-    now = os.environ
+            _started_with = host.variables()
+    now = host.variables()
     changed: dict[str, str | None] = {
         name: value for name, value in now.items() if _started_with.get(name) != value
     }

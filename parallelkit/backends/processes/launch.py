@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ParallelError
-from ...place import system
+from ...place import host, system
 
 if TYPE_CHECKING:
     import subprocess
@@ -125,7 +125,7 @@ def run(code: str, fds: Iterable[int]) -> subprocess.Popen[bytes]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return subprocess.Popen(  # noqa: S603 - our own command
-            [interpreter(), *flags, "-c", guarded], pass_fds=tuple(fds)
+            [interpreter(), *flags, "-c", guarded], env=host.variables(), pass_fds=tuple(fds)
         )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -19,7 +19,7 @@ from multiprocessing import spawn  # noqa: F401 - names another program for serv
 from multiprocessing.connection import wait
 from typing import Any
 
-from ...place import system
+from ...place import host, system
 from ...place.windows import kernel
 from ...transport.anonymous_windows import given
 from ...transport.pipes import Bell, PipeChannel, Poll, ProcessEnd, pair
@@ -65,7 +65,7 @@ class Started:
         code = "from parallelkit.worker.windows import spawned; spawned()"
         guarded = f"import sys; sys.path[:] = {launch.first_path()!r}; {code}"
         flags = [*subprocess._args_from_interpreter_flags(), "-P"]  # type: ignore[attr-defined]
-        environment = dict(os.environ)
+        environment = host.variables()
         python = launch.interpreter()
         base = _behind(python)
         if base != python:
