@@ -388,6 +388,7 @@ def shutdown() -> None:
     >>> pk.shutdown()
     """
     end_all()
+    recording.remove_all()
     fair = sys.modules.get("parallelkit.place.fair")  # imported by who has asked for it
     if fair is not None and hasattr(fair, "leave"):
         fair.leave()

@@ -38,6 +38,8 @@ __all__ = [
     "number",
     "read",
     "record",
+    "remove",
+    "remove_all",
     "targets",
     "told",
 ]
@@ -73,6 +75,7 @@ _with_here: ContextVar[tuple[str, ...]] = ContextVar("parallelkit_traces", defau
 current: ContextVar[Here | None] = ContextVar("parallelkit_traced_item", default=None)
 _far: ContextVar[Records | None] = ContextVar("parallelkit_records", default=None)
 _numbers = itertools.count(1)
+_to_remove: set[str] = set()  # folders of traces that have ended
 _lock = threading.RLock()
 _files: dict[str, list[int]] = {}  # by folder: descriptor, and bytes that may still be written
 
@@ -107,6 +110,24 @@ def end(folder: str, token: Token[tuple[str, ...]] | None) -> None:
     on = bool(_begun or _files or current.get())
 
 
+def remove(folder: str) -> None:
+    """Remove the folder of a trace, now or when the workers have ended that have it open."""
+    _to_remove.add(folder)
+    remove_all()
+
+
+def remove_all() -> None:
+    """Remove what could not be removed before: Windows keeps a file that a process has open."""
+    if not _to_remove:
+        return
+    import shutil  # which brings more than a first call has time for
+
+    for folder in list(_to_remove):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.exists(folder):
+            _to_remove.discard(folder)
+
+
 def descriptors() -> set[int]:
     """Of the files that this process writes."""
     with _lock:
@@ -118,6 +139,7 @@ def forget() -> None:
     global on
     on = False
     _begun.clear()
+    _to_remove.clear()
     _with_main.clear()
     _with_here.set(())
     current.set(None)
@@ -258,6 +280,7 @@ def _after_fork() -> None:
         if fd >= 0:
             os.close(fd)
     _files.clear()
+    _to_remove.clear()
 
 
 if hasattr(os, "register_at_fork"):

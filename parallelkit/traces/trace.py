@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from contextvars import Token
@@ -95,7 +94,7 @@ class trace:  # noqa: N801 - used like a function, as `with` blocks are
         finally:
             recording.end(folder, self._token)
             self._folder = None
-            shutil.rmtree(folder, ignore_errors=True)
+            recording.remove(folder)
 
     @staticmethod
     def check(path: str) -> None:
