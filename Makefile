@@ -47,7 +47,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest
 
 # Both ends of what pyproject.toml admits, in a short form: the tests of all that is built on others.
 OLDEST ?= python3.11
@@ -57,12 +57,12 @@ CORE := $(patsubst %,tests/test_%.py,arrays blas blocks dropins executor facade 
 
 test-oldest:
 	$(MAKE) VENV=.venv-oldest PYTHON=$(OLDEST) .venv-oldest/.installed-oldest
-	.venv-oldest/bin/python -m pytest -q $(PYTEST) $(CORE)
+	.venv-oldest/bin/python -m pytest -q $(CORE)
 
 test-newest:
 	$(MAKE) VENV=.venv-newest PYTHON=$(NEWEST) .venv-newest/.installed-test
 	.venv-newest/bin/mypy
-	$(FORKED) .venv-newest/bin/python -m pytest -q -o faulthandler_timeout=0 $(PYTEST) $(CORE)
+	$(FORKED) .venv-newest/bin/python -m pytest -q -o faulthandler_timeout=0 $(CORE)
 
 # As where fork servers are copies of the caller, also those of tests that name the start method.
 # (faulthandler watches time in a thread, beside which nothing is forked.)
